@@ -1,0 +1,44 @@
+# `make demo` and `make test` need only Python >= 3.11 and make; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test lint proto requirements clean
+
+setup: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/serinus demo $(DEMO)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest $(PYTEST)
+
+# The generated code is committed, so that installing needs no compiler; a test fails when it is stale.
+proto: $(STAMP)
+	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/control/v1 --python_out=. --pyi_out=. \
+		--grpc_python_out=. xds_server/pb/control.proto
+
+# Versions and hashes only, never an index address.
+requirements:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet pip-tools
+	.venv-lock/bin/pip-compile --quiet --extra dev --generate-hashes --allow-unsafe --strip-extras \
+		--no-emit-index-url --no-emit-trusted-host --no-emit-options --no-header --all-build-deps \
+		--output-file requirements.txt pyproject.toml
+	rm -rf .venv-lock
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,1 @@
+"""Serinus's pure core: it decides. No I/O, no clock, no global randomness."""

@@ -1,0 +1,20 @@
+"""Errors that the core raises.
+
+AnalysisError
+├── SpecError        a specification that contradicts itself
+└── StateError       stored state that cannot be read (other format, damaged)
+
+Missing or thin data is never an error: it is a value (`decision.Insufficient`).
+"""
+
+
+class AnalysisError(Exception):
+    """Base of every error raised by `analysis`."""
+
+
+class SpecError(AnalysisError, ValueError):
+    """A specification that contradicts itself; the message names the field and what is legal."""
+
+
+class StateError(AnalysisError):
+    """Stored state whose format version or content cannot be read."""

@@ -1,0 +1,144 @@
+"""The mesh as the shell sees it: what to route where. Frozen values, built and checked by `settings`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from analysis.spec import ServiceSpec
+
+MatchKind = Literal["exact", "prefix", "suffix", "contains", "regex", "present", "range"]
+Address = tuple[str, int]
+"""Host (IP address or DNS name) and port."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueMatch:
+    """Matches one header or query parameter. `value`: str, bool for `present`, (first, last+1) for `range`."""
+
+    name: str
+    kind: MatchKind
+    value: str | bool | tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentMatch:
+    """All of its parts must match. `path_prefix` None: any path."""
+
+    headers: tuple[ValueMatch, ...] = ()
+    query: tuple[ValueMatch, ...] = ()
+    path_prefix: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderIdentity:
+    header: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CookieIdentity:
+    """A cookie that Serinus mints, before routing, for visitors who carry no identity."""
+
+    cookie: str
+    ttl_s: int
+
+
+Identity = HeaderIdentity | CookieIdentity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One path prefix of a service. Times in milliseconds; `retries` on connect failures and 5xx."""
+
+    prefix: str = "/"
+    timeout_ms: int = 15_000
+    retries: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheck:
+    path: str
+    interval_ms: int = 2_000
+    timeout_ms: int = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    name: str
+    endpoints: tuple[Address, ...]
+    health: HealthCheck | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorRule:
+    """What counts as a failed request. `status` are inclusive ranges; `flags` are Envoy's short response flags."""
+
+    status: tuple[tuple[int, int], ...] = ((500, 599),)
+    grpc_failing: bool = True
+    flags: frozenset[str] = frozenset({"UH", "UF", "UO", "UT", "LR", "UR", "UC", "URX", "NC", "UPE", "DT", "OM"})
+    span_status: bool = True  # a server span with status ERROR
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One service: its routing here, its rollout in `spec`. `matches` follows `spec.segments` (default: None)."""
+
+    name: str
+    domains: tuple[str, ...]
+    port: int
+    identity: tuple[Identity, ...]
+    routes: tuple[Route, ...]
+    versions: Mapping[str, Version]
+    matches: Mapping[str, SegmentMatch | None]
+    errors: ErrorRule
+    spec: ServiceSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """An edge Envoy, known by its node ID or node cluster.
+
+    `listen`: where it listens, for all its services, told apart by domain. `to`: hand requests over to this sidecar, which
+    splits; None: the gateway itself splits. `strip`: headers removed from what clients send, besides `x-serinus-*`.
+    """
+
+    node: str
+    listen: Address
+    services: tuple[str, ...]
+    to: str | None = None
+    strip: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sidecar:
+    """An Envoy beside a client, by node ID or cluster; `listen` overrides 0.0.0.0:<the service's port>."""
+
+    node: str
+    listen: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mesh:
+    path: str
+    services: Mapping[str, Service]
+    gateways: Mapping[str, Gateway] = field(default_factory=dict)
+    sidecars: Mapping[str, Sidecar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSplit:
+    """What one segment's route says: `canary_bp` of 10,000 hash buckets go to `canary`, the rest to `baseline`."""
+
+    baseline: str
+    canary: str | None = None
+    canary_bp: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSplits:
+    """The decisions in force for one service. `rollout` salts the hash; `generation` stamps the routes."""
+
+    rollout: str  # "" while there has never been a rollout
+    generation: int
+    segments: Mapping[str, SegmentSplit]

@@ -1,0 +1,336 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Action(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ACTION_UNSPECIFIED: _ClassVar[Action]
+    ACTION_PAUSE: _ClassVar[Action]
+    ACTION_RESUME: _ClassVar[Action]
+    ACTION_SET: _ClassVar[Action]
+    ACTION_PROMOTE: _ClassVar[Action]
+    ACTION_ROLLBACK: _ClassVar[Action]
+    ACTION_FREEZE: _ClassVar[Action]
+ACTION_UNSPECIFIED: Action
+ACTION_PAUSE: Action
+ACTION_RESUME: Action
+ACTION_SET: Action
+ACTION_PROMOTE: Action
+ACTION_ROLLBACK: Action
+ACTION_FREEZE: Action
+
+class StartRolloutRequest(_message.Message):
+    __slots__ = ("service", "canary", "who", "reason")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    canary: str
+    who: str
+    reason: str
+    def __init__(self, service: _Optional[str] = ..., canary: _Optional[str] = ..., who: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ActRequest(_message.Message):
+    __slots__ = ("service", "segment", "action", "split_bp", "who", "reason")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_BP_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    segment: str
+    action: Action
+    split_bp: int
+    who: str
+    reason: str
+    def __init__(self, service: _Optional[str] = ..., segment: _Optional[str] = ..., action: _Optional[_Union[Action, str]] = ..., split_bp: _Optional[int] = ..., who: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RolloutReply(_message.Message):
+    __slots__ = ("rollout", "message", "service")
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    rollout: str
+    message: str
+    service: ServiceStatus
+    def __init__(self, rollout: _Optional[str] = ..., message: _Optional[str] = ..., service: _Optional[_Union[ServiceStatus, _Mapping]] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ("service",)
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    def __init__(self, service: _Optional[str] = ...) -> None: ...
+
+class Status(_message.Message):
+    __slots__ = ("at_unix_ns", "services", "nodes", "pushes", "acks", "nacks", "version")
+    AT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    PUSHES_FIELD_NUMBER: _ClassVar[int]
+    ACKS_FIELD_NUMBER: _ClassVar[int]
+    NACKS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    at_unix_ns: int
+    services: _containers.RepeatedCompositeFieldContainer[ServiceStatus]
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
+    pushes: int
+    acks: int
+    nacks: int
+    version: str
+    def __init__(self, at_unix_ns: _Optional[int] = ..., services: _Optional[_Iterable[_Union[ServiceStatus, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., pushes: _Optional[int] = ..., acks: _Optional[int] = ..., nacks: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+
+class ServiceStatus(_message.Message):
+    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    IN_FORCE_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
+    HARM_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    HARM_UPPER_FIELD_NUMBER: _ClassVar[int]
+    HARM_RESERVED_FIELD_NUMBER: _ClassVar[int]
+    STARTED_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    rollout: str
+    state: str
+    mode: str
+    baseline: str
+    canary: str
+    generation: int
+    in_force: bool
+    waiting_for: _containers.RepeatedScalarFieldContainer[str]
+    harm_budget: float
+    harm_upper: float
+    harm_reserved: float
+    started_unix_ns: int
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentStatus]
+    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ...) -> None: ...
+
+class SegmentStatus(_message.Message):
+    __slots__ = ("segment", "phase", "health", "split", "cap", "verdict", "reason", "leading_kpi", "evidence", "evidence_needed", "canary_sessions", "baseline_sessions", "needed_sessions", "needed_minutes", "excess_sessions", "worst_excess_rate", "anomaly", "breach_probability", "kpis", "baseline", "canary", "largest_split", "exposed_sessions")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    CAP_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    LEADING_KPI_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_NEEDED_FIELD_NUMBER: _ClassVar[int]
+    CANARY_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEEDED_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEEDED_MINUTES_FIELD_NUMBER: _ClassVar[int]
+    EXCESS_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    WORST_EXCESS_RATE_FIELD_NUMBER: _ClassVar[int]
+    ANOMALY_FIELD_NUMBER: _ClassVar[int]
+    BREACH_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    KPIS_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_SPLIT_FIELD_NUMBER: _ClassVar[int]
+    EXPOSED_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    segment: str
+    phase: str
+    health: str
+    split: float
+    cap: float
+    verdict: str
+    reason: str
+    leading_kpi: str
+    evidence: float
+    evidence_needed: float
+    canary_sessions: int
+    baseline_sessions: int
+    needed_sessions: int
+    needed_minutes: float
+    excess_sessions: float
+    worst_excess_rate: float
+    anomaly: float
+    breach_probability: float
+    kpis: _containers.RepeatedCompositeFieldContainer[KpiStatus]
+    baseline: str
+    canary: str
+    largest_split: float
+    exposed_sessions: int
+    def __init__(self, segment: _Optional[str] = ..., phase: _Optional[str] = ..., health: _Optional[str] = ..., split: _Optional[float] = ..., cap: _Optional[float] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., leading_kpi: _Optional[str] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ..., canary_sessions: _Optional[int] = ..., baseline_sessions: _Optional[int] = ..., needed_sessions: _Optional[int] = ..., needed_minutes: _Optional[float] = ..., excess_sessions: _Optional[float] = ..., worst_excess_rate: _Optional[float] = ..., anomaly: _Optional[float] = ..., breach_probability: _Optional[float] = ..., kpis: _Optional[_Iterable[_Union[KpiStatus, _Mapping]]] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., largest_split: _Optional[float] = ..., exposed_sessions: _Optional[int] = ...) -> None: ...
+
+class KpiStatus(_message.Message):
+    __slots__ = ("kpi", "canary", "baseline", "tolerance", "evidence", "canary_n", "baseline_n")
+    KPI_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_N_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_N_FIELD_NUMBER: _ClassVar[int]
+    kpi: str
+    canary: float
+    baseline: float
+    tolerance: float
+    evidence: float
+    canary_n: int
+    baseline_n: int
+    def __init__(self, kpi: _Optional[str] = ..., canary: _Optional[float] = ..., baseline: _Optional[float] = ..., tolerance: _Optional[float] = ..., evidence: _Optional[float] = ..., canary_n: _Optional[int] = ..., baseline_n: _Optional[int] = ...) -> None: ...
+
+class NodeStatus(_message.Message):
+    __slots__ = ("node", "cluster", "role", "connected", "acked", "sent", "rejections")
+    class AckedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class SentEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    ACKED_FIELD_NUMBER: _ClassVar[int]
+    SENT_FIELD_NUMBER: _ClassVar[int]
+    REJECTIONS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    cluster: str
+    role: str
+    connected: bool
+    acked: _containers.ScalarMap[str, str]
+    sent: _containers.ScalarMap[str, str]
+    rejections: _containers.RepeatedCompositeFieldContainer[Rejection]
+    def __init__(self, node: _Optional[str] = ..., cluster: _Optional[str] = ..., role: _Optional[str] = ..., connected: _Optional[bool] = ..., acked: _Optional[_Mapping[str, str]] = ..., sent: _Optional[_Mapping[str, str]] = ..., rejections: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ...) -> None: ...
+
+class Rejection(_message.Message):
+    __slots__ = ("at_unix_ns", "type", "version", "message")
+    AT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    at_unix_ns: int
+    type: str
+    version: str
+    message: str
+    def __init__(self, at_unix_ns: _Optional[int] = ..., type: _Optional[str] = ..., version: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class ListRolloutsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListRolloutsReply(_message.Message):
+    __slots__ = ("rollouts",)
+    ROLLOUTS_FIELD_NUMBER: _ClassVar[int]
+    rollouts: _containers.RepeatedCompositeFieldContainer[RolloutSummary]
+    def __init__(self, rollouts: _Optional[_Iterable[_Union[RolloutSummary, _Mapping]]] = ...) -> None: ...
+
+class RolloutSummary(_message.Message):
+    __slots__ = ("rollout", "service", "baseline", "canary", "state", "started_unix_ns", "finished_unix_ns", "outcome")
+    class OutcomeEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    rollout: str
+    service: str
+    baseline: str
+    canary: str
+    state: str
+    started_unix_ns: int
+    finished_unix_ns: int
+    outcome: _containers.ScalarMap[str, str]
+    def __init__(self, rollout: _Optional[str] = ..., service: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., state: _Optional[str] = ..., started_unix_ns: _Optional[int] = ..., finished_unix_ns: _Optional[int] = ..., outcome: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class GetHistoryRequest(_message.Message):
+    __slots__ = ("service", "rollout", "limit")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    rollout: str
+    limit: int
+    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class HistoryReply(_message.Message):
+    __slots__ = ("decisions",)
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    decisions: _containers.RepeatedCompositeFieldContainer[DecisionRecord]
+    def __init__(self, decisions: _Optional[_Iterable[_Union[DecisionRecord, _Mapping]]] = ...) -> None: ...
+
+class DecisionRecord(_message.Message):
+    __slots__ = ("id", "at_unix_ns", "service", "rollout", "segment", "verdict", "tier", "split_before_bp", "split_after_bp", "generation", "reason", "detail_json", "who", "in_force_unix_ns", "observed_only")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    AT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_BEFORE_BP_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_AFTER_BP_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_JSON_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    IN_FORCE_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_ONLY_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    at_unix_ns: int
+    service: str
+    rollout: str
+    segment: str
+    verdict: str
+    tier: str
+    split_before_bp: int
+    split_after_bp: int
+    generation: int
+    reason: str
+    detail_json: str
+    who: str
+    in_force_unix_ns: int
+    observed_only: bool
+    def __init__(self, id: _Optional[int] = ..., at_unix_ns: _Optional[int] = ..., service: _Optional[str] = ..., rollout: _Optional[str] = ..., segment: _Optional[str] = ..., verdict: _Optional[str] = ..., tier: _Optional[str] = ..., split_before_bp: _Optional[int] = ..., split_after_bp: _Optional[int] = ..., generation: _Optional[int] = ..., reason: _Optional[str] = ..., detail_json: _Optional[str] = ..., who: _Optional[str] = ..., in_force_unix_ns: _Optional[int] = ..., observed_only: _Optional[bool] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("service", "segment")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    segment: str
+    def __init__(self, service: _Optional[str] = ..., segment: _Optional[str] = ...) -> None: ...
+
+class Explanation(_message.Message):
+    __slots__ = ("text", "service", "decisions")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    service: ServiceStatus
+    decisions: _containers.RepeatedCompositeFieldContainer[DecisionRecord]
+    def __init__(self, text: _Optional[str] = ..., service: _Optional[_Union[ServiceStatus, _Mapping]] = ..., decisions: _Optional[_Iterable[_Union[DecisionRecord, _Mapping]]] = ...) -> None: ...
