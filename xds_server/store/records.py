@@ -1,0 +1,67 @@
+"""The journal's records: what a restart needs, and what history and `explain` are told from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRow:
+    """One rollout. `finished_unix_ns` None: running. `outcome`: segment to phase, filled in when it finishes."""
+
+    rollout: str
+    service: str
+    baseline: str
+    canary: str
+    state: str
+    started_unix_ns: int
+    finished_unix_ns: int | None = None
+    outcome: Mapping[str, str] = field(default_factory=dict)
+    who: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRow:
+    """One decision for one segment, the engine's or a person's (`who`). Splits in basis points.
+
+    `id` 0: not yet written. `segment` empty: the whole service. `in_force_unix_ns` 0: not in force (yet).
+    `observed_only`: mode observe, said but not done. Field by field the control API's `DecisionRecord`.
+    """
+
+    at_unix_ns: int
+    service: str
+    rollout: str
+    segment: str
+    verdict: str
+    split_before_bp: int
+    split_after_bp: int
+    generation: int
+    reason: str
+    tier: str = ""
+    detail_json: str = "{}"
+    who: str = ""
+    in_force_unix_ns: int = 0
+    observed_only: bool = False
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineState:
+    """A rollout engine's own bytes, as of `at_unix_ns`."""
+
+    rollout: str
+    payload: bytes
+    at_unix_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RejectionRow:
+    """An Envoy's NACK."""
+
+    at_unix_ns: int
+    node: str
+    type: str
+    version: str
+    message: str

@@ -1,0 +1,69 @@
+"""The journal's tables."""
+
+from __future__ import annotations
+
+from typing import Final
+
+VERSION: Final = 1
+"""Goes into `user_version`. A change of the tables raises it and brings a migration from the version before."""
+
+APPLICATION_ID: Final = 0x53524E53  # "SRNS": tells the file from any other SQLite database
+
+TABLES: Final = """
+CREATE TABLE rollouts (
+    rollout TEXT PRIMARY KEY,
+    service TEXT NOT NULL,
+    baseline TEXT NOT NULL,
+    canary TEXT NOT NULL,
+    state TEXT NOT NULL,
+    started_unix_ns INTEGER NOT NULL,
+    finished_unix_ns INTEGER,
+    outcome TEXT NOT NULL,          -- JSON: segment to phase
+    who TEXT NOT NULL,
+    reason TEXT NOT NULL
+);
+CREATE UNIQUE INDEX one_running_rollout_a_service ON rollouts (service) WHERE finished_unix_ns IS NULL;
+CREATE TABLE decisions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at_unix_ns INTEGER NOT NULL,
+    service TEXT NOT NULL,
+    rollout TEXT NOT NULL,
+    segment TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    tier TEXT NOT NULL,
+    split_before_bp INTEGER NOT NULL,
+    split_after_bp INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    detail_json TEXT NOT NULL,
+    who TEXT NOT NULL,
+    in_force_unix_ns INTEGER NOT NULL,
+    observed_only INTEGER NOT NULL
+);
+CREATE INDEX decisions_by_segment ON decisions (service, segment, generation);
+CREATE INDEX decisions_by_rollout ON decisions (rollout, id);
+CREATE INDEX decisions_awaiting_force ON decisions (service, generation) WHERE in_force_unix_ns = 0;
+CREATE TABLE splits (
+    service TEXT PRIMARY KEY,
+    rollout TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    segments TEXT NOT NULL          -- JSON: segment to [baseline, canary or null, canary_bp], in matching order
+);
+CREATE TABLE engine_states (
+    rollout TEXT PRIMARY KEY,
+    payload BLOB NOT NULL,
+    at_unix_ns INTEGER NOT NULL
+);
+CREATE TABLE rejections (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at_unix_ns INTEGER NOT NULL,
+    node TEXT NOT NULL,
+    type TEXT NOT NULL,
+    version TEXT NOT NULL,
+    message TEXT NOT NULL
+);
+CREATE TABLE secrets (
+    name TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+);
+"""
