@@ -1,0 +1,25 @@
+"""Who gets which version: Envoy's own hash, computed here as well.
+
+A route's hash policy rewrites the sticky key to `<rollout>:<key>`; Envoy takes its xxHash64 (seed 0) modulo the sum of
+the weights and walks the weighted clusters in order, canary first (weighted_cluster_specifier.cc).
+"""
+
+from __future__ import annotations
+
+import xxhash
+
+from analysis.spec import TOTAL_BP
+from xds_server.mesh import SegmentSplit
+
+
+def bucket(rollout: str, key: str) -> int:
+    """Return the hash bucket in [0, 10,000) of a person's sticky key under one rollout.
+
+    Bytes that are no UTF-8 are taken as they are, where `key` was decoded with `surrogateescape`.
+    """
+    return xxhash.xxh64_intdigest(f"{rollout}:{key}".encode("utf-8", "surrogateescape"), seed=0) % TOTAL_BP
+
+
+def version_for(split: SegmentSplit, bucket: int) -> str:
+    """Return the version that `bucket` is routed to: the first `canary_bp` buckets are the canary's."""
+    return split.canary if split.canary is not None and bucket < split.canary_bp else split.baseline
