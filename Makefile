@@ -11,6 +11,10 @@ setup: $(STAMP)
 $(STAMP): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+# xds-protos installs older copies of the same modules over it; the demo's shop needs the real ones.
+	grep -A2 '^opentelemetry-proto==' requirements.txt > $(VENV)/opentelemetry-proto.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --force-reinstall \
+		-r $(VENV)/opentelemetry-proto.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
