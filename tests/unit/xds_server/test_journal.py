@@ -146,9 +146,14 @@ def test_a_service_has_one_running_rollout(tmp_path: Path) -> None:
 def test_what_is_written_in_one_step_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     """A fault between two writes undoes the first."""
     journal = Journal(tmp_path)
-    with pytest.raises(RuntimeError), journal.atomically():
-        journal.commit("checkout", SPLITS, [decision()])
-        raise RuntimeError
+
+    def write_and_fail() -> None:
+        with journal.atomically():
+            journal.commit("checkout", SPLITS, [decision()])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_and_fail()
     assert journal.load_splits() == {}
     assert journal.history() == ()
     journal.close()
@@ -323,10 +328,8 @@ def test_kill_9_in_the_middle_of_writing_leaves_a_consistent_journal(tmp_path: P
         assert first == reached + 1
         time.sleep(rng.uniform(0.01, 0.2))
         child.send_signal(signal.SIGKILL)
-        printed = [
-            first,
-            *(int(line) for line in child.stdout.read().splitlines(keepends=True) if line.endswith(b"\n")),
-        ]
+        whole_lines = child.stdout.read().rpartition(b"\n")[0].split()
+        printed = [first, *map(int, whole_lines)]
         child.stdout.close()
         child.wait(10)
 

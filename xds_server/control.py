@@ -1,0 +1,217 @@
+"""The control API: a thin gRPC servicer over whoever steers the rollouts."""
+
+# ruff: noqa: N802 (methods are named in the .proto)
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Protocol
+
+import grpc
+
+from xds_server.errors import BadRequestError, JournalError, RefusedError, SteeringError, UnknownNameError
+from xds_server.pb import control_pb2 as pb
+from xds_server.pb import control_pb2_grpc as pb_grpc
+from xds_server.rollout.command import Action
+from xds_server.rollout.explain import explain
+from xds_server.store.records import DecisionRow, RolloutRow
+
+MAX_WATCHERS: Final = 64
+MIN_WATCH_INTERVAL_S: Final = 0.1  # changes within it are told together
+DEFAULT_HISTORY: Final = 200
+MAX_HISTORY: Final = 10_000
+EXPLAINED_DECISIONS: Final = 20  # a segment; older ones are for `history`
+MAX_TEXT: Final = 1_000  # characters of a name, of who and of a reason
+
+ACTIONS: Final = {
+    pb.ACTION_PAUSE: Action.PAUSE,
+    pb.ACTION_RESUME: Action.RESUME,
+    pb.ACTION_SET: Action.SET,
+    pb.ACTION_PROMOTE: Action.PROMOTE,
+    pb.ACTION_ROLLBACK: Action.ROLLBACK,
+    pb.ACTION_FREEZE: Action.FREEZE,
+}
+
+_CODES: Final = (
+    (UnknownNameError, grpc.StatusCode.NOT_FOUND),
+    (RefusedError, grpc.StatusCode.FAILED_PRECONDITION),
+    (BadRequestError, grpc.StatusCode.INVALID_ARGUMENT),
+)
+
+
+_Context = grpc.aio.ServicerContext
+
+
+class Steering(Protocol):
+    """What steers the rollouts, as the control API needs it. A command it cannot obey raises a SteeringError."""
+
+    async def start_rollout(self, *, service: str, canary: str, who: str, reason: str) -> str:
+        """Start a rollout and return its name."""
+
+    async def act(
+        self, *, service: str, segment: str | None, action: Action, split_bp: int, who: str, reason: str
+    ) -> str:
+        """Obey a person's command (`segment` None: every segment) and return what was done, in one line."""
+
+    def status(self, service: str | None) -> pb.Status:
+        """Return the status now, of one service or of all."""
+
+    async def changed(self) -> None:
+        """Wait for the next change of any status."""
+
+    async def rollouts(self) -> Sequence[RolloutRow]:
+        """Return all rollouts, oldest first."""
+
+    async def history(self, *, service: str | None, rollout: str | None, limit: int) -> Sequence[DecisionRow]:
+        """Return the newest decisions, oldest first."""
+
+
+def add_control(server: grpc.aio.Server, steering: Steering) -> None:
+    """Serve the control API on `server`."""
+    pb_grpc.add_ControlServicer_to_server(ControlServicer(steering), server)  # type: ignore[no-untyped-call]  # generated
+
+
+class ControlServicer(pb_grpc.ControlServicer):
+    """Reads requests, asks `Steering`, writes replies."""
+
+    def __init__(self, steering: Steering) -> None:
+        self._steering = steering
+        self._n_watchers = 0
+
+    async def StartRollout(self, request: pb.StartRolloutRequest, context: _Context) -> pb.RolloutReply:
+        async with _answering(context):
+            _require(service=request.service, canary=request.canary, who=request.who)
+            _bound(request.service, request.canary, request.who, request.reason)
+            rollout = await self._steering.start_rollout(
+                service=request.service, canary=request.canary, who=request.who, reason=request.reason
+            )
+            status = self._service(request.service)
+            message = f"rollout {rollout} of {request.canary} started"
+            return pb.RolloutReply(rollout=rollout, message=message, service=status)
+
+    async def Act(self, request: pb.ActRequest, context: _Context) -> pb.RolloutReply:
+        async with _answering(context):
+            _require(service=request.service, who=request.who)
+            _bound(request.service, request.segment, request.who, request.reason)
+            action = ACTIONS.get(request.action)
+            if action is None:
+                raise BadRequestError(f"unknown action {request.action}; known: {', '.join(Action)}")
+            if request.split_bp > 10_000:
+                raise BadRequestError(f"split_bp {request.split_bp} is out of range; legal: 0 to 10000")
+            message = await self._steering.act(
+                service=request.service,
+                segment=request.segment or None,
+                action=action,
+                split_bp=request.split_bp,
+                who=request.who,
+                reason=request.reason,
+            )
+            status = self._service(request.service)
+            return pb.RolloutReply(rollout=status.rollout, message=message, service=status)
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: _Context) -> pb.Status:
+        async with _answering(context):
+            return self._steering.status(request.service or None)
+
+    async def WatchStatus(self, request: pb.GetStatusRequest, context: _Context) -> AsyncIterator[pb.Status]:
+        if self._n_watchers >= MAX_WATCHERS:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_WATCHERS} watch already; try again later")
+        self._n_watchers += 1
+        change: asyncio.Task[None] | None = None
+        try:
+            async with _answering(context):
+                while True:
+                    # Waiting begins before the status is taken, so that no change falls between the two.
+                    change = asyncio.create_task(self._steering.changed())
+                    await asyncio.sleep(0)
+                    yield self._steering.status(request.service or None)
+                    await asyncio.sleep(MIN_WATCH_INTERVAL_S)
+                    await change
+        finally:
+            self._n_watchers -= 1
+            if change is not None:
+                change.cancel()
+
+    async def ListRollouts(self, request: pb.ListRolloutsRequest, context: _Context) -> pb.ListRolloutsReply:
+        del request
+        async with _answering(context):
+            rows = await self._steering.rollouts()
+            return pb.ListRolloutsReply(rollouts=map(_summary, rows))
+
+    async def GetHistory(self, request: pb.GetHistoryRequest, context: _Context) -> pb.HistoryReply:
+        async with _answering(context):
+            if request.limit > MAX_HISTORY:
+                raise BadRequestError(f"limit {request.limit} is out of range; legal: 1 to {MAX_HISTORY}")
+            rows = await self._steering.history(
+                service=request.service or None, rollout=request.rollout or None, limit=request.limit or DEFAULT_HISTORY
+            )
+            return pb.HistoryReply(decisions=map(_record, rows))
+
+    async def Explain(self, request: pb.ExplainRequest, context: _Context) -> pb.Explanation:
+        async with _answering(context):
+            _require(service=request.service)
+            status = self._steering.status(request.service)
+            service = _only(status, request.service)
+            segment = request.segment or None
+            known = [each.segment for each in service.segments]
+            if segment is not None and segment not in known:
+                raise UnknownNameError(f"segment of {request.service}", segment, known)
+            rows = await self._steering.history(
+                service=request.service, rollout=service.rollout or None, limit=DEFAULT_HISTORY
+            )
+            told = [row for row in rows if segment is None or row.segment in {segment, ""}]
+            text = explain(service, told, segment=segment, now_unix_ns=status.at_unix_ns)
+            return pb.Explanation(text=text, service=service, decisions=map(_record, told[-EXPLAINED_DECISIONS:]))
+
+    def _service(self, name: str) -> pb.ServiceStatus:
+        return _only(self._steering.status(name), name)
+
+
+@asynccontextmanager
+async def _answering(context: _Context) -> AsyncIterator[None]:
+    """Answer what a person can do something about with its status code and one line."""
+    try:
+        yield
+    except SteeringError as error:
+        code = next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.FAILED_PRECONDITION)
+        await context.abort(code, str(error))
+    except JournalError as error:
+        await context.abort(grpc.StatusCode.INTERNAL, str(error))
+
+
+def _require(**fields: str) -> None:
+    for name, value in fields.items():
+        if not value:
+            raise BadRequestError(f"{name} is missing")
+
+
+def _bound(*texts: str) -> None:
+    for text in texts:
+        if len(text) > MAX_TEXT:
+            raise BadRequestError(f"'{text[:20]}…' has {len(text)} characters; legal: up to {MAX_TEXT}")
+
+
+def _only(status: pb.Status, name: str) -> pb.ServiceStatus:
+    for service in status.services:
+        if service.service == name:
+            return service
+    raise UnknownNameError("service", name, [service.service for service in status.services])
+
+
+def _summary(row: RolloutRow) -> pb.RolloutSummary:
+    return pb.RolloutSummary(
+        rollout=row.rollout,
+        service=row.service,
+        baseline=row.baseline,
+        canary=row.canary,
+        state=row.state,
+        started_unix_ns=row.started_unix_ns,
+        finished_unix_ns=row.finished_unix_ns or 0,
+        outcome=dict(row.outcome),
+    )
+
+
+def _record(row: DecisionRow) -> pb.DecisionRecord:
+    return pb.DecisionRecord(**{name: getattr(row, name) for name in pb.DecisionRecord.DESCRIPTOR.fields_by_name})

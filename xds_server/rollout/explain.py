@@ -1,0 +1,226 @@
+"""What is happening to a service's rollout and why, in words for a person on call. Pure: values in, text out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from analysis.decision import Phase, Tier
+from xds_server.pb import control_pb2 as pb
+from xds_server.store.records import DecisionRow
+
+PHASES: Final = {
+    Phase.WAITING: "waits for another segment; everybody there gets {baseline}",
+    Phase.WARMUP: "warms up: {baseline} is being learnt, nobody gets {canary} yet",
+    Phase.RAMPING: "{split} of its people get {canary}",
+    Phase.BAKING: "bakes: {split} of its people get {canary}, the rest stay on {baseline} to compare with",
+    Phase.PROMOTED: "promoted: everybody there gets {canary}",
+    Phase.ROLLED_BACK: "rolled back: everybody there gets {baseline}",
+    Phase.WITHDRAWN: "withdrawn: everybody there gets {baseline}; {canary} was proven neither harmful nor tolerable",
+    Phase.PINNED: "pinned: takes no part, everybody there gets {baseline}",
+}
+
+TIERS: Final = {
+    Tier.HARD: "at once, a hard limit was broken",
+    Tier.PROVEN: "on proof",
+    Tier.PREDICTED: "on a forecast",
+    Tier.OPERATOR: "by a person",
+}
+
+KPIS: Final = {
+    "error_rate": "sessions that met an error",
+    "latency_p95": "sessions that were slow",
+    "abandonment": "sessions that were abandoned",
+    "anomaly": "sessions that behaved unusually",
+}
+
+
+def explain(
+    service: pb.ServiceStatus, decisions: Sequence[DecisionRow], *, segment: str | None, now_unix_ns: int
+) -> str:
+    """Return what happened, to whom, why, and what can be done; one segment in full, or all of them in short.
+
+    `decisions` are the rollout's, oldest first; those of other segments are ignored.
+    """
+    if not service.rollout:
+        return (
+            f"{service.service}: no rollout yet; everybody gets {service.baseline}.\n"
+            f"You can: serinus rollout start {service.service} --canary VERSION"
+        )
+    chosen = [each for each in service.segments if segment in {None, each.segment}]
+    paragraphs = ["\n".join(_overview(service, now_unix_ns))]
+    for each in chosen:
+        own = [row for row in decisions if row.segment in {each.segment, ""}]
+        lines = _segment(service, each, own, now_unix_ns, in_full=segment is not None)
+        paragraphs.append("\n".join(lines))
+    return "\n\n".join(paragraphs)
+
+
+def _overview(service: pb.ServiceStatus, now_unix_ns: int) -> list[str]:
+    since = _duration((now_unix_ns - service.started_unix_ns) / 1e9)
+    lines = [
+        f"{service.service}: rollout {service.rollout}, {service.canary} against {service.baseline}, "
+        f"{service.state}, started {since} ago."
+    ]
+    if service.mode == "observe":
+        lines.append("Serinus only observes: it says what it would do and changes nothing.")
+    if service.state == "paused":
+        lines.append("A person paused it: splits may fall, never rise, until `resume`.")
+    if service.state == "frozen":
+        lines.append("A person froze it: nothing moves, not even down, until `resume`.")
+    lines.append(
+        f"Harm: at most {_count(service.harm_upper)} of the {_count(service.harm_budget)} bad sessions that it may "
+        f"cost beyond the baseline; sessions still open could add {_count(service.harm_reserved)}."
+    )
+    if service.in_force:
+        lines.append(f"In force: every Envoy that carries its traffic has configuration {service.generation}.")
+    else:
+        waiting = ", ".join(service.waiting_for) or "Envoy"
+        lines.append(f"Not in force yet: configuration {service.generation} waits for {waiting}.")
+    return lines
+
+
+def _segment(
+    service: pb.ServiceStatus,
+    segment: pb.SegmentStatus,
+    decisions: Sequence[DecisionRow],
+    now_unix_ns: int,
+    *,
+    in_full: bool,
+) -> list[str]:
+    phase = Phase(segment.phase)
+    split = _percent(segment.split)
+    names = {"baseline": segment.baseline or service.baseline, "canary": segment.canary or service.canary}
+    lines = [f"{segment.segment}: {PHASES[phase].format(split=split, **names)}."]
+    if phase is Phase.PINNED:
+        return lines
+    if segment.reason:
+        lines.append(f"  Why: {segment.reason}")
+    lines += [f"  {line}" for line in _knowledge(segment, phase, names)]
+    turns = [row for row in decisions if _is_turn(row)]
+    lines += [f"  {_told(row, now_unix_ns)}" for row in (turns[-8:] if in_full else turns[-1:])]
+    if in_full:
+        lines += [f"  {_kpi(kpi, names)}" for kpi in segment.kpis]
+    lines.append(f"  You can: {_advice(service, segment.segment, phase)}")
+    return lines
+
+
+def _knowledge(segment: pb.SegmentStatus, phase: Phase, names: dict[str, str]) -> list[str]:
+    """Tell whom it touched, and what is known of them."""
+    lines = []
+    if segment.exposed_sessions:
+        line = f"To whom: {segment.exposed_sessions:,} sessions got {names['canary']}"
+        if segment.excess_sessions >= 1:
+            line += (
+                f"; about {_count(segment.excess_sessions)} of them went bad that would not have on {names['baseline']}"
+            )
+        lines.append(f"{line}. Largest split: {_percent(segment.largest_split)}.")
+    if segment.needed_sessions and not phase.is_final:
+        about = (
+            f", about {_duration(segment.needed_minutes * 60)} at today's traffic" if segment.needed_minutes > 0 else ""
+        )
+        lines.append(f"Not known yet: {segment.needed_sessions:,} more judged sessions needed{about}.")
+    elif segment.health == "healthy" and not phase.is_final:
+        lines.append("Known: it is healthy within the accepted tolerance.")
+    leading = next((kpi for kpi in segment.kpis if kpi.kpi == segment.leading_kpi), None)
+    if leading is not None and segment.evidence > 0 and segment.evidence_needed > 0:
+        share = min(1.0, segment.evidence / segment.evidence_needed)
+        proof = "proof of harm" if share >= 1 else f"{_percent(share)} of the way to proof of harm"
+        lines.append(f"Evidence: {proof}, from {_words(leading.kpi)}.")
+    return lines
+
+
+def _kpi(kpi: pb.KpiStatus, names: dict[str, str]) -> str:
+    if not kpi.canary_n or not kpi.baseline_n:
+        return f"{_words(kpi.kpi)}: no judged sessions of both versions yet."
+    return (
+        f"{_words(kpi.kpi)}: {_percent(kpi.canary)} of {kpi.canary_n:,} on {names['canary']}, "
+        f"{_percent(kpi.baseline)} of {kpi.baseline_n:,} on {names['baseline']} "
+        f"(accepted: {_percent(kpi.tolerance)[:-2]} percentage points more)."
+    )
+
+
+def _told(row: DecisionRow, now_unix_ns: int) -> str:
+    """Tell one decision in a line."""
+    at = datetime.fromtimestamp(row.at_unix_ns / 1e9, tz=UTC).strftime("%H:%M:%S UTC")
+    move = (
+        f", {_percent(row.split_before_bp / 10_000)} → {_percent(row.split_after_bp / 10_000)}"
+        if row.split_before_bp != row.split_after_bp
+        else ""
+    )
+    basis = f" ({TIERS[Tier(row.tier)]})" if row.tier in set(Tier) else ""
+    who = f" by {row.who}" if row.who else ""
+    if row.observed_only:
+        force = "only observed, not done"
+    elif row.in_force_unix_ns:
+        force = f"in force {_duration((row.in_force_unix_ns - row.at_unix_ns) / 1e9)} later"
+    else:
+        force = ""
+    tail = "; ".join(part for part in (row.reason, force) if part)
+    ago = _duration((now_unix_ns - row.at_unix_ns) / 1e9)
+    return f"{at}, {ago} ago: {row.verdict}{move}{who}{basis}: {tail}"
+
+
+def _is_turn(row: DecisionRow) -> bool:
+    """Say whether a decision is one that a person wants to hear of."""
+    return (
+        row.split_before_bp != row.split_after_bp or bool(row.who) or row.verdict not in {"advance", "hold", "reduce"}
+    )
+
+
+def _advice(service: pb.ServiceStatus, segment: str, phase: Phase) -> str:
+    command = f"serinus rollout {{}} {service.service} --segment {segment}"
+    if phase in (Phase.ROLLED_BACK, Phase.WITHDRAWN):
+        more = "" if phase is Phase.ROLLED_BACK else " (with a larger harm budget, or when there is more traffic)"
+        return f"release a mended version: serinus rollout start {service.service} --canary VERSION{more}"
+    if service.state == "finished":
+        return f"start the next one: serinus rollout start {service.service} --canary VERSION"
+    if service.state in {"paused", "frozen"}:
+        return f"`serinus rollout resume {service.service}`, or `{command.format('rollback')}`"
+    if phase is Phase.PROMOTED:
+        return f"`{command.format('rollback')}` if you know of harm that Serinus does not see"
+    return f"wait; or `{command.format('pause')}`, or `{command.format('rollback')}`"
+
+
+def _words(kpi: str) -> str:
+    return KPIS.get(kpi) or f"sessions that did not use {kpi.removeprefix('feature:')}"
+
+
+def _percent(ratio: float) -> str:
+    """Return a share as people read it.
+
+    >>> _percent(0.081), _percent(0.5), _percent(0.0004), _percent(1)
+    ('8.1 %', '50 %', '0.04 %', '100 %')
+    """
+    percent = ratio * 100
+    if not math.isfinite(percent):
+        return "? %"
+    digits = 0 if percent >= 99.95 else 1 if abs(percent) >= 0.1 else 2
+    text = f"{percent:.{digits}f}"
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} %"
+
+
+def _count(value: float) -> str:
+    """Return a number of sessions; one that is not finite is unknown."""
+    return f"{value:,.0f}" if math.isfinite(value) else "an unknown number"
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration to the precision that matters.
+
+    >>> _duration(0.35), _duration(35), _duration(200), _duration(7500), _duration(200_000)
+    ('0.3 s', '35 s', '3 min', '2 h 5 min', '2 d 7 h')
+    """
+    seconds = max(0.0, seconds)
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
