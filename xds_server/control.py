@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import grpc
 
@@ -41,7 +41,7 @@ _CODES: Final = (
 )
 
 
-_Context = grpc.aio.ServicerContext
+_Context: TypeAlias = grpc.aio.ServicerContext
 
 
 class Steering(Protocol):
