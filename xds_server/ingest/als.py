@@ -1,0 +1,25 @@
+"""Envoy's access log service: each Envoy streams the requests that it has finished."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
+
+from xds_server.ingest.ingest import Ingest, Reporter
+
+SERVICE = "envoy.service.accesslog.v3.AccessLogService"
+
+
+def add_als(server: grpc.aio.Server, ingest: Ingest) -> None:
+    """Serve `StreamAccessLogs` on `server`. Bytes go in as they are: what cannot be parsed must not end the stream."""
+
+    async def stream_access_logs(messages: AsyncIterator[bytes], _context: grpc.aio.ServicerContext) -> bytes:
+        reporter: Reporter | None = None
+        async for message in messages:
+            reporter = ingest.take_access_logs(message, reporter)
+        return b""  # StreamAccessLogsResponse has no fields; Envoy never waits for it
+
+    methods = {"StreamAccessLogs": grpc.stream_unary_rpc_method_handler(stream_access_logs)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))

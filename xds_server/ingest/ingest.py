@@ -1,0 +1,281 @@
+"""What arrives from Envoys and applications, kept per service until the next tick takes it.
+
+Everything runs on the event loop; nothing here blocks or raises on what a peer has sent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from analysis.sample import SAMPLE_DTYPE, UNKNOWN, SampleBatch, Vocabulary
+from xds_server.clock import Clock, SystemClock
+from xds_server.ingest.decode import (
+    DecodeRules,
+    Drop,
+    Row,
+    Stamp,
+    attributes_of,
+    decode_event,
+    decode_request,
+    decode_span,
+    feature_label,
+    generation_of,
+    is_later_hop,
+    path_template,
+    read_stamp,
+    rules_of,
+    user_hash,
+)
+from xds_server.mesh import Mesh
+from xds_server.pb import als_pb2, otlp_pb2
+
+ACCEPTED = "accepted"
+NO_VERSION = "no_version"
+"""Counted besides `accepted`: the row names none of the service's versions."""
+
+MAX_AHEAD_S = 60
+MAX_AGE_S = 24 * 3600
+MAX_NODES = 4096
+"""Nodes remembered per service; beyond it the one that has been silent longest is forgotten."""
+
+_NS = 1_000_000_000
+
+_Item = TypeVar("_Item")
+_Decode = Callable[[_Item, int, DecodeRules, Vocabulary, Callable[[bytes], int]], Row | Drop]
+
+
+class Source(StrEnum):
+    """Where something came from."""
+
+    ACCESS_LOG = "access_log"
+    SPAN = "span"
+    EVENT = "event"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reporter:
+    """The Envoy at the other end of an access log stream. `role`: gateway or sidecar."""
+
+    node: str
+    role: bytes
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """One service's rows since the last drain, and who routed them."""
+
+    rules: DecodeRules
+    rows: deque[Row]
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    accepted_n: int = 0
+    dropped_n: int = 0
+    seen_unix_s: dict[str, float] = field(default_factory=dict)  # by node, in order of the last sign of life
+    generations: dict[str, int] = field(default_factory=dict)  # by node
+
+    def put(self, row: Row) -> None:
+        self.accepted_n += 1
+        self.dropped_n += len(self.rows) == self.rows.maxlen  # the oldest goes: what is fresh decides
+        self.rows.append(row)
+
+    def saw(self, node: str, generation: int | None, unix_s: float) -> None:
+        self.seen_unix_s.pop(node, None)
+        self.seen_unix_s[node] = unix_s
+        if generation is not None:
+            self.generations[node] = generation
+        if len(self.seen_unix_s) > MAX_NODES:
+            silent = next(iter(self.seen_unix_s))
+            del self.seen_unix_s[silent]
+            self.generations.pop(silent, None)
+
+
+class Ingest:
+    """Decodes what arrives and queues it per service.
+
+    Parameters
+    ----------
+    mesh
+        The services whose samples are wanted; whatever names another one is counted and dropped.
+    user_hash_key
+        Key of the hash that stands for a person from here on, at most 64 bytes. The sticky key itself is not kept.
+    queue_limit
+        Rows kept per service between two drains; beyond it the oldest are dropped, and counted.
+    """
+
+    def __init__(self, mesh: Mesh, *, user_hash_key: bytes, queue_limit: int, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._hash_user = partial(user_hash, user_hash_key)
+        self._gateways = frozenset({*mesh.gateways, *(gateway.node for gateway in mesh.gateways.values())})
+        self._inboxes = {
+            name.encode(): _Inbox(rules_of(service), deque(maxlen=queue_limit))
+            for name, service in mesh.services.items()
+        }
+        self._counts: Counter[tuple[str, str]] = Counter()
+        for inbox in self._inboxes.values():
+            _reserve_labels(inbox)
+
+    # --- in
+
+    def take_access_logs(self, message: bytes, reporter: Reporter | None) -> Reporter | None:
+        """Take one serialised `StreamAccessLogsMessage`.
+
+        `reporter` is what the last call for the same stream returned, None for the first: only a stream's first message
+        says which Envoy it comes from.
+        """
+        try:
+            logs = als_pb2.StreamAccessLogsMessage.FromString(message)
+        except DecodeError:
+            self._counts[Source.ACCESS_LOG, Drop.MALFORMED] += 1
+            return reporter
+        if logs.HasField("identifier"):
+            reporter = self._reporter(logs.identifier.node)
+        if logs.tcp_logs.log_entry:
+            self._counts[Source.ACCESS_LOG, Drop.NOT_HTTP] += len(logs.tcp_logs.log_entry)
+        now_unix_ns = self._clock.now_unix_ns()
+        for entry in logs.http_logs.log_entry:
+            self._count(Source.ACCESS_LOG, self._take_entry(entry, reporter, now_unix_ns))
+        return reporter
+
+    def take_spans(self, message: bytes) -> bool:
+        """Take one serialised `ExportTraceServiceRequest`; return whether it could be read."""
+        try:
+            request = otlp_pb2.ExportTraceServiceRequest.FromString(message)
+        except DecodeError:
+            self._counts[Source.SPAN, Drop.MALFORMED] += 1
+            return False
+        for resource_spans in request.resource_spans:
+            spans = [span for scope in resource_spans.scope_spans for span in scope.spans]
+            self._take_telemetry(Source.SPAN, resource_spans.resource, spans, decode_span)
+        return True
+
+    def take_events(self, message: bytes) -> bool:
+        """Take one serialised `ExportLogsServiceRequest`; return whether it could be read."""
+        try:
+            request = otlp_pb2.ExportLogsServiceRequest.FromString(message)
+        except DecodeError:
+            self._counts[Source.EVENT, Drop.MALFORMED] += 1
+            return False
+        for resource_logs in request.resource_logs:
+            records = [record for scope in resource_logs.scope_logs for record in scope.log_records]
+            self._take_telemetry(Source.EVENT, resource_logs.resource, records, decode_event)
+        return True
+
+    # --- out
+
+    def drain(self) -> dict[str, SampleBatch]:
+        """Return everything since the last drain, for each service of the mesh, in order of arrival."""
+        batches = {}
+        for inbox in self._inboxes.values():
+            rows = np.array(list(inbox.rows), dtype=SAMPLE_DTYPE)
+            rows.setflags(write=False)
+            inbox.rows.clear()
+            batches[inbox.rules.name] = SampleBatch(service=inbox.rules.name, rows=rows)
+        return batches
+
+    def vocabulary(self, service: str) -> Vocabulary:
+        """Return the labels of one service's samples. It lives as long as this object and only grows."""
+        return self._inboxes[service.encode()].vocabulary
+
+    def traffic_nodes(self, service: str, within_s: float, now: float) -> set[str]:
+        """Return the nodes whose Envoys have split this service's requests in the `within_s` seconds before `now`.
+
+        `now` is Unix time in seconds. It goes by when their logs arrived, not by their clocks.
+        """
+        seen = self._inboxes[service.encode()].seen_unix_s
+        return {node for node, unix_s in seen.items() if now - unix_s <= within_s}
+
+    def generations(self, service: str) -> dict[str, int]:
+        """Return the generation of the routes that each node's latest log entry of this service was routed by."""
+        return dict(self._inboxes[service.encode()].generations)
+
+    @property
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        """How much has arrived, by source and by what became of it: `accepted` or the reason why not."""
+        return dict(self._counts)
+
+    def depths(self) -> dict[str, int]:
+        """Return the rows waiting, by service."""
+        return {inbox.rules.name: len(inbox.rows) for inbox in self._inboxes.values()}
+
+    def accepted(self) -> dict[str, int]:
+        """Return the samples taken since the start, by service."""
+        return {inbox.rules.name: inbox.accepted_n for inbox in self._inboxes.values()}
+
+    def dropped(self) -> dict[str, int]:
+        """Return the samples that a full queue has cost since the start, by service."""
+        return {inbox.rules.name: inbox.dropped_n for inbox in self._inboxes.values()}
+
+    # --- inside
+
+    def _reporter(self, node: als_pb2.Node) -> Reporter | None:
+        """Return the Envoy that a stream's identifier names: a gateway by its ID or its cluster, else a sidecar."""
+        name, cluster = node.id.decode("utf-8", "replace"), node.cluster.decode("utf-8", "replace")
+        if not name:
+            return None
+        is_gateway = name in self._gateways or cluster in self._gateways
+        return Reporter(node=name, role=b"gateway" if is_gateway else b"sidecar")
+
+    def _take_entry(self, entry: als_pb2.HttpEntry, reporter: Reporter | None, now_unix_ns: int) -> Row | Drop:
+        if reporter is None:
+            return Drop.NO_NODE
+        stamp = read_stamp(entry)
+        if not isinstance(stamp, Stamp):
+            return stamp
+        inbox = self._inboxes.get(stamp.service)
+        if inbox is None:
+            return Drop.UNKNOWN_SERVICE
+        # A later hop splits as well, by the same hash: it does not count, but a new split must have reached it.
+        inbox.saw(reporter.node, generation_of(stamp), now_unix_ns / _NS)
+        if is_later_hop(stamp, reporter.role):
+            return Drop.LATER_HOP
+        row = decode_request(entry, stamp, inbox.rules, inbox.vocabulary, self._hash_user)
+        return _queue(row, inbox, now_unix_ns)
+
+    def _take_telemetry(
+        self, source: Source, resource: otlp_pb2.Resource, items: list[_Item], decode: _Decode[_Item]
+    ) -> None:
+        attributes = attributes_of(resource.attributes)
+        inbox = self._inboxes.get(attributes.get(b"service.name", b""))
+        if inbox is None:
+            self._counts[source, Drop.UNKNOWN_SERVICE] += len(items)
+            return
+        version = inbox.rules.versions.get(attributes.get(b"service.version", b""), UNKNOWN)
+        now_unix_ns = self._clock.now_unix_ns()
+        for item in items:
+            row = decode(item, version, inbox.rules, inbox.vocabulary, self._hash_user)
+            self._count(source, _queue(row, inbox, now_unix_ns))
+
+    def _count(self, source: Source, outcome: Row | Drop) -> None:
+        if isinstance(outcome, Drop):
+            self._counts[source, outcome] += 1
+            return
+        self._counts[source, ACCEPTED] += 1
+        if outcome[5] == UNKNOWN:
+            self._counts[source, NO_VERSION] += 1
+
+
+def _reserve_labels(inbox: _Inbox) -> None:
+    """Give the features and the goal that are judged their labels before a flood of paths has used them up."""
+    for feature in sorted(inbox.rules.features):
+        inbox.vocabulary.index(feature_label(feature))
+    if inbox.rules.goal_path is not None:
+        inbox.vocabulary.index(path_template(inbox.rules.goal_path))
+
+
+def _queue(row: Row | Drop, inbox: _Inbox, now_unix_ns: int) -> Row | Drop:
+    if isinstance(row, Drop):
+        return row
+    age_ns = now_unix_ns - row[0]
+    if age_ns < -MAX_AHEAD_S * _NS:
+        return Drop.AHEAD
+    if age_ns > MAX_AGE_S * _NS:
+        return Drop.STALE
+    inbox.put(row)
+    return row
