@@ -1,0 +1,203 @@
+"""Builds the frozen `Mesh` from a mesh file whose shape and references have been checked."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from analysis.spec import (
+    DEFAULT_SEGMENT,
+    HarmSpec,
+    KpiKind,
+    KpiSpec,
+    Mode,
+    Outcome,
+    RolloutSpec,
+    SegmentSpec,
+    ServiceSpec,
+    SessionSpec,
+)
+from xds_server.mesh import (
+    CookieIdentity,
+    ErrorRule,
+    Gateway,
+    HeaderIdentity,
+    HealthCheck,
+    Identity,
+    Mesh,
+    Route,
+    SegmentMatch,
+    Service,
+    Sidecar,
+    ValueMatch,
+    Version,
+)
+from xds_server.mesh_checks import KINDS
+from xds_server.mesh_model import (
+    AbandonmentShape,
+    HealthShape,
+    IdentityShape,
+    MatchShape,
+    MeshShape,
+    QueryShape,
+    RolloutShape,
+    RouteShape,
+    ServiceShape,
+)
+
+
+def build_mesh(shape: MeshShape, path: str) -> Mesh:
+    """Build the mesh; every mapping in it is read-only."""
+    every_service = tuple(shape.services)
+    gateways = {
+        name: Gateway(
+            node=name,
+            listen=gateway.listen,
+            services=every_service if gateway.services is None else tuple(gateway.services),
+            to=gateway.to,
+            strip=tuple(gateway.strip),
+        )
+        for name, gateway in shape.gateways.items()
+    }
+    return Mesh(
+        path=path,
+        services=MappingProxyType({name: _service(name, service) for name, service in shape.services.items()}),
+        gateways=MappingProxyType(gateways),
+        sidecars=MappingProxyType({n: Sidecar(node=n, listen=s.listen) for n, s in shape.sidecars.items()}),
+    )
+
+
+def _service(name: str, shape: ServiceShape) -> Service:
+    matches = {segment: _match(rules.match) for segment, rules in shape.segments.items()}
+    return Service(
+        name=name,
+        domains=tuple(shape.domains),
+        port=shape.port,
+        identity=tuple(_identity(identity) for identity in shape.identity),
+        routes=tuple(_route(route) for route in shape.routes) if shape.routes else (Route(),),
+        versions=MappingProxyType(
+            {
+                version: Version(name=version, endpoints=tuple(rules.endpoints), health=_health(rules.health))
+                for version, rules in shape.versions.items()
+            }
+        ),
+        matches=MappingProxyType({**matches, DEFAULT_SEGMENT: None}),
+        errors=ErrorRule(
+            status=shape.errors.status,
+            grpc_failing=shape.errors.grpc_status == "failing",
+            flags=frozenset(shape.errors.flags),
+            span_status=shape.errors.span_status,
+        ),
+        spec=_spec(name, shape),
+    )
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1_000)
+
+
+def _identity(shape: IdentityShape) -> Identity:
+    if shape.cookie is not None:
+        return CookieIdentity(cookie=shape.cookie.name, ttl_s=round(shape.cookie.ttl))
+    return HeaderIdentity(header=str(shape.header))
+
+
+def _route(shape: RouteShape) -> Route:
+    return Route(prefix=shape.prefix, timeout_ms=_ms(shape.timeout), retries=shape.retries)
+
+
+def _health(shape: HealthShape | None) -> HealthCheck | None:
+    if shape is None:
+        return None
+    return HealthCheck(path=shape.path, interval_ms=_ms(shape.interval), timeout_ms=_ms(shape.timeout))
+
+
+def _match(shape: MatchShape) -> SegmentMatch:
+    return SegmentMatch(
+        headers=tuple(_value_match(rule) for rule in shape.headers or ()),
+        query=tuple(_value_match(rule) for rule in shape.query or ()),
+        path_prefix=shape.path,
+    )
+
+
+def _value_match(shape: QueryShape) -> ValueMatch:
+    kind = next(kind for kind in KINDS if getattr(shape, kind, None) is not None)
+    value = getattr(shape, kind)
+    return ValueMatch(name=shape.name, kind=kind, value=tuple(value) if kind == "range" else value)
+
+
+def _spec(name: str, shape: ServiceShape) -> ServiceSpec:
+    segments = [
+        SegmentSpec(
+            name=segment,
+            weight=rules.weight,
+            pin=rules.pin,
+            after=tuple(rules.after),
+            max_split_bp=rules.max_split,
+        )
+        for segment, rules in shape.segments.items()
+    ]
+    goal = shape.session.goal
+    return ServiceSpec(
+        name=name,
+        baseline=shape.baseline,
+        versions=tuple(shape.versions),
+        segments=(*segments, SegmentSpec(name=DEFAULT_SEGMENT)),
+        kpis=_kpis(shape),
+        session=SessionSpec(gap_s=shape.session.gap, goal_path=goal.path if goal else None),
+        rollout=_rollout(shape.rollout, has_goal=goal is not None),
+    )
+
+
+def _kpis(shape: ServiceShape) -> tuple[KpiSpec, ...]:
+    """Errors, slowness and unusual behaviour are always watched; abandonment where a goal says what complete means."""
+    kpis, age = shape.kpis, shape.session.judge_after
+    specs = [
+        KpiSpec(
+            kind=KpiKind.ERROR_RATE,
+            judge_after_s=age.error_rate,
+            tolerance=kpis.error_rate.max_regression,
+            limit=kpis.error_rate.limit,
+        ),
+        KpiSpec(
+            kind=KpiKind.LATENCY,
+            judge_after_s=age.latency_p95,
+            tolerance=kpis.latency_p95.tolerance,
+            slow_ms=None if kpis.latency_p95.limit is None else kpis.latency_p95.limit * 1_000,
+            regression=kpis.latency_p95.max_regression,
+        ),
+    ]
+    if shape.session.goal is not None:
+        abandonment = kpis.abandonment or AbandonmentShape()
+        specs.append(
+            KpiSpec(
+                kind=KpiKind.ABANDONMENT,
+                judge_after_s=age.abandonment,
+                tolerance=abandonment.max_regression,
+                limit=abandonment.limit,
+            )
+        )
+    specs += [
+        KpiSpec(kind=KpiKind.FEATURE, judge_after_s=age.feature, tolerance=feature.max_regression, feature=feature_name)
+        for feature_name, feature in kpis.features.items()
+    ]
+    anomaly = KpiSpec(kind=KpiKind.ANOMALY, judge_after_s=age.anomaly, tolerance=kpis.anomaly.max_regression)
+    return (*specs, anomaly)
+
+
+def _rollout(shape: RolloutShape, *, has_goal: bool) -> RolloutSpec:
+    known = frozenset(Outcome) if has_goal else frozenset(Outcome) - {Outcome.ABANDONED}
+    bad = known if shape.harm.bad is None else frozenset(Outcome(word) for word in shape.harm.bad)
+    return RolloutSpec(
+        mode=Mode(shape.mode),
+        harm=HarmSpec(budget=shape.harm.budget, bad=bad, tolerance=shape.harm.tolerance),
+        budget_risk=shape.budget_risk,
+        false_rollback=shape.false_rollback,
+        policy=shape.policy,
+        interval_s=shape.interval,
+        warmup_s=shape.warmup,
+        max_step_bp=shape.max_step,
+        min_dwell_s=shape.min_dwell,
+        horizon_s=shape.horizon,
+        bake_s=shape.bake,
+        bake_split_bp=shape.bake_split,
+    )

@@ -1,0 +1,251 @@
+"""The shape of a mesh file: its keys, what each takes, its defaults. The JSON Schema falls out of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from analysis.spec import HarmSpec, RolloutSpec
+from xds_server.mesh import Address, ErrorRule, HealthCheck, Route
+from xds_server.units import (
+    DOMAIN,
+    ENDPOINT,
+    HEADER,
+    LISTEN,
+    NAME,
+    PATH,
+    PLAIN_HEADER,
+    PORT,
+    REGEX,
+    STATUS,
+    TOKEN,
+    TRUTH,
+    WORDS,
+    OneOrMore,
+    WrongValueError,
+    choice,
+    duration,
+    number,
+    points,
+    share,
+    split,
+    whole,
+)
+
+# Envoy's short response flags
+# fmt: off
+FLAGS = (
+    "DC", "DF", "DI", "DPE", "DR", "DT", "FI", "IH", "LH", "LR", "NC", "NFCF", "NR", "OM", "RFCF", "RL", "RLSE", "SI",
+    "UAEX", "UC", "UDO", "UF", "UH", "UMSDR", "UO", "UPE", "UR", "URX", "UT",
+)
+# fmt: on
+NOT_YET = frozenset({"learned", "source", "cookies"})
+"""Keys that are planned. They are refused: an option must not be taken and then do nothing."""
+
+JUDGED_AFTER_S = 60.0
+ABANDONED_AFTER_S = 600.0
+
+_FLAG = choice(*FLAGS)
+_FLAGS = OneOrMore(
+    item=_FLAG,
+    words={"transport": tuple(sorted(ErrorRule().flags)), "none": ()},
+    legal=f"transport, none, or a list of Envoy's response flags: {', '.join(FLAGS)}",
+)
+_BAD = choice("error", "slow", "abandoned")
+_POLICY = choice("budget", "learned", "fixed", not_yet=("thompson",))
+_AGE = duration("1s", "24h")
+_EXCESS = points("0pp", "50pp")
+_LIMIT = share("0.01%", "99%")
+
+
+def _given(value: object) -> object:
+    """Refuse a key without a value: it is a mistake, not a way to ask for the default."""
+    if value is None:
+        raise WrongValueError("nothing given", "")
+    return value
+
+
+GIVEN = BeforeValidator(_given)
+Name = Annotated[str, NAME]
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CookieShape(Shape):
+    name: Annotated[str, TOKEN]
+    ttl: Annotated[float, duration("1m", "400d")] = 30 * 86_400.0
+
+
+class IdentityShape(Shape):
+    """One of the two."""
+
+    header: Annotated[str | None, PLAIN_HEADER] = None
+    cookie: Annotated[CookieShape | None, GIVEN] = None
+
+
+class GoalShape(Shape):
+    path: Annotated[str, PATH]
+
+
+class JudgeAfterShape(Shape):
+    error_rate: Annotated[float, _AGE] = JUDGED_AFTER_S
+    latency_p95: Annotated[float, _AGE] = JUDGED_AFTER_S
+    abandonment: Annotated[float, _AGE] = ABANDONED_AFTER_S
+    feature: Annotated[float, _AGE] = JUDGED_AFTER_S
+    anomaly: Annotated[float, _AGE] = JUDGED_AFTER_S
+
+
+class SessionShape(Shape):
+    gap: Annotated[float, duration("1s", "24h")] = 1_800.0
+    goal: Annotated[GoalShape | None, GIVEN] = None
+    judge_after: JudgeAfterShape = JudgeAfterShape()
+
+
+class ErrorsShape(Shape):
+    status: Annotated[tuple[tuple[int, int], ...], STATUS] = ErrorRule().status
+    grpc_status: Annotated[Literal["failing", "ignore"], choice("failing", "ignore")] = "failing"
+    flags: Annotated[tuple[str, ...], _FLAGS] = tuple(sorted(ErrorRule().flags))
+    span_status: Annotated[bool, TRUTH] = ErrorRule().span_status
+
+
+class RouteShape(Shape):
+    prefix: Annotated[str, PATH]
+    timeout: Annotated[float, duration("10ms", "1h")] = Route().timeout_ms / 1_000
+    retries: Annotated[int, whole(0, 10)] = Route().retries
+
+
+class HealthShape(Shape):
+    path: Annotated[str, PATH]
+    interval: Annotated[float, duration("100ms", "10m")] = HealthCheck(path="/").interval_ms / 1_000
+    timeout: Annotated[float, duration("10ms", "1m")] = HealthCheck(path="/").timeout_ms / 1_000
+
+
+class VersionShape(Shape):
+    endpoints: Annotated[list[Annotated[Address, ENDPOINT]], Field(min_length=1)]
+    health: Annotated[HealthShape | None, GIVEN] = None
+
+
+class QueryShape(Shape):
+    """One query parameter: its name and exactly one way to match it."""
+
+    name: Annotated[str, WORDS]
+    exact: Annotated[str | None, WORDS] = None
+    prefix: Annotated[str | None, WORDS] = None
+    suffix: Annotated[str | None, WORDS] = None
+    contains: Annotated[str | None, WORDS] = None
+    regex: Annotated[str | None, REGEX] = None
+    present: Annotated[bool | None, TRUTH] = None
+
+
+class HeaderShape(QueryShape):
+    """One header: its name and exactly one way to match it. `range: [a, b)`: a whole number, a <= it < b."""
+
+    name: Annotated[str, HEADER]
+    range: Annotated[
+        list[Annotated[int, whole(-(10**15), 10**15)]] | None, Field(min_length=2, max_length=2), GIVEN
+    ] = None
+
+
+class MatchShape(Shape):
+    """All of its parts must match."""
+
+    headers: Annotated[list[HeaderShape] | None, Field(min_length=1), GIVEN] = None
+    query: Annotated[list[QueryShape] | None, Field(min_length=1), GIVEN] = None
+    path: Annotated[str | None, PATH] = None
+
+
+class SegmentShape(Shape):
+    match: MatchShape
+    weight: Annotated[float, number(0.01, 100)] = 1.0
+    pin: Annotated[str | None, NAME] = None
+    after: list[Name] = Field(default_factory=list)
+    max_split: Annotated[int, split("0.01%", "100%")] = 10_000
+
+
+class ErrorRateShape(Shape):
+    limit: Annotated[float | None, _LIMIT] = None
+    max_regression: Annotated[float, _EXCESS] = 0.005
+
+
+class LatencyShape(Shape):
+    """`limit`: slower is slow; without it the threshold is the baseline's p95, raised by `max_regression`."""
+
+    limit: Annotated[float | None, duration("1ms", "10m")] = None
+    max_regression: Annotated[float, share("0%", "1000%")] = 0.1
+    tolerance: Annotated[float, _EXCESS] = 0.02
+
+
+class AbandonmentShape(Shape):
+    limit: Annotated[float | None, _LIMIT] = None
+    max_regression: Annotated[float, _EXCESS] = 0.02
+
+
+class FeatureShape(Shape):
+    max_regression: Annotated[float, _EXCESS] = 0.02
+
+
+class AnomalyShape(Shape):
+    max_regression: Annotated[float, _EXCESS] = 0.10
+
+
+class KpisShape(Shape):
+    error_rate: ErrorRateShape = ErrorRateShape()
+    latency_p95: LatencyShape = LatencyShape()
+    abandonment: Annotated[AbandonmentShape | None, GIVEN] = None
+    features: dict[Annotated[str, WORDS], FeatureShape] = Field(default_factory=dict)
+    anomaly: AnomalyShape = AnomalyShape()
+
+
+class HarmShape(Shape):
+    budget: Annotated[float, number(1, 1_000_000)] = HarmSpec().budget
+    bad: Annotated[list[Annotated[str, _BAD]] | None, Field(min_length=1), GIVEN] = None
+    tolerance: Annotated[float, points("0.01pp", "50pp")] = HarmSpec().tolerance
+
+
+class RolloutShape(Shape):
+    mode: Annotated[Literal["act", "observe"], choice("act", "observe")] = "act"
+    harm: HarmShape = HarmShape()
+    budget_risk: Annotated[float, share("0.01%", "50%")] = RolloutSpec().budget_risk
+    false_rollback: Annotated[float, share("0.01%", "50%")] = RolloutSpec().false_rollback
+    policy: Annotated[str, _POLICY] = RolloutSpec().policy
+    interval: Annotated[float, duration("200ms", "1h")] = RolloutSpec().interval_s
+    warmup: Annotated[float, duration("0s", "24h")] = RolloutSpec().warmup_s
+    max_step: Annotated[int, split("0.01pp", "100pp", unit="pp")] = RolloutSpec().max_step_bp
+    min_dwell: Annotated[float, duration("0s", "24h")] = RolloutSpec().min_dwell_s
+    horizon: Annotated[float, duration("1s", "24h")] = RolloutSpec().horizon_s
+    bake: Annotated[float, duration("0s", "30d")] = RolloutSpec().bake_s
+    bake_split: Annotated[int, split("1%", "99.99%")] = RolloutSpec().bake_split_bp
+
+
+class ServiceShape(Shape):
+    domains: Annotated[list[Annotated[str, DOMAIN]], Field(min_length=1)]
+    port: Annotated[int, PORT]
+    identity: Annotated[list[IdentityShape], Field(min_length=1)]
+    session: SessionShape = SessionShape()
+    errors: ErrorsShape = ErrorsShape()
+    routes: Annotated[list[RouteShape] | None, Field(min_length=1), GIVEN] = None
+    versions: Annotated[dict[Name, VersionShape], Field(min_length=1)]
+    baseline: Name
+    segments: dict[Name, SegmentShape] = Field(default_factory=dict)
+    kpis: KpisShape = KpisShape()
+    rollout: RolloutShape = RolloutShape()
+
+
+class GatewayShape(Shape):
+    listen: Annotated[Address, LISTEN]
+    services: Annotated[list[Name] | None, Field(min_length=1), GIVEN] = None
+    to: Annotated[str | None, NAME] = None
+    strip: list[Annotated[str, PLAIN_HEADER]] = Field(default_factory=list)
+
+
+class SidecarShape(Shape):
+    listen: Annotated[Address, LISTEN]
+
+
+class MeshShape(Shape):
+    services: Annotated[dict[Name, ServiceShape], Field(min_length=1)]
+    gateways: dict[Name, GatewayShape] = Field(default_factory=dict)
+    sidecars: dict[Name, SidecarShape] = Field(default_factory=dict)

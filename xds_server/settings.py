@@ -1,0 +1,168 @@
+"""A mesh file, read and checked: YAML in, frozen `Mesh` out, and every mistake in it as one line."""
+
+from __future__ import annotations
+
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from xds_server.mesh import Mesh
+from xds_server.mesh_build import build_mesh
+from xds_server.mesh_checks import check
+from xds_server.mesh_file import KeyPath, MeshError, Problem, Source, first_of, parse_source, read_source
+from xds_server.mesh_model import NOT_YET, MeshShape, Shape
+from xds_server.units import OneOrMore, Text, WrongValueError, kind_of, nearest, show
+
+__all__ = ["MeshError", "Problem", "load_mesh", "mesh_schema", "parse_mesh"]
+
+
+def load_mesh(path: Path) -> Mesh:
+    """Read the mesh in the file at `path`.
+
+    Raises
+    ------
+    MeshError
+        The file cannot be read, or anything in it is wrong; it holds one line for each problem.
+    """
+    return parse_mesh(read_source(path), str(path))
+
+
+def parse_mesh(text: str, source: str) -> Mesh:
+    """Read the mesh in `text`; `source` is the file's name in messages.
+
+    Raises
+    ------
+    MeshError
+        Anything in it is wrong; it holds one line for each problem.
+    """
+    read = parse_source(text, source)
+    shape = _shape(read)
+    check(read)
+    if read.problems or shape is None:
+        raise MeshError(read.problems)
+    return build_mesh(shape, source)
+
+
+def mesh_schema() -> dict[str, Any]:
+    """Return the JSON Schema of mesh files, for editors."""
+    schema = MeshShape.model_json_schema()
+    for definition in [schema, *schema["$defs"].values()]:
+        for field in definition.get("properties", {}).values():
+            field.pop("title", None)
+            field.pop("default", None)  # in Serinus's units, not as an author would write it
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Serinus mesh"}
+    return {**head, **{key: value for key, value in schema.items() if key != "title"}}
+
+
+def _shape(source: Source) -> MeshShape | None:
+    try:
+        return MeshShape.model_validate(source.tree)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
+    for detail in unknown:
+        _report_unknown_key(source, detail["loc"])
+    for detail in details:
+        if detail not in unknown:
+            _report(source, detail)
+    return None
+
+
+def _report_unknown_key(source: Source, path: KeyPath) -> None:
+    legal = _keys(path[:-1])
+    word = str(path[-1])
+    if word in NOT_YET:
+        source.spoilt.update((*path[:-1], key) for key in legal)  # it stands for one of them
+        source.report(path, "not supported yet", first_of(legal), value="")
+        return
+    hint = nearest(word, [key for key in legal if key not in source.mapping(path[:-1])])
+    if hint:
+        source.spoilt.add((*path[:-1], hint))
+    source.report(path, "unknown key", first_of(legal), value="", hint=hint)
+
+
+def _report(source: Source, detail: ErrorDetails) -> None:
+    path, given = detail["loc"], detail["input"]
+    wrong = detail.get("ctx", {}).get("error")
+    if path and path[-1] == "[key]":
+        path = path[:-1]
+        given = path[-1]
+    shown = show(given) if isinstance(given, str) else ""
+    match detail["type"]:
+        case "missing":
+            if path not in source.spoilt:  # else a misspelt key says it already
+                source.report(path, "missing", _takes(path), value="")
+        case "model_type" | "dict_type":
+            source.report(path, _instead(given, "a mapping"), _takes(path), value=shown)
+        case "list_type":
+            source.report(path, _instead(given, "a list"), _takes(path), value=shown)
+        case "too_short" | "too_long":
+            source.report(path, *_wrong_length(detail))
+        case _ if isinstance(wrong, WrongValueError):
+            source.report(path, wrong.message, wrong.legal or _takes(path), value=shown, hint=wrong.hint)
+        case _:
+            source.report(path, detail["msg"], "")
+
+
+def _instead(given: object, wanted: str) -> str:
+    return "nothing given" if given is None else f"{kind_of(given)} where {wanted} belongs"
+
+
+def _wrong_length(detail: ErrorDetails) -> tuple[str, str]:
+    if detail["loc"][-1] == "range":
+        return "not two numbers", "[a, b] with a < b: a <= value < b"
+    return "empty", f"one or more: {_takes(detail['loc'])}"
+
+
+def _keys(path: KeyPath) -> list[str]:
+    """Return the legal keys of the mapping at `path`; empty where any name is legal."""
+    shape = _annotation(path)
+    return list(shape.model_fields) if _is_shape(shape) else []
+
+
+def _takes(path: KeyPath) -> str:
+    """Say what is legal at `path`, in words."""
+    return _in_words(_annotation(path))
+
+
+def _in_words(annotation: Any) -> str:
+    if isinstance(annotation, Text | OneOrMore):
+        return annotation.legal
+    if _is_shape(annotation):
+        return f"a mapping with {first_of(annotation.model_fields)}"
+    inner = _bare(typing.get_args(annotation)[-1])
+    if typing.get_origin(annotation) is list:
+        return f"a list, each item {_in_words(inner)}"
+    return f"a mapping of names, each to {_in_words(inner)}"
+
+
+def _is_shape(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Shape)
+
+
+def _annotation(path: KeyPath) -> Any:
+    """Return what the shape says of `path`: a shape, a list or mapping of something, or the reader of a text."""
+    here: Any = MeshShape
+    for step in path:
+        if _is_shape(here):
+            field = here.model_fields[str(step)]
+            reader = next((note for note in field.metadata if isinstance(note, Text | OneOrMore)), None)
+            here = reader or _bare(field.annotation)
+        else:
+            here = _bare(typing.get_args(here)[-1])
+    return here
+
+
+def _bare(annotation: Any) -> Any:
+    """Return the annotation without `| None`; the reader of an annotated text."""
+    while typing.get_origin(annotation) in (typing.Annotated, types.UnionType, typing.Union):
+        notes = getattr(annotation, "__metadata__", ())
+        reader = next((note for note in notes if isinstance(note, Text | OneOrMore)), None)
+        if reader is not None:
+            return reader
+        annotation = typing.get_args(annotation)[0]
+    return annotation
