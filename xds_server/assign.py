@@ -1,7 +1,8 @@
 """Who gets which version: Envoy's own hash, computed here as well.
 
 A route's hash policy rewrites the sticky key to `<rollout>:<key>`; Envoy takes its xxHash64 (seed 0) modulo the sum of
-the weights and walks the weighted clusters in order, canary first (weighted_cluster_specifier.cc).
+the weights and walks the weighted clusters in order, canary first (weighted_cluster_specifier.cc). The sum never
+changes, so the canary owns the buckets [0, canary_bp) and a split that grows only ever adds people.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ def bucket(rollout: str, key: str) -> int:
     """Return the hash bucket in [0, 10,000) of a person's sticky key under one rollout.
 
     Bytes that are no UTF-8 are taken as they are, where `key` was decoded with `surrogateescape`.
+
+    Examples
+    --------
+    >>> bucket("shop-1", "anna"), bucket("shop-2", "anna")
+    (6437, 3978)
     """
     return xxhash.xxh64_intdigest(f"{rollout}:{key}".encode("utf-8", "surrogateescape"), seed=0) % TOTAL_BP
 

@@ -1,0 +1,43 @@
+"""Kinds of nodes: Envoys of one kind are sent the same configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from xds_server.mesh import Mesh
+
+Role = Literal["gateway", "sidecar"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeKind:
+    """`name`: the gateway's, or that of a sidecar the mesh names; empty for all other sidecars, which are alike."""
+
+    role: Role
+    name: str = ""
+
+
+ANY_SIDECAR = NodeKind("sidecar")
+
+
+def kinds(mesh: Mesh) -> tuple[NodeKind, ...]:
+    """Every kind of node that the mesh can have."""
+    gateways = (NodeKind("gateway", name) for name in mesh.gateways)
+    sidecars = (NodeKind("sidecar", name) for name in mesh.sidecars)
+    return (*gateways, *sidecars, ANY_SIDECAR)
+
+
+def kind_of(mesh: Mesh, node_id: str, cluster: str) -> NodeKind:
+    """Kind of the Envoy that calls itself `node_id` in `cluster`; one that the mesh does not name is a sidecar.
+
+    A node's own ID outranks its cluster, so that one Envoy of a cluster can be configured apart.
+    """
+    named = [(gateway.node, NodeKind("gateway", name)) for name, gateway in mesh.gateways.items()]
+    named += [(sidecar.node, NodeKind("sidecar", name)) for name, sidecar in mesh.sidecars.items()]
+    for identifier in (node_id, cluster):
+        for node, kind in named:
+            if node == identifier:
+                return kind
+    # `serinus bootstrap` names the cluster after the gateway
+    return NodeKind("gateway", cluster) if cluster in mesh.gateways else ANY_SIDECAR
