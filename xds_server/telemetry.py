@@ -1,0 +1,162 @@
+"""Serinus's own metrics. The only importer of the OpenTelemetry API and SDK; Prometheus reads them from `render`.
+
+What others count already is read when somebody asks (`watch_…`); what only happens is reported as it happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.resources import Resource
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from analysis.decision import SegmentDecision, verdict_name
+from analysis.spec import TOTAL_BP
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+Reading = Callable[[], Mapping[str, float]]
+"""Current values by the one label that tells them apart."""
+
+PairReading = Callable[[], Mapping[tuple[str, str], float]]
+"""Current values by two labels."""
+
+
+class Telemetry:
+    """The meters of one control plane, in a registry of their own. All calls come from the event loop."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+        self._registry = CollectorRegistry()
+        self._reader = PrometheusMetricReader(
+            disable_target_info=True, scope_info_enabled=False, registry=self._registry
+        )
+        seconds = View(instrument_unit="s", aggregation=ExplicitBucketHistogramAggregation(_SECONDS))
+        self._provider = MeterProvider(
+            metric_readers=[self._reader],
+            resource=Resource({"service.name": "serinus", "service.version": version}),
+            views=[seconds],
+            shutdown_on_exit=False,
+        )
+        self._meter = meter = self._provider.get_meter("serinus", version)
+        self._decisions = meter.create_counter(
+            "serinus.decisions", "{decision}", "Decisions of a tick, by service, segment and verdict."
+        )
+        self._split = meter.create_gauge("serinus.split.ratio", "", "Canary's share of a segment's people, 0 to 1.")
+        self._evidence = meter.create_gauge(
+            "serinus.evidence", "", "Evidence against a segment's canary, by KPI: e-value, natural logarithm."
+        )
+        self._harm = meter.create_gauge(
+            "serinus.harm.sessions.upper", "", "Upper bound of the bad sessions that a rollout has cost so far."
+        )
+        self._in_force = meter.create_histogram(
+            "serinus.commit.to.ack", "s", "From committing a split until every Envoy concerned has acknowledged it."
+        )
+        self._tick = meter.create_histogram("serinus.tick.duration", "s", "One tick of a service's rollout.")
+        self._journal = meter.create_counter("serinus.journal.records", "{record}", "Records written to the journal.")
+
+    # --- reported as it happens
+
+    def decided(self, service: str, decision: SegmentDecision) -> None:
+        """Count one segment's decision, and show its split."""
+        segment = {"service": service, "segment": decision.segment}
+        self._decisions.add(1, {**segment, "verdict": verdict_name(decision.verdict)})
+        self._split.set(decision.split_after_bp / TOTAL_BP, segment)
+
+    def split(self, service: str, segment: str, split_bp: int) -> None:
+        """Show a split that no decision of a tick has set: an operator's, or one resumed after a restart."""
+        self._split.set(split_bp / TOTAL_BP, {"service": service, "segment": segment})
+
+    def evidence(self, service: str, segment: str, kpi: str, log_e_value: float) -> None:
+        """Show the evidence that a segment's canary is worse, as the natural logarithm of its e-value."""
+        self._evidence.set(log_e_value, {"service": service, "segment": segment, "kpi": kpi})
+
+    def harm(self, service: str, sessions_upper: float) -> None:
+        """Show the upper bound of a rollout's harm so far, in bad sessions beyond the baseline's."""
+        self._harm.set(sessions_upper, {"service": service})
+
+    def in_force(self, service: str, seconds: float) -> None:
+        """Record how long it took until a committed split was acknowledged everywhere."""
+        self._in_force.record(seconds, {"service": service})
+
+    def ticked(self, service: str, seconds: float) -> None:
+        """Record how long one tick took."""
+        self._tick.record(seconds, {"service": service})
+
+    def journal_written(self, kind: str) -> None:
+        """Count one record written to the journal."""
+        self._journal.add(1, {"kind": kind})
+
+    # --- read when somebody asks
+
+    def watch_ready(self, ready: Callable[[], bool]) -> None:
+        """Show whether the control plane is ready, and which version it is."""
+        self._gauge(
+            "serinus.up", "1: ready, 0: starting or ending.", ("version",), lambda: [((self._version,), ready())]
+        )
+
+    def watch_ingest(self, *, entries: PairReading, depth: Reading, dropped: Reading, samples: Reading) -> None:
+        """Show what arrives: `entries` by (source, reason), the others by service (`Ingest.counts`, `.depths`, …)."""
+        self._counter(
+            "serinus.ingest.entries",
+            "Log entries, spans and events that arrived, by what became of them.",
+            ("source", "reason"),
+            _by_pair(entries),
+        )
+        self._gauge("serinus.ingest.queue.rows", "Samples waiting.", ("service",), _by_label(depth))
+        self._counter("serinus.ingest.dropped", "Samples that a full queue has cost.", ("service",), _by_label(dropped))
+        self._counter("serinus.samples", "Samples taken.", ("service",), _by_label(samples))
+
+    def watch_xds(self, *, responses: PairReading, nodes: Callable[[], int]) -> None:
+        """Show what goes on with Envoys: `responses` by (event, type), event being push, ack or nack."""
+        self._counter(
+            "serinus.xds.responses",
+            "Responses pushed, ACKed and NACKed.",
+            ("event", "type"),
+            _by_pair(responses),
+        )
+        self._gauge("serinus.xds.nodes", "Envoys connected.", (), lambda: [((), nodes())])
+
+    # --- out
+
+    def render(self) -> bytes:
+        """Return every metric in the Prometheus text format (`CONTENT_TYPE`)."""
+        return generate_latest(self._registry)
+
+    def close(self) -> None:
+        """Stop reading: what is watched may go away after this."""
+        self._provider.shutdown()
+
+    # --- inside
+
+    def _gauge(self, name: str, text: str, labels: Sequence[str], read: _Points) -> None:
+        self._meter.create_observable_gauge(name, [_callback(labels, read)], description=text)
+
+    def _counter(self, name: str, text: str, labels: Sequence[str], read: _Points) -> None:
+        self._meter.create_observable_counter(name, [_callback(labels, read)], description=text)
+
+
+_Points = Callable[[], Iterable[tuple[tuple[str, ...], float]]]
+"""Label values with the current value, each time it is asked."""
+
+
+def _by_label(read: Reading) -> _Points:
+    return lambda: [((label,), value) for label, value in read().items()]
+
+
+def _by_pair(read: PairReading) -> _Points:
+    return lambda: list(read().items())
+
+
+def _callback(labels: Sequence[str], read: _Points) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def observe(_options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(value, dict(zip(labels, values, strict=True))) for values, value in read()]
+
+    return observe
