@@ -1,5 +1,416 @@
-"""The command line."""
+"""The command line. Exit codes: 0 done; 1 refused or failed, with a one-line reason; 2 wrong usage or wrong file.
+
+Heavy modules are imported by the verbs that need them: `--help` and completion stay fast.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from xds_server.app_options import RunOptions
+from xds_server.errors import SerinusError
+from xds_server.rollout.command import Action
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from xds_server.mesh import Address
+
+
+class _Verbs(TyperGroup):
+    """Turns what a person can do something about into one line and exit code 1, for every verb."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SerinusError as error:
+            _fail(str(error), code=1)
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Fault(StrEnum):
+    NONE = "none"
+    ERRORS = "errors"
+    LATENCY = "latency"
+    ABANDONMENT = "abandonment"
+    CRASH = "crash"
+    FEATURE = "feature"
+    RANDOM = "random"
+    ALL = "all"
+
+
+class Output(StrEnum):
+    YAML = "yaml"
+    JSON = "json"
+
+
+def _address(text: str) -> str:
+    """Check HOST:PORT; a callback of options."""
+    host, separator, port = text.rpartition(":")
+    if not (separator and host and port.isdecimal() and 0 < int(port) < 65_536):
+        raise typer.BadParameter(f"'{text}' is not HOST:PORT with a port from 1 to 65535")
+    return text
+
+
+def _optional_address(text: str | None) -> str | None:
+    return None if text is None else _address(text)
+
+
+def _split_bp(text: str) -> int:
+    """Return a split in basis points from per cent: `25%`, `0.5%`."""
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise typer.BadParameter(f"'{text}' is not a share from 0% to 100%")
+    return round(percent * 100)
+
+
+MeshFile = Annotated[Path, typer.Argument(metavar="MESH", help="The mesh file (YAML).", show_default=False)]
+ServiceName = Annotated[str, typer.Argument(metavar="SERVICE", show_default=False)]
+AnyService = Annotated[str, typer.Argument(metavar="SERVICE", help="Only this service.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Server = Annotated[
+    str,
+    typer.Option(envvar="SERINUS_SERVER", metavar="HOST:PORT", callback=_address, help="The running control plane."),
+]
+Segment = Annotated[str, typer.Option(help="Only this segment; without it, every segment.", show_default=False)]
+Reason = Annotated[str, typer.Option(help="Why; it is journalled.", show_default=False)]
+Who = Annotated[str, typer.Option(help="Who; without it, user@host.", show_default=False)]
+
+DEFAULT_SERVER: Final = "127.0.0.1:18000"
+
+_TYPER: Final[dict[str, Any]] = {"pretty_exceptions_enable": False, "no_args_is_help": True, "add_completion": False}
+app = typer.Typer(cls=_Verbs, help="Serinus, an Envoy control plane that learns.", **_TYPER)
+rollout_app = typer.Typer(help="Start and steer rollouts of a running control plane.", **_TYPER)
+train_app = typer.Typer(help="Train what Serinus decides with.", **_TYPER)
+app.add_typer(rollout_app, name="rollout")
+app.add_typer(train_app, name="train")
 
 
 def main() -> None:
     """Run the command line."""
+    app()
+
+
+@app.command()
+def run(
+    mesh: MeshFile,
+    *,
+    grpc_host: Annotated[
+        str, typer.Option(help="Where xDS, access logs, OTLP and the control API listen.")
+    ] = "127.0.0.1",
+    grpc_port: Annotated[int, typer.Option(min=0, max=65_535)] = 18_000,
+    otlp_port: Annotated[int, typer.Option(min=0, max=65_535, help="A second port for OTLP.")] = 4_317,
+    http_host: Annotated[str, typer.Option(help="Where /healthz, /readyz and /metrics listen.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(min=0, max=65_535)] = 8_080,
+    data_dir: Annotated[Path, typer.Option(help="Where the journal is kept.")] = Path(".serinus"),
+    log_level: Annotated[LogLevel, typer.Option()] = LogLevel.INFO,
+) -> None:
+    """Run the control plane until SIGTERM or Ctrl-C."""
+    options = RunOptions(
+        mesh_path=mesh,
+        grpc_host=grpc_host,
+        grpc_port=grpc_port,
+        otlp_port=otlp_port,
+        http_host=http_host,
+        http_port=http_port,
+        data_dir=data_dir,
+        log_level=str(log_level),
+    )
+    import asyncio
+
+    from xds_server.app import run as run_app
+
+    with _mesh_checked():
+        raise typer.Exit(asyncio.run(run_app(options)))
+
+
+@app.command()
+def demo(
+    fault: Annotated[Fault, typer.Option(help="What is wrong with version 2.")] = Fault.ALL,
+    seed: Annotated[int, typer.Option(help="Of people, chance and the random fault.")] = 1,
+    duration: Annotated[float, typer.Option(min=10, help="Seconds, at most.")] = 120.0,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the summary as JSON.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live view.")] = False,
+) -> None:
+    """Roll out version 2 of a small shop on real Envoys, on this machine, and watch Serinus judge it."""
+    from xds_server.demo.runner import DemoOptions, run_demo
+
+    options = DemoOptions(fault=str(fault), seed=seed, duration_s=duration, json_path=json_file, plain=plain)
+    raise typer.Exit(run_demo(options))
+
+
+@app.command()
+def validate(mesh: MeshFile, as_json: AsJson = False) -> None:
+    """Check a mesh file: each error with file, line, key, the value given and what is legal."""
+    from xds_server.settings import MeshError, load_mesh
+
+    try:
+        loaded = load_mesh(mesh)
+    except MeshError as error:
+        if as_json:
+            _print_json({"ok": False, "problems": [asdict(problem) for problem in error.problems]})
+            raise typer.Exit(2) from None
+        _fail(*map(str, error.problems), code=2)
+    if as_json:
+        _print_json({"ok": True, "problems": []})
+    else:
+        typer.echo(f"{mesh}: fine; services: {', '.join(loaded.services)}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of mesh files, for editors."""
+    from xds_server.settings import mesh_schema
+
+    _print_json(mesh_schema())
+
+
+@app.command()
+def bootstrap(
+    mesh: MeshFile,
+    node: Annotated[str, typer.Option(help="The Envoy's node ID.", show_default=False)],
+    xds: Annotated[
+        str, typer.Option(metavar="HOST:PORT", callback=_address, help="The control plane.")
+    ] = DEFAULT_SERVER,
+    admin: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", callback=_optional_address, help="Envoy's admin interface; none.")
+    ] = None,
+    output: Annotated[Output, typer.Option()] = Output.YAML,
+) -> None:
+    """Print the bootstrap with which an Envoy joins."""
+    from xds_server.bootstrap import bootstrap as build
+    from xds_server.settings import load_mesh
+
+    with _mesh_checked():
+        built = build(load_mesh(mesh), node, xds=_parts(xds), admin=_parts(admin) if admin else None)
+    if output is Output.JSON:
+        _print_json(built)
+    else:
+        import yaml
+
+        typer.echo(yaml.safe_dump(built, sort_keys=False), nl=False)
+
+
+@app.command()
+def status(
+    service: AnyService = "",
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it at each change, until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Show what is happening: splits, evidence, phases, and which Envoys have what."""
+    from xds_server.client import connected, plain
+    from xds_server.console import status_view
+    from xds_server.pb import control_pb2 as pb
+
+    with connected(server) as client:
+        if not watch:
+            reply = client.call("GetStatus", pb.GetStatusRequest(service=service))
+            _print_json(plain(reply)) if as_json else _print(status_view(reply))
+            return
+        with suppress(KeyboardInterrupt):
+            if as_json:
+                for each in client.watch(service):
+                    typer.echo(json.dumps(plain(each)))
+            else:
+                _print_live(status_view(each) for each in client.watch(service))
+
+
+@app.command()
+def history(
+    service: AnyService = "",
+    rollout: Annotated[str, typer.Option(help="Only this rollout.", show_default=False)] = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 200,
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """List what was decided, by the engine and by people, oldest first."""
+    from xds_server.client import connected, plain
+    from xds_server.console import history_view
+    from xds_server.pb import control_pb2 as pb
+
+    with connected(server) as client:
+        reply = client.call("GetHistory", pb.GetHistoryRequest(service=service, rollout=rollout, limit=limit))
+    _print_json(plain(reply)) if as_json else _print(history_view(reply.decisions))
+
+
+@app.command()
+def explain(
+    service: ServiceName,
+    segment: Annotated[str, typer.Argument(metavar="SEGMENT", help="Only this one, in full.", show_default=False)] = "",
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Tell in words what happened, to whom, why, and what you can do."""
+    from xds_server.client import connected, plain
+    from xds_server.pb import control_pb2 as pb
+
+    with connected(server) as client:
+        reply = client.call("Explain", pb.ExplainRequest(service=service, segment=segment))
+    _print_json(plain(reply)) if as_json else typer.echo(reply.text)
+
+
+@rollout_app.command("start")
+def rollout_start(
+    service: ServiceName,
+    canary: Annotated[str, typer.Option(metavar="VERSION", help="The version to roll out.", show_default=False)],
+    reason: Reason = "",
+    who: Who = "",
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Start the rollout of a version."""
+    from xds_server.client import operator
+    from xds_server.pb import control_pb2 as pb
+
+    request = pb.StartRolloutRequest(service=service, canary=canary, who=who or operator(), reason=reason)
+    _steer(server, "StartRollout", request, as_json=as_json)
+
+
+@rollout_app.command("set")
+def rollout_set(
+    service: ServiceName,
+    split: Annotated[int, typer.Option(parser=_split_bp, metavar="PERCENT", help="0% to 100%.", show_default=False)],
+    segment: Segment = "",
+    reason: Reason = "",
+    who: Who = "",
+    as_json: AsJson = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Set the split; the engine goes on from there."""
+    _act(Action.SET, service, segment, split, reason=reason, who=who, as_json=as_json, server=server)
+
+
+def _add_action(action: Action, sentence: str) -> None:
+    def command(
+        service: ServiceName,
+        segment: Segment = "",
+        reason: Reason = "",
+        who: Who = "",
+        as_json: AsJson = False,
+        server: Server = DEFAULT_SERVER,
+    ) -> None:
+        _act(action, service, segment, 0, reason=reason, who=who, as_json=as_json, server=server)
+
+    rollout_app.command(str(action), help=sentence)(command)
+
+
+_add_action(Action.PAUSE, "Raise no split; the engine may still lower it and roll back.")
+_add_action(Action.RESUME, "Let the engine go on after pause or freeze.")
+_add_action(Action.PROMOTE, "Give everybody the canary, now.")
+_add_action(Action.ROLLBACK, "Give everybody the baseline, now.")
+_add_action(Action.FREEZE, "Move nothing, not even down, until resume.")
+
+
+@rollout_app.command("list")
+def rollout_list(as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> None:
+    """List all rollouts, oldest first."""
+    from xds_server.client import connected, plain
+    from xds_server.console import rollouts_view
+    from xds_server.pb import control_pb2 as pb
+
+    with connected(server) as client:
+        reply = client.call("ListRollouts", pb.ListRolloutsRequest())
+    _print_json(plain(reply)) if as_json else _print(rollouts_view(reply.rollouts))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from xds_server import __version__
+
+    typer.echo(__version__)
+
+
+def _act(
+    action: Action, service: str, segment: str, split_bp: int, *, reason: str, who: str, as_json: bool, server: str
+) -> None:
+    from xds_server.client import operator
+    from xds_server.pb import control_pb2 as pb
+
+    request = pb.ActRequest(
+        service=service,
+        segment=segment,
+        action=pb.Action.Value(f"ACTION_{action.name}"),
+        split_bp=split_bp,
+        who=who or operator(),
+        reason=reason,
+    )
+    _steer(server, "Act", request, as_json=as_json)
+
+
+def _steer(server: str, method: str, request: object, *, as_json: bool) -> None:
+    from xds_server.client import connected, plain
+
+    with connected(server) as client:
+        reply = client.call(method, request)
+    _print_json(plain(reply)) if as_json else typer.echo(reply.message)
+
+
+@contextmanager
+def _mesh_checked() -> Iterator[None]:
+    """Print what is wrong with a mesh file, a line a problem, and exit with 2."""
+    from xds_server.settings import MeshError
+
+    try:
+        yield
+    except MeshError as error:
+        _fail(*map(str, error.problems), code=2)
+
+
+def _fail(*lines: str, code: int) -> NoReturn:
+    for line in lines:
+        typer.echo(f"serinus: {line}", err=True)
+    raise typer.Exit(code)
+
+
+def _parts(address: str) -> Address:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Texts are shown as they are (a reason may contain brackets); a pipe has no width of its own.
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 180)
+
+
+def _print(view: RenderableType) -> None:
+    _console().print(view)
+
+
+def _print_live(views: Iterator[RenderableType]) -> None:
+    console = _console()
+    if not console.is_terminal:
+        for view in views:
+            console.print(view)
+        return
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False) as live:
+        for view in views:
+            live.update(view, refresh=True)

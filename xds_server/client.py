@@ -1,0 +1,95 @@
+"""How the command line talks to a running control plane: one call, or one watch; each failure is one line."""
+
+from __future__ import annotations
+
+import getpass
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import grpc
+
+from xds_server.errors import ServerError
+from xds_server.pb import control_pb2 as pb
+from xds_server.pb import control_pb2_grpc as pb_grpc
+
+TIMEOUT_S: Final = 10.0
+MAX_REPLY_BYTES: Final = 64 * 2**20  # a full history
+_OPTIONS: Final = (("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", MAX_REPLY_BYTES))
+
+
+class Client:
+    """A control plane's control API. Each method raises ServerError if it does not answer, or refuses."""
+
+    def __init__(self, server: str, stub: pb_grpc.ControlStub) -> None:
+        self._server = server
+        self._stub = stub
+
+    def call(self, method: str, request: object) -> Any:
+        """Return the reply to one call, by the method's name in the .proto."""
+        with self._answered():
+            return getattr(self._stub, method)(request, timeout=TIMEOUT_S)
+
+    def watch(self, service: str) -> Iterator[pb.Status]:
+        """Yield the status now and at each change, for as long as the control plane lives."""
+        with self._answered():
+            stream = self._stub.WatchStatus(pb.GetStatusRequest(service=service))
+            try:
+                yield from stream
+            finally:
+                stream.cancel()
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            code, details = error.code(), " ".join((error.details() or "").split())
+            if code is grpc.StatusCode.UNAVAILABLE:
+                message = (
+                    f"no control plane answers at {self._server}; start one (serinus run) or name it with --server"
+                )
+            elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                message = f"the control plane at {self._server} did not answer within {TIMEOUT_S:.0f} s"
+            elif code is grpc.StatusCode.UNIMPLEMENTED:
+                message = f"what answers at {self._server} is not a control plane of Serinus, or an older one"
+            else:
+                message = details or code.name
+            raise ServerError(message) from error
+
+
+@contextmanager
+def connected(server: str) -> Iterator[Client]:
+    """Connect to the control plane at HOST:PORT."""
+    with grpc.insecure_channel(server, options=_OPTIONS) as channel:
+        yield Client(server, pb_grpc.ControlStub(channel))  # type: ignore[no-untyped-call]  # generated
+
+
+def operator() -> str:
+    """Return who gives a command: user@host, as far as this machine knows them."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no name for this user ID, as in many containers
+        user = f"uid-{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+def plain(value: Any) -> Any:
+    """Return a message as what `json` writes: every field, by its name in the .proto; 64-bit integers as numbers.
+
+    `json_format` writes them as strings. Numbers that JSON cannot hold (infinite, NaN) become null.
+    """
+    if hasattr(value, "DESCRIPTOR"):
+        return {field.name: plain(getattr(value, field.name)) for field in value.DESCRIPTOR.fields}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int):
+        return value
+    if isinstance(value, Mapping):
+        return {key: plain(value[key]) for key in sorted(value)}
+    if isinstance(value, Sequence):
+        return [plain(each) for each in value]
+    raise TypeError(f"{type(value).__name__} is no field's type")

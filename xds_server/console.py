@@ -1,0 +1,130 @@
+"""What the command line shows: tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from xds_server.pb import control_pb2 as pb
+
+PHASE_STYLES: Final = {
+    "promoted": "green",
+    "ramping": "cyan",
+    "baking": "cyan",
+    "rolled_back": "red",
+    "withdrawn": "yellow",
+}
+HEALTH_STYLES: Final = {"harmful": "red", "healthy": "green"}
+
+
+def status_view(status: pb.Status) -> RenderableType:
+    """Return a table a service, a row a segment, and a line about the Envoys."""
+    parts: list[RenderableType] = [_service(service) for service in status.services]
+    n_connected = sum(node.connected for node in status.nodes)
+    parts.append(
+        Text(
+            f"{n_connected} of {len(status.nodes)} Envoys connected, {status.pushes} pushes, {status.acks} ACKs, "
+            f"{status.nacks} NACKs"
+        )
+    )
+    parts += [_rejection(node) for node in status.nodes if node.rejections]
+    return Group(*parts)
+
+
+def _service(service: pb.ServiceStatus) -> Table:
+    title = Text(service.service, style="bold")
+    if service.rollout:
+        title.append(f" {service.rollout}: {service.canary} against {service.baseline}, {service.state}", style="")
+        force = "in force" if service.in_force else f"waiting for {', '.join(service.waiting_for) or 'Envoy'}"
+        title.append(f", generation {service.generation} {force}")
+        title.append(f", harm at most {service.harm_upper:.0f} of {service.harm_budget:.0f} sessions")
+    else:
+        title.append(f" no rollout, everybody on {service.baseline}", style="")
+    if service.mode == "observe":
+        title.append(" (observes only)")
+    table = Table(title=title, title_justify="left", title_style="", expand=False)
+    for name, justify in (
+        ("segment", "left"),
+        ("phase", "left"),
+        ("split", "right"),
+        ("cap", "right"),
+        ("health", "left"),
+        ("evidence", "right"),
+        ("judged", "right"),
+        ("needed", "right"),
+        ("last decision", "left"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]  # a literal, widened by the loop
+    for segment in service.segments:
+        table.add_row(*_segment(segment))
+    return table
+
+
+def _segment(segment: pb.SegmentStatus) -> Iterable[RenderableType]:
+    yield segment.segment
+    yield Text(segment.phase, style=PHASE_STYLES.get(segment.phase, ""))
+    yield f"{segment.split:.1%}"
+    yield f"{segment.cap:.1%}"
+    yield Text(segment.health, style=HEALTH_STYLES.get(segment.health, ""))
+    share = segment.evidence / segment.evidence_needed if segment.evidence_needed > 0 else 0.0
+    yield f"{max(0.0, share):.0%} {segment.leading_kpi}".rstrip()
+    yield f"{segment.canary_sessions}/{segment.baseline_sessions}"
+    yield _needed(segment)
+    yield f"{segment.verdict}: {segment.reason}" if segment.reason else segment.verdict
+
+
+def _needed(segment: pb.SegmentStatus) -> str:
+    if not segment.needed_sessions:
+        return ""
+    return f"{segment.needed_sessions}" + (
+        f" (~{segment.needed_minutes:.0f} min)" if segment.needed_minutes > 0 else ""
+    )
+
+
+def _rejection(node: pb.NodeStatus) -> Text:
+    newest = node.rejections[-1]
+    return Text(f"{node.node} rejected {newest.type} at {_time(newest.at_unix_ns)}: {newest.message}", style="red")
+
+
+def history_view(decisions: Iterable[pb.DecisionRecord]) -> Table:
+    """Return a row a decision, oldest first."""
+    table = Table("time", "service", "segment", "verdict", "split", "who", "in force", "reason")
+    for row in decisions:
+        verdict = f"{row.verdict} ({row.tier})" if row.tier else row.verdict
+        table.add_row(
+            _time(row.at_unix_ns),
+            row.service,
+            row.segment,
+            f"{verdict}, observed only" if row.observed_only else verdict,
+            f"{row.split_before_bp / 100:g} → {row.split_after_bp / 100:g} %",
+            row.who or "engine",
+            f"+{(row.in_force_unix_ns - row.at_unix_ns) / 1e9:.1f} s" if row.in_force_unix_ns else "",
+            row.reason,
+        )
+    return table
+
+
+def rollouts_view(rollouts: Iterable[pb.RolloutSummary]) -> Table:
+    """Return a row a rollout, oldest first."""
+    table = Table("rollout", "service", "canary", "baseline", "state", "started", "finished", "outcome")
+    for row in rollouts:
+        table.add_row(
+            row.rollout,
+            row.service,
+            row.canary,
+            row.baseline,
+            row.state,
+            _time(row.started_unix_ns),
+            _time(row.finished_unix_ns) if row.finished_unix_ns else "",
+            ", ".join(f"{segment} {phase}" for segment, phase in sorted(row.outcome.items())),
+        )
+    return table
+
+
+def _time(unix_ns: int) -> str:
+    return datetime.fromtimestamp(unix_ns / 1e9, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")
