@@ -1,0 +1,1 @@
+"""How unusual a session is for its segment."""

@@ -1,0 +1,115 @@
+"""Anomaly scores of sessions: an isolation forest on what people did, calibrated by conformal p-values.
+
+The forest (scikit-learn) and the click-path chain learn from one half of the segment's baseline sessions from before the
+exposure; the other half calibrates. A score of p says: a share p of usual sessions looks at least as odd
+(split conformal: Vovk, Gammerman & Shafer 2005, chapter 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.ensemble import IsolationForest
+
+from analysis.profile.clickpath import ClickPaths
+from analysis.session import NS, Session
+
+Floats = npt.NDArray[np.float64]
+
+UNUSUAL = 0.05  # a conformal p-value below this makes a session unusual
+TRAIN_N = 60  # sessions of a segment before anything is scored
+TRAIN_MAX_N = 2_000
+MAX_LABEL = 128  # labels above share the last row of the chain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """What a session did up to the age at which it is judged. `path`: labels in order; times in seconds."""
+
+    path: tuple[int, ...]
+    duration_s: float
+
+    @classmethod
+    def of(cls, session: Session, age_s: float) -> Behaviour:
+        """The behaviour of `session` within `age_s` of its first request."""
+        until_ns = session.start_ns + int(age_s * NS)
+        steps = sorted((at, min(label, MAX_LABEL - 1)) for at, label in session.path if at <= until_ns)
+        last_ns = steps[-1][0] if steps else session.start_ns
+        return cls(path=tuple(label for _, label in steps), duration_s=max(last_ns - session.start_ns, 0) / NS)
+
+
+@dataclass(slots=True)
+class _SegmentModel:
+    sessions: list[Behaviour] = field(default_factory=list)
+    chain: ClickPaths | None = None
+    forest: IsolationForest | None = None
+    calibration: Floats | None = None  # ascending scores
+
+
+class BehaviourModel:
+    """Scores sessions of S segments. Learns only from what it is given: the caller keeps exposed sessions out."""
+
+    def __init__(self, n_segments: int, *, seed: int) -> None:
+        self._models = [_SegmentModel() for _ in range(n_segments)]
+        self._seed = seed
+
+    def learn(self, segment: int, behaviour: Behaviour) -> None:
+        """Remember one usual session; at most TRAIN_MAX_N a segment, and none once the segment is fitted."""
+        model = self._models[segment]
+        if model.forest is None and len(model.sessions) < TRAIN_MAX_N:
+            model.sessions.append(behaviour)
+
+    def is_fitted(self, segment: int) -> bool:
+        return self._models[segment].forest is not None
+
+    def fit(self) -> None:
+        """Fit every segment that has TRAIN_N sessions and is not fitted. Even ones train, odd ones calibrate."""
+        for model in self._models:
+            if model.forest is None and len(model.sessions) >= TRAIN_N:
+                self._fit(model)
+
+    def _fit(self, model: _SegmentModel) -> None:
+        train, held_out = model.sessions[::2], model.sessions[1::2]
+        model.chain = ClickPaths(MAX_LABEL)
+        model.chain.learn(session.path for session in train)
+        model.forest = IsolationForest(n_estimators=50, random_state=self._seed, n_jobs=1)
+        model.forest.fit(_features(train, model.chain))
+        model.calibration = np.sort(_oddity(model, held_out))
+
+    def p_values(self, segment: int, sessions: list[Behaviour]) -> Floats:
+        """Conformal p-values in (0, 1], one a session; NaN for all of them while the segment is not fitted."""
+        model = self._models[segment]
+        if model.calibration is None or not sessions:
+            return np.full(len(sessions), np.nan)
+        at_least = len(model.calibration) - np.searchsorted(model.calibration, _oddity(model, sessions), side="left")
+        p: Floats = (1.0 + at_least) / (1.0 + len(model.calibration))
+        return p
+
+    def state(self) -> list[list[list[object]]]:
+        """The sessions that it was trained on; fitting them again gives the same model."""
+        return [[[list(s.path), s.duration_s] for s in model.sessions] for model in self._models]
+
+    def restore(self, state: list[list[list[object]]]) -> None:
+        """Take a state that `state` gave, and fit."""
+        for model, sessions in zip(self._models, state, strict=True):
+            model.sessions = [Behaviour(path=tuple(path), duration_s=float(d)) for path, d in sessions]  # type: ignore[arg-type] # by `state`
+        self.fit()
+
+
+def _features(sessions: list[Behaviour], chain: ClickPaths) -> Floats:
+    """(n, 5): requests, distinct pages, repeats of the commonest, seconds, surprise a step."""
+    rows = []
+    for session in sessions:
+        steps = len(session.path)
+        counts = np.bincount(session.path) if steps else np.zeros(1)
+        rows.append([steps, np.count_nonzero(counts), counts.max(), session.duration_s, chain.surprise(session.path) / (steps + 1)])
+    return np.asarray(rows, float)
+
+
+def _oddity(model: _SegmentModel, sessions: list[Behaviour]) -> Floats:
+    assert model.forest is not None  # noqa: S101 -- callers look at `forest` or `calibration` first
+    assert model.chain is not None  # noqa: S101
+    odd: Floats = -model.forest.score_samples(_features(sessions, model.chain))
+    return odd

@@ -1,0 +1,154 @@
+"""The composer: one service's rows in, its decisions out. Only this module knows observer, ramp and policy together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.decision import Phase, SegmentDecision
+from analysis.errors import StateError
+from analysis.observer import LATENESS_S, Observer
+from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, load_table
+from analysis.ramp import Order, Ramp
+from analysis.session import NS
+from analysis.spec import KpiKind, ServiceSpec
+
+STATE_FORMAT = 1
+POLICIES = ("budget", "fixed", "learned")
+
+
+def policy_named(name: str) -> Policy:
+    """The policy of that name. Raises ValueError with the legal names."""
+    match name:
+        case "budget":
+            return BudgetPolicy()
+        case "fixed":
+            return FixedPolicy()
+        case "learned":
+            return LearnedPolicy(load_table())
+    raise ValueError(f"unknown policy {name!r}; legal: {', '.join(POLICIES)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One rollout: its identity (which salts the hash), when it began, and (baseline, canary) of each segment in it."""
+
+    rollout: str
+    canary: str
+    started_ns: int
+    arms: Mapping[str, tuple[str, str]]
+
+
+class ServiceEngine:
+    """Watches one service all the time and steers its rollout while one runs. One owner; never touched by two threads."""
+
+    def __init__(self, spec: ServiceSpec, *, seed: int, policy: Policy | None = None) -> None:
+        self.spec = spec
+        self.policy = policy if policy is not None else policy_named(spec.rollout.policy)
+        self._seed = seed
+        self._rng = np.random.default_rng(seed)
+        self.observer = Observer(spec, seed=seed)
+        self.rollout: Rollout | None = None
+        self.ramp: Ramp | None = None
+        self._frozen_thresholds = False
+
+    def observe(self, rows: npt.NDArray[np.void]) -> None:
+        """Take rows of this service (SAMPLE_DTYPE)."""
+        self.observer.observe(rows)
+
+    def start(self, rollout: Rollout) -> None:
+        """Begin a rollout; nobody is exposed before the first decision that says so."""
+        self.rollout = rollout
+        self.ramp = Ramp(self.spec, self.policy, rollout.arms)
+        self.observer.begin(rollout.arms)
+        self._frozen_thresholds = False
+
+    def tick(self, now_ns: int, feature_labels: Mapping[str, int]) -> tuple[SegmentDecision, ...]:
+        """Judge what is due and decide; empty while no rollout runs. Splits decided here count as in force from now."""
+        window = self.observer.window(now_ns, feature_labels)
+        if self.ramp is None or self.rollout is None:
+            return ()
+        now_s = (now_ns - self.rollout.started_ns) / NS
+        if not self._frozen_thresholds and now_s >= self.spec.rollout.warmup_s:
+            self.observer.freeze_thresholds()
+            self._frozen_thresholds = True
+        if self._baseline_is_judged(now_s):
+            self.observer.behaviour.fit()
+        decisions = self.ramp.step(window, now_s=now_s, rng=self._rng)
+        self._record(decisions, now_ns)
+        return decisions
+
+    def command(self, order: Order, now_ns: int) -> tuple[SegmentDecision, ...]:
+        """Carry out a person's order on the running rollout. Raises SpecError; StateError where none runs."""
+        if self.ramp is None:
+            raise StateError(f"service {self.spec.name} has no rollout")
+        decisions = self.ramp.command(order)
+        for decision in decisions:
+            self.observer.set_split(decision.segment, decision.split_after_bp, now_ns)
+        return decisions
+
+    def _record(self, decisions: tuple[SegmentDecision, ...], now_ns: int) -> None:
+        assert self.ramp is not None  # noqa: S101 -- only called while a rollout runs
+        for decision in decisions:
+            self.observer.set_split(decision.segment, self.ramp.segments[decision.segment].split_bp, now_ns)
+
+    def _baseline_is_judged(self, now_s: float) -> bool:
+        """Whether every session from before the exposure has been judged for its behaviour."""
+        ages = [kpi.judge_after_s for kpi in self.spec.kpis if kpi.kind is KpiKind.ANOMALY]
+        return bool(ages) and now_s >= self.spec.rollout.warmup_s + ages[0] + LATENESS_S
+
+    @property
+    def is_running(self) -> bool:
+        return self.ramp is not None and not self.ramp.is_finished
+
+    def to_bytes(self, now_ns: int) -> bytes:
+        """The rollout's state for the journal; empty while there is none. Open sessions are not kept: see `from_bytes`."""
+        if self.ramp is None or self.rollout is None:
+            return b""
+        body = {
+            "format": STATE_FORMAT,
+            "at_ns": now_ns,
+            "rollout": {
+                "rollout": self.rollout.rollout,
+                "canary": self.rollout.canary,
+                "started_ns": self.rollout.started_ns,
+                "arms": {name: list(arms) for name, arms in self.rollout.arms.items()},
+            },
+            "ramp": self.ramp.state(),
+            "slow_ms": [None if np.isnan(x) else float(x) for x in self.observer.tracker.slow_ms],
+            "behaviour": self.observer.behaviour.state(),
+        }
+        return json.dumps(body, separators=(",", ":")).encode()
+
+    def from_bytes(self, data: bytes, now_ns: int) -> None:
+        """Go on with the rollout of `to_bytes` at its splits.
+
+        What nobody watched since, and the sessions that were open then, are charged to the budget as exposed. Raises
+        StateError where the data are damaged, of another format or of another specification.
+        """
+        try:
+            body = json.loads(data)
+            if body["format"] != STATE_FORMAT:
+                raise StateError(f"rollout state of format {body['format']}; this version reads format {STATE_FORMAT}")
+            about = body["rollout"]
+            arms = {name: (pair[0], pair[1]) for name, pair in about["arms"].items()}
+            at_ns = int(body["at_ns"])
+            rollout = Rollout(
+                rollout=about["rollout"], canary=about["canary"], started_ns=int(about["started_ns"]), arms=arms
+            )
+            self.start(rollout)
+            assert self.ramp is not None  # noqa: S101 -- `start` has just made it
+            self.ramp.restore(body["ramp"], gap_s=max(now_ns - at_ns, 0) / NS)
+            self.observer.tracker.slow_ms[:] = [np.nan if x is None else x for x in body["slow_ms"]]
+            self.observer.behaviour.restore(body["behaviour"])
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            self.ramp, self.rollout = None, None
+            raise StateError(f"rollout state cannot be read: {error!r}") from error
+        self._frozen_thresholds = not np.isnan(self.observer.tracker.slow_ms).all()
+        for name, state in self.ramp.segments.items():
+            if state.phase is not Phase.PINNED:
+                self.observer.set_split(name, state.split_bp, now_ns)

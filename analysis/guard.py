@@ -1,0 +1,150 @@
+"""The only place that decides which way is safe: on any doubt traffic stays where it is or goes back, never forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analysis.decision import Advance, Hold, Phase, Promote, Reason, Reduce, Rollback, Tier, Verdict, Withdraw
+from analysis.forecast.trend import Forecast
+from analysis.spec import TOTAL_BP, RolloutSpec
+
+SUSPICIOUS = 0.5  # share of the proof at which the split stops rising
+ALARMING = 0.75  # … and at which it is halved
+BREACH_TICKS = 3  # ticks in a row that a forecast must foresee the breach
+BREACH_SURE = 0.9  # probability at which a foreseen breach counts
+BREACH_LIKELY = 0.5  # … and at which nothing rises any more
+UNKNOWN_CEILING_BP = TOTAL_BP // 2
+"""While nothing is known the split stops at one half: beyond it a session teaches less (w·(1-w)) and harms more."""
+SMALLEST_BP = 100  # a split below 1 % is not worth holding open
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardView:
+    """All that is known of one segment at one tick.
+
+    `proposal_bp`: what the policy wants; `cap_bp`: what the harm budget allows. `proven`: reasons that are proof of harm,
+    `limit_only`: they rest on an absolute limit alone, and so on no comparison. `suspicion`: the strongest evidence as a share of the
+    proof. `breach_ticks`: ticks in a row with a foreseen breach *and* the evidence floor. `baseline_bad`: the baseline breaks the
+    same limit. `health_reason`: set while health is not known to be good.
+    """
+
+    phase: Phase
+    split_bp: int
+    proposal_bp: int
+    cap_bp: int
+    max_split_bp: int
+    spec: RolloutSpec
+    crash: bool = False
+    crash_everywhere: bool = False
+    silent: bool = False
+    world_bad: bool = False
+    proven: tuple[Reason, ...] = ()
+    suspicion: float = 0.0
+    suspect: Reason | None = None
+    forecast: Forecast | None = None
+    breach_ticks: int = 0
+    budget_spent: bool = False
+    unhealthy: Reason | None = None
+    stale_s: float | None = None
+    confirmed: bool = True
+    dwelt: bool = True
+    bake_done: bool = False
+    paused: bool = False
+    frozen: bool = False
+    already_reduced: bool = False
+    waits_for: tuple[str, ...] = ()
+
+
+def review(view: GuardView) -> Verdict:
+    """The verdict on one segment. Checks run from the gravest to the mildest; the first that speaks decides."""
+    if view.frozen:
+        return Hold(reasons=(_reason("frozen", "frozen by an operator"),))
+    if view.phase.is_final:
+        return Hold(reasons=(_reason("final", f"already {view.phase}"),))
+    return _back(view) or _stay(view) or _forward(view)
+
+
+def _reason(code: str, text: str) -> Reason:
+    return Reason(code=code, text=text)
+
+
+def _back(view: GuardView) -> Verdict | None:
+    """What must go back, or must not even be judged."""
+    if view.split_bp == 0:
+        return None
+    if view.world_bad and (view.proven or view.crash or view.crash_everywhere):
+        return Hold(reasons=(_reason("world", "both versions got worse: the world is bad, not the canary"), *view.proven))
+    if view.crash or view.crash_everywhere:
+        where = "everywhere" if view.crash_everywhere else "in this segment"
+        return Rollback(tier=Tier.HARD, reasons=(_reason("crash", f"most people on the canary meet failures {where}"),))
+    if view.silent:
+        text = "the canary should be in the access logs and is not"
+        return Rollback(tier=Tier.HARD, reasons=(_reason("silent", text),))
+    if view.proven:
+        return Rollback(tier=Tier.PROVEN, reasons=view.proven)
+    if view.forecast is not None and view.breach_ticks >= BREACH_TICKS:
+        return Rollback(tier=Tier.PREDICTED, reasons=(_breach(view.forecast),))
+    return _cheaper(view)
+
+
+def _cheaper(view: GuardView) -> Verdict | None:
+    """What the budget or a suspicion takes back."""
+    if view.budget_spent:
+        text = "the harm budget is used up and the canary is neither proven harmful nor proven tolerable"
+        return Withdraw(reasons=(_reason("budget_spent", text), *_listed(view.unhealthy)))
+    if view.cap_bp < view.split_bp:
+        reason = _reason("budget", f"the harm budget allows {view.cap_bp / 100:.0f} % at present")
+        return Reduce(split_bp=max(view.cap_bp, min(SMALLEST_BP, view.split_bp)), reasons=(reason,))
+    if view.suspicion >= ALARMING and not view.already_reduced and view.suspect is not None:
+        return Reduce(split_bp=max(view.split_bp // 2, SMALLEST_BP), reasons=(view.suspect,))
+    return None
+
+
+def _stay(view: GuardView) -> Hold | None:
+    """What keeps the split where it is."""
+    if view.paused:
+        return Hold(reasons=(_reason("paused", "paused by an operator"),))
+    if view.waits_for:
+        return Hold(reasons=(_reason("after", f"waits until {', '.join(view.waits_for)} is promoted"),))
+    if view.phase is Phase.WARMUP:
+        return Hold(reasons=(_reason("warmup", "learning the baseline"),))
+    if view.stale_s is not None:
+        return Hold(reasons=(_reason("no_data", f"no access logs for {view.stale_s:.0f} s"),))
+    if not view.confirmed:
+        return Hold(reasons=(_reason("unconfirmed", "waits for Envoys to acknowledge the last split"),))
+    if view.suspicion >= SUSPICIOUS and view.suspect is not None:
+        return Hold(reasons=(view.suspect,))
+    if view.forecast is not None and view.forecast.p_breach >= BREACH_LIKELY:
+        return Hold(reasons=(_breach(view.forecast),))
+    return None
+
+
+def _forward(view: GuardView) -> Verdict:
+    """How far it may go."""
+    bake_bp = min(view.spec.bake_split_bp, view.max_split_bp)
+    if view.phase is Phase.BAKING:
+        if view.unhealthy is not None:
+            return Hold(reasons=(view.unhealthy,))
+        if view.bake_done:
+            return Promote(reasons=(_reason("baked", "healthy after baking"),))
+        return Hold(reasons=(_reason("baking", f"baking at {view.split_bp / 100:.0f} %"),))
+    if not view.dwelt:
+        return Hold(reasons=(_reason("dwell", "dwells before the next step"),))
+    ceiling = min(view.cap_bp, bake_bp, view.split_bp + view.spec.max_step_bp)
+    if view.unhealthy is not None:
+        ceiling = min(ceiling, UNKNOWN_CEILING_BP)
+    split_bp = min(view.proposal_bp, ceiling)
+    if split_bp > view.split_bp and (split_bp >= SMALLEST_BP or view.split_bp >= SMALLEST_BP):
+        return Advance(split_bp=split_bp, reasons=(_reason("allowed", f"the budget allows {view.cap_bp / 100:.0f} %"),))
+    return Hold(reasons=(view.unhealthy or _reason("budget", f"the budget allows {view.cap_bp / 100:.0f} %"),))
+
+
+def _breach(forecast: Forecast) -> Reason:
+    return Reason(
+        code="forecast", text=f"{forecast.kpi} is forecast to cross its limit with probability {forecast.p_breach:.2f}",
+        kpi=forecast.kpi, observed=forecast.mean, limit=forecast.limit, unit="share of sessions",
+    )  # fmt: skip
+
+
+def _listed(reason: Reason | None) -> tuple[Reason, ...]:
+    return () if reason is None else (reason,)

@@ -1,0 +1,233 @@
+"""Rows in, windows out: one service's sessions, judged and sorted into segments and arms.
+
+An arm is told from the person's hash bucket, which no treatment can change: *canary* are those whose bucket was below the
+split all the while from their first request to the judgement, *baseline* those whose bucket was never below it. Who was
+moved in between belongs to neither, whatever happened to them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.anomaly.behaviour import UNUSUAL, Behaviour, BehaviourModel
+from analysis.sample import NO_BUCKET, UNKNOWN, SampleKind
+from analysis.session import HARM, NS, Judgement, Session, SessionTracker
+from analysis.spec import KpiKind, ServiceSpec
+from analysis.window import BASELINE, CANARY, Window, empty
+
+LATENESS_S = 1.5  # how long after its event time a log entry, span or event may come and still be judged
+RECENT_NS = 3 * NS  # span of the hard tier's look at people
+SLOW_QUANTILE = 0.95
+SLOW_MIN_N = 100  # requests of a segment before its slow threshold is frozen; below, all segments' requests serve
+DURATIONS_MAX = 20_000
+PEOPLE_MAX = 2_000_000  # people remembered as already counted; beyond it nobody new is counted (`uncounted_n`)
+
+
+class SplitHistory:
+    """The canary's share of one segment over the last `keep_s` seconds, in basis points; before that, the oldest kept."""
+
+    def __init__(self, *, keep_s: float) -> None:
+        self._keep_ns = int(keep_s * NS)
+        self._changes: deque[tuple[int, int]] = deque([(0, 0)])
+
+    def set(self, at_ns: int, split_bp: int) -> None:
+        if self._changes[-1][1] != split_bp:
+            self._changes.append((at_ns, split_bp))
+        while len(self._changes) > 1 and self._changes[1][0] < at_ns - self._keep_ns:
+            self._changes.popleft()
+
+    def extremes(self, since_ns: int, until_ns: int) -> tuple[int, int]:
+        """Lowest and highest share that was in force at any time in [since, until]."""
+        values = [self._changes[0][1]]
+        for at_ns, split_bp in self._changes:
+            if at_ns <= since_ns:
+                values = [split_bp]
+            elif at_ns <= until_ns:
+                values.append(split_bp)
+        return min(values), max(values)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Arms:
+    """Which version is which arm of a segment, and since when people are exposed (0: not yet)."""
+
+    baseline: int
+    canary: int
+    since_ns: int
+    history: SplitHistory
+
+
+class Observer:
+    """One service's eyes. Feed rows with `observe`, take a window per tick with `window`."""
+
+    def __init__(self, spec: ServiceSpec, *, seed: int) -> None:
+        self._spec = spec
+        self.tracker = SessionTracker(spec)
+        self.behaviour = BehaviourModel(len(spec.segments), seed=seed)
+        self._arms: dict[int, _Arms] = {}
+        self._people: set[int] = set()
+        self._recent: deque[npt.NDArray[np.void]] = deque()
+        self._durations: deque[npt.NDArray[np.void]] = deque(maxlen=200)
+        self._anomaly = next((i for i, kpi in enumerate(spec.kpis) if kpi.kind is KpiKind.ANOMALY), None)
+        self._exposed = np.zeros(len(spec.segments), np.int64)
+        self._arrived = np.zeros(len(spec.segments), np.int64)
+        self._entries = 0
+        self.newest_ns = 0
+        self.uncounted_n = 0
+
+    def begin(self, arms: Mapping[str, tuple[str, str]]) -> None:
+        """A rollout begins: (baseline, canary) of each segment that takes part. Nobody is exposed yet."""
+        self._people.clear()
+        index, versions = self._spec.segment_index, self._spec.version_index
+        keep_s = 2 * self._spec.oldest_judged_s + 60
+        self._arms = {
+            index[name]: _Arms(
+                baseline=versions[baseline], canary=versions[canary], since_ns=0, history=SplitHistory(keep_s=keep_s)
+            )
+            for name, (baseline, canary) in arms.items()
+        }
+
+    def set_split(self, segment: str, split_bp: int, at_ns: int) -> None:
+        """The share that is in force from now on; the first one above 0 begins the exposure."""
+        arms = self._arms.get(self._spec.segment_index[segment])
+        if arms is None:
+            return
+        arms.history.set(at_ns, split_bp)
+        if split_bp > 0 and arms.since_ns == 0:
+            arms.since_ns = at_ns
+
+    def freeze_thresholds(self) -> None:
+        """Freeze what 'slow' means, from the baseline's requests so far; a limit in the specification goes first."""
+        kpi = next((kpi for kpi in self._spec.kpis if kpi.kind is KpiKind.LATENCY), None)
+        if kpi is None:
+            return
+        if kpi.slow_ms is not None:
+            self.tracker.slow_ms[:] = kpi.slow_ms
+            return
+        if not self._durations:
+            return
+        rows = np.concatenate(list(self._durations))
+        for i in range(len(self._spec.segments)):
+            own = rows["duration_ms"][rows["segment"] == i]
+            sample = own if len(own) >= SLOW_MIN_N else rows["duration_ms"]
+            self.tracker.slow_ms[i] = float(np.quantile(sample, SLOW_QUANTILE)) * (1 + kpi.regression)
+
+    def observe(self, rows: npt.NDArray[np.void]) -> None:
+        """Take rows of this service (SAMPLE_DTYPE), in any order."""
+        if len(rows) == 0:
+            return
+        self.newest_ns = max(self.newest_ns, int(rows["start_unix_ns"].max()))
+        requests = rows[rows["kind"] == SampleKind.REQUEST]
+        self._entries += len(requests)
+        if np.isnan(self.tracker.slow_ms).any() and sum(map(len, self._durations)) < DURATIONS_MAX:
+            self._durations.append(requests[requests["segment"] != UNKNOWN])
+        self._recent.append(requests[(requests["user"] != 0) & (requests["segment"] != UNKNOWN)])
+        for session in self.tracker.observe(rows):
+            self._started(session)
+
+    def _started(self, session: Session) -> None:
+        self._arrived[session.segment] += 1
+        arms = self._arms.get(session.segment)
+        if arms is None or arms.since_ns == 0 or session.start_ns < arms.since_ns:
+            return
+        if session.version == arms.canary:
+            self._exposed[session.segment] += 1
+        if session.user in self._people:
+            return
+        if len(self._people) >= PEOPLE_MAX:
+            self.uncounted_n += 1
+            return
+        self._people.add(session.user)
+        session.counts = True
+
+    def window(self, now_ns: int, feature_labels: Mapping[str, int]) -> Window:
+        """All that has fallen due by `now_ns`, less LATENESS_S for what is still under way."""
+        window = empty(len(self._spec.segments), len(self._spec.kpis))
+        watermark_ns = now_ns - int(LATENESS_S * NS)
+        odd: dict[int, list[Session]] = {}
+        for judgement in self.tracker.judge(watermark_ns, dict(feature_labels)):
+            if judgement.kpi == self._anomaly:
+                odd.setdefault(judgement.session.segment, []).append(judgement.session)
+            else:
+                self._count(window, judgement)
+        self._judge_behaviour(window, odd)
+        people, failing = self._recent_people(now_ns)
+        exposed, self._exposed = self._exposed, np.zeros_like(self._exposed)
+        arrived, self._arrived = self._arrived, np.zeros_like(self._arrived)
+        entries, self._entries = self._entries, 0
+        return replace(window, exposed=exposed, arrived=arrived, people=people, failing=failing, entries=entries)
+
+    def _count(self, window: Window, judgement: Judgement) -> None:
+        session, kpi = judgement.session, judgement.kpi
+        age_s = self._spec.oldest_judged_s if kpi == HARM else self._spec.kpis[kpi].judge_after_s
+        arm = self._arm(session, age_s)
+        if self._is_unexposed(session) and kpi == HARM:
+            window.unexposed_harm_n[session.segment] += 1
+            window.unexposed_harm_bad[session.segment] += judgement.bad
+        elif self._is_unexposed(session):
+            window.unexposed_n[session.segment, kpi] += 1
+            window.unexposed_bad[session.segment, kpi] += judgement.bad
+        elif arm is not None and kpi == HARM:
+            window.harm_n[session.segment, arm] += 1
+            window.harm_bad[session.segment, arm] += judgement.bad
+        elif arm is not None and session.counts:
+            window.n[session.segment, kpi, arm] += 1
+            window.bad[session.segment, kpi, arm] += judgement.bad
+
+    def _is_unexposed(self, session: Session) -> bool:
+        """A baseline session that began before anybody of its segment was exposed."""
+        arms = self._arms.get(session.segment)
+        if arms is None:
+            return True
+        return (arms.since_ns == 0 or session.start_ns < arms.since_ns) and session.version == arms.baseline
+
+    def _arm(self, session: Session, age_s: float) -> int | None:
+        arms = self._arms.get(session.segment)
+        if arms is None or arms.since_ns == 0 or session.start_ns < arms.since_ns or session.bucket == NO_BUCKET:
+            return None
+        low, high = arms.history.extremes(session.start_ns, session.start_ns + int(age_s * NS))
+        if session.version == arms.canary and session.bucket < low:
+            return CANARY
+        if session.version == arms.baseline and session.bucket >= high:
+            return BASELINE
+        return None
+
+    def _judge_behaviour(self, window: Window, sessions: Mapping[int, list[Session]]) -> None:
+        if self._anomaly is None:
+            return
+        age_s = self._spec.kpis[self._anomaly].judge_after_s
+        for segment, judged in sessions.items():
+            behaviours = [Behaviour.of(session, age_s) for session in judged]
+            for session, behaviour in zip(judged, behaviours, strict=True):
+                if self._is_unexposed(session):
+                    self.behaviour.learn(segment, behaviour)
+            p_values = self.behaviour.p_values(segment, behaviours)
+            for session, p in zip(judged, p_values, strict=True):
+                if not np.isnan(p):
+                    self._count(window, Judgement(session=session, kpi=self._anomaly, bad=bool(p < UNUSUAL)))
+
+    def _recent_people(self, now_ns: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """People of the last RECENT_NS by segment and arm, and those whose newest request failed: (S, 2) each."""
+        while self._recent and (len(self._recent[0]) == 0 or self._recent[0]["start_unix_ns"].max() < now_ns - RECENT_NS):
+            self._recent.popleft()
+        people = np.zeros((len(self._spec.segments), 2), np.int64)
+        failing = np.zeros_like(people)
+        if not self._recent:
+            return people, failing
+        rows = np.concatenate(list(self._recent))
+        rows = rows[np.argsort(rows["start_unix_ns"], kind="stable")[::-1]]
+        rows = rows[rows["start_unix_ns"] >= now_ns - RECENT_NS]
+        _, newest = np.unique(rows["user"], return_index=True)
+        rows = rows[newest]
+        for segment, arms in self._arms.items():
+            here = rows["segment"] == segment
+            for arm, version in ((BASELINE, arms.baseline), (CANARY, arms.canary)):
+                mine = here & (rows["version"] == version)
+                people[segment, arm] = int(mine.sum())
+                failing[segment, arm] = int((mine & rows["error"]).sum())
+        return people, failing

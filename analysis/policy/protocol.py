@@ -1,0 +1,42 @@
+"""The seam between what is known of a segment and how much of the allowed split to use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyView:
+    """What a policy may know of one segment at one tick.
+
+    `split`, `cap` in [0, 1], cap >= 0 is what budget and guard allow now. `suspicion`: the strongest evidence of harm as a share
+    of what proves it, below 0 when it speaks for the canary. `worst_excess` in (0, 1]: excess not yet excluded. `anomaly`:
+    excess share of unusual sessions, 0 where unknown. `healthy`: whether enough is known to pass an even split.
+    """
+
+    split: float
+    cap: float
+    suspicion: float
+    worst_excess: float
+    anomaly: float
+    healthy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """A split in [0, cap] and the probability with which the policy would choose it again (logged for evaluation)."""
+
+    split: float
+    propensity: float
+
+
+class Policy(Protocol):
+    """Proposes; never decides. Must give the same proposal for the same view and generator state."""
+
+    @property
+    def name(self) -> str: ...
+
+    def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal: ...

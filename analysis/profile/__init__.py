@@ -1,0 +1,1 @@
+"""What is usual for the people of a segment."""
