@@ -350,7 +350,7 @@ def _act(
     request = pb.ActRequest(
         service=service,
         segment=segment,
-        action=pb.Action.Value(f"ACTION_{action.name}"),
+        action=getattr(pb, f"ACTION_{action.name}"),
         split_bp=split_bp,
         who=who or operator(),
         reason=reason,

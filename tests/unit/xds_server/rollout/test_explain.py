@@ -1,0 +1,158 @@
+"""What a person on call reads."""
+
+from __future__ import annotations
+
+import doctest
+from typing import Any
+
+from analysis.decision import Phase, Tier
+from xds_server.pb import control_pb2 as pb
+from xds_server.rollout import explain as module
+from xds_server.rollout.explain import PHASES, TIERS, explain
+from xds_server.store.records import DecisionRow
+
+SECOND = 10**9
+NOW = 1_700_000_000 * SECOND
+
+ERRORS = pb.KpiStatus(
+    kpi="error_rate", canary=0.081, baseline=0.005, tolerance=0.02, evidence=6.0, canary_n=412, baseline_n=1_830
+)
+
+
+def service(*segments: pb.SegmentStatus, **changes: Any) -> pb.ServiceStatus:
+    values: dict[str, Any] = {
+        "service": "checkout",
+        "rollout": "checkout-1",
+        "state": "running",
+        "mode": "act",
+        "baseline": "v1",
+        "canary": "v2",
+        "generation": 14,
+        "in_force": True,
+        "harm_budget": 500,
+        "harm_upper": 42.4,
+        "harm_reserved": 12,
+        "started_unix_ns": NOW - 200 * SECOND,
+    }
+    return pb.ServiceStatus(segments=segments, **{**values, **changes})
+
+
+POWER = pb.SegmentStatus(
+    segment="power",
+    phase="rolled_back",
+    health="harmful",
+    verdict="rollback",
+    reason="8.1 % of sessions met an error, 0.5 % on the baseline",
+    leading_kpi="error_rate",
+    evidence=6.0,
+    evidence_needed=5.5,
+    exposed_sessions=434,
+    excess_sessions=31.2,
+    largest_split=0.25,
+    kpis=[ERRORS],
+)
+EU = pb.SegmentStatus(
+    segment="eu", phase="ramping", health="unknown", split=0.125, needed_sessions=120, needed_minutes=2.5
+)
+ROLLBACK = DecisionRow(
+    at_unix_ns=NOW - 35 * SECOND,
+    service="checkout",
+    rollout="checkout-1",
+    segment="power",
+    verdict="rollback",
+    tier="proven",
+    split_before_bp=2_500,
+    split_after_bp=0,
+    generation=13,
+    reason="errors",
+    in_force_unix_ns=NOW - 34_600 * 10**6,
+)
+
+
+def test_a_rollback_is_told_with_what_happened_to_whom_why_and_what_to_do() -> None:
+    """One segment in full, every line of it."""
+    text = explain(service(POWER, EU), [ROLLBACK], segment="power", now_unix_ns=NOW)
+    assert text == (
+        "checkout: rollout checkout-1, v2 against v1, running, started 3 min ago.\n"
+        "Harm: at most 42 of the 500 bad sessions that it may cost beyond the baseline; "
+        "sessions still open could add 12.\n"
+        "In force: every Envoy that carries its traffic has configuration 14.\n"
+        "\n"
+        "power: rolled back: everybody there gets v1.\n"
+        "  Why: 8.1 % of sessions met an error, 0.5 % on the baseline\n"
+        "  To whom: 434 sessions got v2; about 31 of them went bad that would not have on v1. Largest split: 25 %.\n"
+        "  Evidence: proof of harm, from sessions that met an error.\n"
+        "  22:12:45 UTC, 35 s ago: rollback, 25 % → 0 % (on proof): errors; in force 0.4 s later\n"
+        "  sessions that met an error: 8.1 % of 412 on v2, 0.5 % of 1,830 on v1 (accepted: 2 percentage points more).\n"
+        "  You can: release a mended version: serinus rollout start checkout --canary VERSION"
+    )
+
+
+def test_a_service_without_a_rollout_says_how_to_start_one() -> None:
+    """Nothing has happened, and that is said."""
+    text = explain(pb.ServiceStatus(service="checkout", baseline="v1"), [], segment=None, now_unix_ns=NOW)
+    assert text == (
+        "checkout: no rollout yet; everybody gets v1.\nYou can: serinus rollout start checkout --canary VERSION"
+    )
+
+
+def test_not_knowing_yet_is_said_with_what_is_still_needed() -> None:
+    """No data is never told as health."""
+    text = explain(service(EU), [], segment="eu", now_unix_ns=NOW)
+    assert "eu: 12.5 % of its people get v2." in text
+    assert "Not known yet: 120 more judged sessions needed, about 2 min at today's traffic." in text
+    assert "healthy" not in text
+    unknown = pb.SegmentStatus(segment="eu", phase="ramping", needed_sessions=9, needed_minutes=-1)
+    assert "9 more judged sessions needed.\n" in explain(service(unknown), [], segment="eu", now_unix_ns=NOW)
+
+
+def test_the_short_form_names_each_segment_with_its_last_turn_only() -> None:
+    """All segments fit a screen; repeated holds and other segments' decisions are left out."""
+    hold = DecisionRow(
+        at_unix_ns=NOW,
+        service="checkout",
+        rollout="checkout-1",
+        segment="eu",
+        verdict="hold",
+        split_before_bp=1_250,
+        split_after_bp=1_250,
+        generation=14,
+        reason="dwell",
+    )
+    text = explain(service(POWER, EU), [ROLLBACK, hold], segment=None, now_unix_ns=NOW)
+    assert text.count("rollback, 25 % → 0 %") == 1
+    assert "dwell" not in text
+    assert "\n\neu: " in text
+
+
+def test_what_waits_what_is_paused_and_what_is_only_observed_is_said() -> None:
+    """The states in which nothing seems to happen are explained."""
+    waiting = explain(
+        service(EU, in_force=False, waiting_for=["edge-1", "cart-7"], state="frozen"), [], segment=None, now_unix_ns=NOW
+    )
+    assert "Not in force yet: configuration 14 waits for edge-1, cart-7." in waiting
+    assert "A person froze it" in waiting
+    assert "serinus rollout resume checkout" in waiting
+    observed = explain(service(EU, mode="observe", state="paused"), [], segment=None, now_unix_ns=NOW)
+    assert "Serinus only observes" in observed
+    assert "A person paused it" in observed
+
+
+def test_a_number_that_is_not_known_is_not_printed_as_one() -> None:
+    """An upper bound may be infinite before there is data."""
+    text = explain(service(EU, harm_upper=float("inf")), [], segment=None, now_unix_ns=NOW)
+    assert "at most an unknown number of the 500" in text
+
+
+def test_every_phase_and_tier_has_its_words() -> None:
+    """A new phase cannot be forgotten here."""
+    assert set(PHASES) == set(Phase)
+    assert set(TIERS) == set(Tier)
+    for phase in Phase:
+        segment = pb.SegmentStatus(segment="s", phase=str(phase), baseline="v1", canary="v2")
+        assert "s: " in explain(service(segment), [], segment="s", now_unix_ns=NOW)
+
+
+def test_examples_in_the_docstrings_hold() -> None:
+    """Percentages and durations as people read them."""
+    assert doctest.testmod(module).failed == 0
