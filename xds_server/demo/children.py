@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -55,10 +56,8 @@ class Child:
         return await self.process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)  # each child leads a process group of its own
-        except ProcessLookupError:
-            pass
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""What a run of the demo looks like in a terminal: the live table, lines where there is no terminal, and the verdict."""
+"""How a run of the demo looks: the live table, lines where there is no terminal, and the verdict."""
 
 from __future__ import annotations
 
