@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
@@ -18,12 +17,28 @@ import typer
 from typer.core import TyperGroup
 
 from xds_server.app_options import RunOptions
+from xds_server.arguments import (
+    DEFAULT_SERVER,
+    AnyService,
+    AsJson,
+    Fault,
+    LogLevel,
+    MeshFile,
+    Output,
+    Reason,
+    Segment,
+    Server,
+    ServiceName,
+    Who,
+    address,
+    optional_address,
+    split_bp,
+    writable,
+)
 from xds_server.errors import SerinusError
 from xds_server.rollout.command import Action
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
     from xds_server.mesh import Address
 
 
@@ -36,66 +51,6 @@ class _Verbs(TyperGroup):
         except SerinusError as error:
             _fail(str(error), code=1)
 
-
-class LogLevel(StrEnum):
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-class Fault(StrEnum):
-    NONE = "none"
-    ERRORS = "errors"
-    LATENCY = "latency"
-    ABANDONMENT = "abandonment"
-    CRASH = "crash"
-    FEATURE = "feature"
-    RANDOM = "random"
-    ALL = "all"
-
-
-class Output(StrEnum):
-    YAML = "yaml"
-    JSON = "json"
-
-
-def _address(text: str) -> str:
-    """Check HOST:PORT; a callback of options."""
-    host, separator, port = text.rpartition(":")
-    if not (separator and host and port.isdecimal() and 0 < int(port) < 65_536):
-        raise typer.BadParameter(f"'{text}' is not HOST:PORT with a port from 1 to 65535")
-    return text
-
-
-def _optional_address(text: str | None) -> str | None:
-    return None if text is None else _address(text)
-
-
-def _split_bp(text: str) -> int:
-    """Return a split in basis points from per cent: `25%`, `0.5%`."""
-    try:
-        percent = float(text.removesuffix("%"))
-    except ValueError:
-        percent = -1.0
-    if not 0 <= percent <= 100:
-        raise typer.BadParameter(f"'{text}' is not a share from 0% to 100%")
-    return round(percent * 100)
-
-
-MeshFile = Annotated[Path, typer.Argument(metavar="MESH", help="The mesh file (YAML).", show_default=False)]
-ServiceName = Annotated[str, typer.Argument(metavar="SERVICE", show_default=False)]
-AnyService = Annotated[str, typer.Argument(metavar="SERVICE", help="Only this service.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Server = Annotated[
-    str,
-    typer.Option(envvar="SERINUS_SERVER", metavar="HOST:PORT", callback=_address, help="The running control plane."),
-]
-Segment = Annotated[str, typer.Option(help="Only this segment; without it, every segment.", show_default=False)]
-Reason = Annotated[str, typer.Option(help="Why; it is journalled.", show_default=False)]
-Who = Annotated[str, typer.Option(help="Who; without it, user@host.", show_default=False)]
-
-DEFAULT_SERVER: Final = "127.0.0.1:18000"
 
 _TYPER: Final[dict[str, Any]] = {"pretty_exceptions_enable": False, "no_args_is_help": True, "add_completion": False}
 app = typer.Typer(cls=_Verbs, help="Serinus, an Envoy control plane that learns.", **_TYPER)
@@ -146,14 +101,21 @@ def run(
 @app.command()
 def demo(
     fault: Annotated[Fault, typer.Option(help="What is wrong with version 2.")] = Fault.ALL,
-    seed: Annotated[int, typer.Option(help="Of people, chance and the random fault.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of people, chance and the random fault.")] = 0,
     duration: Annotated[float, typer.Option(min=10, help="Seconds, at most.")] = 120.0,
-    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the summary as JSON.")] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--json", metavar="FILE", callback=writable, help="Write the summary as JSON.", show_default=False
+        ),
+    ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live view.")] = False,
 ) -> None:
     """Roll out version 2 of a small shop on real Envoys, on this machine, and watch Serinus judge it."""
-    from xds_server.demo.runner import DemoOptions, run_demo
-
+    try:
+        from xds_server.demo.runner import DemoOptions, run_demo
+    except ModuleNotFoundError as error:
+        _fail(f"the demo needs {error.name}: install serinus[demo]", code=1)
     options = DemoOptions(fault=str(fault), seed=seed, duration_s=duration, json_path=json_file, plain=plain)
     raise typer.Exit(run_demo(options))
 
@@ -189,10 +151,10 @@ def bootstrap(
     mesh: MeshFile,
     node: Annotated[str, typer.Option(help="The Envoy's node ID.", show_default=False)],
     xds: Annotated[
-        str, typer.Option(metavar="HOST:PORT", callback=_address, help="The control plane.")
+        str, typer.Option(metavar="HOST:PORT", callback=address, help="The control plane.")
     ] = DEFAULT_SERVER,
     admin: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", callback=_optional_address, help="Envoy's admin interface; none.")
+        str | None, typer.Option(metavar="HOST:PORT", callback=optional_address, help="Envoy's admin interface; none.")
     ] = None,
     output: Annotated[Output, typer.Option()] = Output.YAML,
 ) -> None:
@@ -219,20 +181,20 @@ def status(
 ) -> None:
     """Show what is happening: splits, evidence, phases, and which Envoys have what."""
     from xds_server.client import connected, plain
-    from xds_server.console import status_view
+    from xds_server.console import show, show_live, status_view
     from xds_server.pb import control_pb2 as pb
 
     with connected(server) as client:
         if not watch:
             reply = client.call("GetStatus", pb.GetStatusRequest(service=service))
-            _print_json(plain(reply)) if as_json else _print(status_view(reply))
+            _print_json(plain(reply)) if as_json else show(status_view(reply))
             return
         with suppress(KeyboardInterrupt):
             if as_json:
                 for each in client.watch(service):
                     typer.echo(json.dumps(plain(each)))
             else:
-                _print_live(status_view(each) for each in client.watch(service))
+                show_live(status_view(each) for each in client.watch(service))
 
 
 @app.command()
@@ -245,12 +207,12 @@ def history(
 ) -> None:
     """List what was decided, by the engine and by people, oldest first."""
     from xds_server.client import connected, plain
-    from xds_server.console import history_view
+    from xds_server.console import history_view, show
     from xds_server.pb import control_pb2 as pb
 
     with connected(server) as client:
         reply = client.call("GetHistory", pb.GetHistoryRequest(service=service, rollout=rollout, limit=limit))
-    _print_json(plain(reply)) if as_json else _print(history_view(reply.decisions))
+    _print_json(plain(reply)) if as_json else show(history_view(reply.decisions))
 
 
 @app.command()
@@ -289,7 +251,7 @@ def rollout_start(
 @rollout_app.command("set")
 def rollout_set(
     service: ServiceName,
-    split: Annotated[int, typer.Option(parser=_split_bp, metavar="PERCENT", help="0% to 100%.", show_default=False)],
+    split: Annotated[int, typer.Option(parser=split_bp, metavar="PERCENT", help="0% to 100%.", show_default=False)],
     segment: Segment = "",
     reason: Reason = "",
     who: Who = "",
@@ -325,12 +287,30 @@ _add_action(Action.FREEZE, "Move nothing, not even down, until resume.")
 def rollout_list(as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> None:
     """List all rollouts, oldest first."""
     from xds_server.client import connected, plain
-    from xds_server.console import rollouts_view
+    from xds_server.console import rollouts_view, show
     from xds_server.pb import control_pb2 as pb
 
     with connected(server) as client:
         reply = client.call("ListRollouts", pb.ListRolloutsRequest())
-    _print_json(plain(reply)) if as_json else _print(rollouts_view(reply.rollouts))
+    _print_json(plain(reply)) if as_json else show(rollouts_view(reply.rollouts))
+
+
+@train_app.command("policy")
+def train_policy(
+    seed: Annotated[int, typer.Option(help="The same seed gives the same table.")] = 0,
+    episodes: Annotated[int, typer.Option(min=1, help="Rollouts to play in the simulator.")] = 20_000,
+    output: Annotated[Path, typer.Option(metavar="FILE", callback=writable)] = Path("q_table.json"),
+) -> None:
+    """Train the reinforcement-learning policy in the simulator; write its table with seed, episodes and scores."""
+    from analysis.simulation.training import train
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
+        task = progress.add_task("episodes", total=episodes)
+        table = train(seed=seed, episodes=episodes, progress=lambda done: progress.update(task, completed=done))
+    output.write_text(table.to_json())
+    typer.echo(f"{output}: {json.dumps(table.origin)}")
 
 
 @app.command()
@@ -342,7 +322,7 @@ def version() -> None:
 
 
 def _act(
-    action: Action, service: str, segment: str, split_bp: int, *, reason: str, who: str, as_json: bool, server: str
+    action: Action, service: str, segment: str, split: int, *, reason: str, who: str, as_json: bool, server: str
 ) -> None:
     from xds_server.client import operator
     from xds_server.pb import control_pb2 as pb
@@ -351,7 +331,7 @@ def _act(
         service=service,
         segment=segment,
         action=getattr(pb, f"ACTION_{action.name}"),
-        split_bp=split_bp,
+        split_bp=split,
         who=who or operator(),
         reason=reason,
     )
@@ -383,34 +363,10 @@ def _fail(*lines: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _parts(address: str) -> Address:
-    host, _, port = address.rpartition(":")
+def _parts(text: str) -> Address:
+    host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    # Texts are shown as they are (a reason may contain brackets); a pipe has no width of its own.
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 180)
-
-
-def _print(view: RenderableType) -> None:
-    _console().print(view)
-
-
-def _print_live(views: Iterator[RenderableType]) -> None:
-    console = _console()
-    if not console.is_terminal:
-        for view in views:
-            console.print(view)
-        return
-    from rich.live import Live
-
-    with Live(console=console, auto_refresh=False) as live:
-        for view in views:
-            live.update(view, refresh=True)

@@ -1,12 +1,14 @@
-"""What the command line shows: tables for people."""
+"""What the command line shows people: tables, once or live."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +22,28 @@ PHASE_STYLES: Final = {
     "withdrawn": "yellow",
 }
 HEALTH_STYLES: Final = {"harmful": "red", "healthy": "green"}
+
+
+def show(view: RenderableType) -> None:
+    """Print a view once."""
+    _console().print(view)
+
+
+def show_live(views: Iterator[RenderableType]) -> None:
+    """Show each view in the place of the one before; one after the other where there is no terminal."""
+    console = _console()
+    if not console.is_terminal:
+        for view in views:
+            console.print(view)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for view in views:
+            live.update(view, refresh=True)
+
+
+def _console() -> Console:
+    # Texts are shown as they are (a reason may contain brackets); a pipe has no width of its own.
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 180)
 
 
 def status_view(status: pb.Status) -> RenderableType:

@@ -93,6 +93,8 @@ def test_help_is_fast_because_nothing_heavy_is_imported() -> None:
         ("rollout", "set", "checkout", "--split", "much"),
         ("rollout", "set", "checkout", "--split", "nan"),
         ("demo", "--fault", "flood"),
+        ("demo", "--json", "/nosuch/summary.json"),
+        ("train", "policy", "--episodes", "0"),
         ("run", "mesh.yaml", "--grpc-port", "70000"),
     ],
 )
