@@ -115,6 +115,7 @@ _SPAN_KIND_SERVER = 2
 _STATUS_CODE_ERROR = 2
 _INT64_END = 1 << 63
 _MAX_PATH_SEGMENTS = 4
+_MAX_PATH = 1024  # bytes of a path that are looked at
 _MAX_LABEL = 120  # characters
 _ID = re.compile(
     r"\d+|[0-9a-fA-F]{12,}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|.{41,}",
@@ -301,8 +302,8 @@ def path_template(path: bytes) -> str:
     >>> path_template(b"/product/1234/reviews?page=2")
     '/product/*/reviews'
     """
-    plain = path.split(b"?", 1)[0].split(b"#", 1)[0].decode("utf-8", "replace")
-    segments = [segment for segment in plain.split("/", 64) if segment][:_MAX_PATH_SEGMENTS]
+    plain = path[:_MAX_PATH].split(b"?", 1)[0].split(b"#", 1)[0].decode("utf-8", "replace")
+    segments = [segment for segment in plain.split("/") if segment][:_MAX_PATH_SEGMENTS]
     return "/" + "/".join("*" if _ID.fullmatch(segment) else segment for segment in segments)
 
 

@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from envoy.data.accesslog.v3 import accesslog_pb2
+
+from analysis.sample import NO_BUCKET, SAMPLE_DTYPE, UNKNOWN, SampleKind, Vocabulary
+from xds_server.assign import bucket
+from xds_server.ingest.decode import (
+    FLAG_NAMES,
+    DecodeRules,
+    Drop,
+    Row,
+    Stamp,
+    decode_event,
+    decode_request,
+    decode_span,
+    generation_of,
+    is_later_hop,
+    path_template,
+    read_stamp,
+    response_flags,
+    rules_of,
+    user_hash,
+)
+from xds_server.mesh import Mesh
+from xds_server.pb import als_pb2, otlp_pb2
+
+Entry = accesslog_pb2.HTTPAccessLogEntry
+V1, V2 = 0, 1
+UNIX_NS = 1_700_000_000_000_000_000
+
+
+def lean(entry: Entry) -> als_pb2.HttpEntry:
+    """What Serinus sees of Envoy's message: the same bytes, read with fewer fields."""
+    return als_pb2.HttpEntry.FromString(entry.SerializeToString())
+
+
+def hash_user(key: bytes) -> int:
+    return user_hash(b"secret", key)
+
+
+def decode(entry: Entry, rules: DecodeRules, vocabulary: Vocabulary | None = None) -> Row | Drop:
+    stamp = read_stamp(lean(entry))
+    if not isinstance(stamp, Stamp):
+        return stamp
+    return decode_request(lean(entry), stamp, rules, vocabulary or Vocabulary(), hash_user)
+
+
+def sample(row: Row | Drop) -> Any:
+    """The row as the core sees it."""
+    assert not isinstance(row, Drop), row
+    return np.array([row], dtype=SAMPLE_DTYPE)[0]
+
+
+@pytest.fixture
+def error(rules: DecodeRules, make_entry: Callable[..., Entry]) -> Callable[..., bool]:
+    return lambda **entry: bool(sample(decode(make_entry(**entry), rules))["error"])
+
+
+def test_a_finished_request_becomes_a_sample(rules: DecodeRules, make_entry: Callable[..., Entry]) -> None:
+    vocabulary = Vocabulary()
+    row = sample(decode(make_entry(), rules, vocabulary))
+    assert row["start_unix_ns"] == UNIX_NS
+    assert row["duration_ms"] == pytest.approx(12.5)
+    assert row["user"] == hash_user(b"anna")
+    assert row["bucket"] == bucket("shop-1", "anna")
+    assert row["segment"] == 1
+    assert row["version"] == V2
+    assert vocabulary.labels[row["label"]] == "/product/*"
+    assert row["kind"] == SampleKind.REQUEST
+    assert not row["error"]
+    assert not row["goal"]
+
+
+@pytest.mark.parametrize(
+    ("status", "failed"), [(100, 0), (204, 0), (302, 0), (404, 0), (418, 1), (499, 0), (500, 1), (503, 1), (599, 1)]
+)
+def test_the_status_fails_a_request_where_the_service_says_so(
+    status: int, failed: int, error: Callable[..., bool]
+) -> None:
+    assert error(status=status) == bool(failed)
+
+
+@pytest.mark.parametrize(("field", "name"), [flag for flag in FLAG_NAMES.items() if flag[1] != "UAEX"])
+def test_a_flag_fails_a_request_where_the_service_says_so(
+    field: str, name: str, rules: DecodeRules, error: Callable[..., bool]
+) -> None:
+    assert error(flags=(field,)) == (name in rules.failing_flags)
+
+
+def test_every_flag_of_envoys_has_its_short_name() -> None:
+    envoys = {field.name: field.number for field in accesslog_pb2.ResponseFlags.DESCRIPTOR.fields}
+    ours = {field.name: field.number for field in als_pb2.ResponseFlags.DESCRIPTOR.fields}
+    assert ours == envoys
+    assert set(FLAG_NAMES) == set(envoys)
+    assert len(set(FLAG_NAMES.values())) == len(envoys)
+
+
+def test_a_refusal_for_want_of_authorisation_has_a_flag_of_its_own() -> None:
+    flags = accesslog_pb2.ResponseFlags()
+    flags.unauthorized_details.reason = accesslog_pb2.ResponseFlags.Unauthorized.EXTERNAL_SERVICE
+    assert response_flags(flags.SerializeToString()) == {"UAEX"}
+
+
+def test_a_client_that_hangs_up_is_no_error(error: Callable[..., bool]) -> None:
+    assert not error(status=None, flags=("downstream_connection_termination",))
+    assert not error(status=None, flags=("downstream_remote_reset",))
+
+
+def test_a_client_that_hangs_up_on_a_failed_upstream_does_not_hide_the_failure(error: Callable[..., bool]) -> None:
+    assert error(status=None, flags=("downstream_connection_termination", "upstream_request_timeout"))
+
+
+@pytest.mark.parametrize(
+    ("grpc_status", "failed"),
+    [("0", 0), ("1", 0), ("3", 0), ("5", 0), ("7", 0), ("2", 1), ("4", 1), ("12", 1), ("13", 1), ("14", 1), ("15", 1)],
+)
+def test_a_grpc_call_answers_200_and_fails_all_the_same(
+    grpc_status: str, failed: int, error: Callable[..., bool]
+) -> None:
+    assert error(status=200, trailers={"grpc-status": grpc_status}) == bool(failed)
+    assert error(status=200, headers={"grpc-status": grpc_status}) == bool(failed)
+
+
+@pytest.mark.parametrize("nonsense", ["", "OK", "-1", "٣", "9" * 5000])
+def test_a_grpc_status_that_is_no_number_is_a_failure(nonsense: str, error: Callable[..., bool]) -> None:
+    assert error(status=200, trailers={"grpc-status": nonsense})
+
+
+def test_a_service_may_leave_grpc_statuses_out(mesh: Mesh, make_entry: Callable[..., Entry]) -> None:
+    shop = mesh.services["shop"]
+    rules = rules_of(dataclasses.replace(shop, errors=dataclasses.replace(shop.errors, grpc_failing=False)))
+    assert not sample(decode(make_entry(trailers={"grpc-status": "14"}), rules))["error"]
+
+
+@pytest.mark.parametrize("cluster", ["", "shop|v9", "other|v1", "shop"])
+def test_a_request_refused_before_a_version_was_chosen_counts_as_an_error_of_no_version(
+    cluster: str, rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    row = sample(decode(make_entry(cluster=cluster, status=503, flags=("no_cluster_found",)), rules))
+    assert row["version"] == UNKNOWN
+    assert row["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "reached"),
+    [
+        ("/checkout/done", 200, True),
+        ("/checkout/done?order=5", 302, True),
+        ("/checkout/done", 404, False),
+        ("/checkout/done", 503, False),
+        ("/checkout/done", None, False),
+        ("/checkout", 200, False),
+    ],
+)
+def test_the_goal_is_reached_by_a_request_that_succeeds(
+    path: str, status: int | None, reached: bool, rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    assert sample(decode(make_entry(path=path, status=status), rules))["goal"] == reached
+
+
+def test_the_goal_is_what_the_client_asked_for_and_not_what_a_route_made_of_it(
+    rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    entry = make_entry(path="/v2/done")
+    entry.request.original_path = "/checkout/done"
+    assert sample(decode(entry, rules))["goal"]
+
+
+def test_nobody_known_is_user_0_and_has_no_bucket(rules: DecodeRules, make_entry: Callable[..., Entry]) -> None:
+    row = sample(decode(make_entry(key=""), rules))
+    assert row["user"] == 0
+    assert row["bucket"] == NO_BUCKET
+
+
+def test_a_request_routed_while_no_rollout_ran_has_no_bucket(
+    rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    row = sample(decode(make_entry(rollout=""), rules))
+    assert row["user"] == hash_user(b"anna")
+    assert row["bucket"] == NO_BUCKET
+
+
+def test_a_key_that_is_not_utf_8_is_still_a_person(rules: DecodeRules, make_entry: Callable[..., Entry]) -> None:
+    entry = lean(make_entry())
+    stamp = read_stamp(entry)
+    assert isinstance(stamp, Stamp)
+    row = sample(decode_request(entry, stamp._replace(key=b"\xff\xfe"), rules, Vocabulary(), hash_user))
+    assert row["user"] == hash_user(b"\xff\xfe")
+    assert row["bucket"] == NO_BUCKET
+
+
+def test_the_time_to_the_last_byte_is_what_the_client_waited(
+    rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    entry = make_entry()
+    entry.common_properties.ClearField("time_to_last_downstream_tx_byte")
+    assert sample(decode(entry, rules))["duration_ms"] == pytest.approx(13.0)
+    entry.common_properties.ClearField("duration")
+    assert sample(decode(entry, rules))["duration_ms"] == 0.0
+    entry.common_properties.duration.seconds = -5
+    assert sample(decode(entry, rules))["duration_ms"] == 0.0
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 9_223_372_037])
+def test_a_request_that_started_at_no_time_is_dropped(
+    seconds: int, rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    entry = make_entry()
+    entry.common_properties.start_time.seconds = seconds
+    assert decode(entry, rules) is Drop.NO_TIME
+
+
+@pytest.mark.parametrize("segment", ["", "mars"])
+def test_a_segment_that_the_service_has_not_is_dropped(
+    segment: str, rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    assert decode(make_entry(segment=segment), rules) is Drop.UNKNOWN_SEGMENT
+
+
+def test_a_route_that_only_forwards_reports_nothing(rules: DecodeRules, make_entry: Callable[..., Entry]) -> None:
+    assert decode(make_entry(service="", segment=""), rules) is Drop.FORWARDING_HOP
+
+
+@pytest.mark.parametrize("kind", accesslog_pb2.AccessLogType.keys())
+def test_only_finished_requests_count(kind: str, rules: DecodeRules, make_entry: Callable[..., Entry]) -> None:
+    entry = make_entry()
+    entry.common_properties.access_log_type = accesslog_pb2.AccessLogType.Value(kind)
+    finished = kind in {"NotSet", "DownstreamEnd"}
+    assert (decode(entry, rules) is Drop.UNFINISHED) == (not finished)
+
+
+def test_an_older_envoys_entry_in_mid_request_does_not_count(
+    rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    entry = make_entry()
+    entry.common_properties.access_log_type = accesslog_pb2.NotSet
+    entry.common_properties.intermediate_log_entry = True
+    assert decode(entry, rules) is Drop.UNFINISHED
+
+
+@pytest.mark.parametrize(
+    ("hop", "role", "later"),
+    [
+        ("gateway", b"gateway", False),
+        ("gateway", b"sidecar", True),
+        ("sidecar", b"sidecar", False),
+        ("", b"sidecar", False),  # answered before the hop could be written: nobody before has split
+    ],
+)
+def test_the_first_splitting_hop_reports(hop: str, role: bytes, later: bool, make_entry: Callable[..., Entry]) -> None:
+    stamp = read_stamp(lean(make_entry(hop=hop)))
+    assert isinstance(stamp, Stamp)
+    assert is_later_hop(stamp, role) is later
+
+
+@pytest.mark.parametrize(
+    ("tag", "generation"), [("7", 7), ("", None), ("x", None), ("-1", None), ("1" * 400, None), ("٣", None)]
+)
+def test_the_generation_is_a_number_or_unknown(
+    tag: str, generation: int | None, make_entry: Callable[..., Entry]
+) -> None:
+    stamp = read_stamp(lean(make_entry(generation=tag)))
+    assert isinstance(stamp, Stamp)
+    assert generation_of(stamp) == generation
+
+
+def test_flags_that_are_no_message_are_malformed(rules: DecodeRules, make_entry: Callable[..., Entry]) -> None:
+    entry = lean(make_entry())
+    entry.common_properties.response_flags = b"\xff"
+    stamp = read_stamp(entry)
+    assert isinstance(stamp, Stamp)
+    assert decode_request(entry, stamp, rules, Vocabulary(), hash_user) is Drop.MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        (b"", "/"),
+        (b"/", "/"),
+        (b"/cart/", "/cart"),
+        (b"//cart", "/cart"),
+        (b"/product/17?x=1#top", "/product/*"),
+        (b"/product/17a", "/product/17a"),
+        (b"/order/3f2504e0-4f89-11d3-9a0c-0305e82c3301/items", "/order/*/items"),
+        (b"/blob/DEADBEEFdeadbeef", "/blob/*"),
+        (b"/blob/deadbeef", "/blob/deadbeef"),
+        (b"/t/" + b"x" * 41, "/t/*"),
+        (b"/a/b/c/d/e/f", "/a/b/c/d"),
+        (b"/pkg.Service/Method", "/pkg.Service/Method"),
+        (b"/caf\xc3\xa9", "/café"),
+        (b"/\xff", "/\ufffd"),
+        (b"?q", "/"),
+        (b"/" * 100_000, "/"),
+    ],
+)
+def test_paths_of_the_same_kind_share_a_template(path: bytes, template: str) -> None:
+    assert path_template(path) == template
+
+
+def test_a_person_is_known_by_a_keyed_hash() -> None:
+    assert user_hash(b"k", b"anna") == user_hash(b"k", b"anna")
+    assert user_hash(b"k", b"anna") != user_hash(b"other", b"anna")
+    assert user_hash(b"k", b"anna") != user_hash(b"k", b"anni")
+    assert user_hash(b"k", b"") == 0
+
+
+# --- OpenTelemetry
+
+
+def pairs(attributes: dict[str, str | int]) -> list[otlp_pb2.KeyValue]:
+    return [
+        otlp_pb2.KeyValue(
+            key=key.encode(),
+            value=otlp_pb2.AnyValue(string_value=value.encode())
+            if isinstance(value, str)
+            else otlp_pb2.AnyValue(int_value=value),
+        )
+        for key, value in attributes.items()
+    ]
+
+
+def span(*, kind: int = 2, code: int = 2, unix_ns: int = UNIX_NS, **attributes: str | int) -> otlp_pb2.Span:
+    named = {name.replace("_", "."): value for name, value in attributes.items()}
+    return otlp_pb2.Span(
+        kind=kind, start_time_unix_nano=unix_ns, status=otlp_pb2.Status(code=code), attributes=pairs(named)
+    )
+
+
+def event(name: str, *, unix_ns: int = UNIX_NS, **attributes: str | int) -> otlp_pb2.LogRecord:
+    named = {key.replace("_", "."): value for key, value in attributes.items()}
+    return otlp_pb2.LogRecord(event_name=name.encode(), time_unix_nano=unix_ns, attributes=pairs(named))
+
+
+def test_a_failed_server_span_is_an_error_of_its_person(rules: DecodeRules) -> None:
+    vocabulary = Vocabulary()
+    row = sample(decode_span(span(user_id="anna", url_path="/cart/17"), V2, rules, vocabulary, hash_user))
+    assert row["kind"] == SampleKind.SPAN_ERROR
+    assert row["error"]
+    assert row["user"] == hash_user(b"anna")
+    assert (row["version"], row["segment"], row["bucket"]) == (V2, UNKNOWN, NO_BUCKET)
+    assert vocabulary.labels[row["label"]] == "/cart/*"
+
+
+@pytest.mark.parametrize(("kind", "code"), [(2, 0), (2, 1), (3, 2), (1, 2), (0, 2)])
+def test_any_other_span_says_nothing_against_the_service(kind: int, code: int, rules: DecodeRules) -> None:
+    assert decode_span(span(kind=kind, code=code), V2, rules, Vocabulary(), hash_user) is Drop.NOT_A_SERVER_ERROR
+
+
+def test_a_failed_span_of_nobody_is_kept(rules: DecodeRules) -> None:
+    assert sample(decode_span(span(), V1, rules, Vocabulary(), hash_user))["user"] == 0
+
+
+def test_a_service_may_leave_spans_out(rules: DecodeRules) -> None:
+    deaf = dataclasses.replace(rules, span_status=False)
+    assert decode_span(span(), V1, deaf, Vocabulary(), hash_user) is Drop.IGNORED_BY_RULE
+
+
+def test_a_span_of_no_time_is_dropped(rules: DecodeRules) -> None:
+    assert decode_span(span(unix_ns=0), V1, rules, Vocabulary(), hash_user) is Drop.NO_TIME
+    assert decode_span(span(unix_ns=2**64 - 1), V1, rules, Vocabulary(), hash_user) is Drop.NO_TIME
+
+
+def test_a_feature_that_a_kpi_asks_for_is_a_sample(rules: DecodeRules) -> None:
+    vocabulary = Vocabulary()
+    used = event("feature.used", feature_name="wishlist", user_id="anna")
+    row = sample(decode_event(used, V2, rules, vocabulary, hash_user))
+    assert row["kind"] == SampleKind.FEATURE
+    assert vocabulary.labels[row["label"]] == "feature:wishlist"
+    assert row["user"] == hash_user(b"anna")
+    assert not row["error"]
+    other = event("feature.used", feature_name="compare", user_id="anna")
+    assert decode_event(other, V2, rules, vocabulary, hash_user) is Drop.UNWANTED_FEATURE
+
+
+@pytest.mark.parametrize(
+    ("record", "label"),
+    [
+        (event("page.view", url_path="/product/17?x=1", user_id="anna"), "/product/*"),
+        (event("app.screen.view", app_screen_name="Home", user_id="anna"), "screen:Home"),
+        (event("", event_name="page.view", url_path="/", user_id="anna"), "/"),
+    ],
+)
+def test_a_page_seen_is_a_sample(record: otlp_pb2.LogRecord, label: str, rules: DecodeRules) -> None:
+    vocabulary = Vocabulary()
+    row = sample(decode_event(record, V1, rules, vocabulary, hash_user))
+    assert row["kind"] == SampleKind.PAGE
+    assert vocabulary.labels[row["label"]] == label
+
+
+@pytest.mark.parametrize(
+    ("record", "drop"),
+    [
+        (event("", url_path="/", user_id="anna"), Drop.NOT_AN_EVENT),
+        (event("exception", user_id="anna"), Drop.NOT_AN_EVENT),
+        (event("page.view", user_id="anna"), Drop.NO_LABEL),
+        (event("page.view", url_path="/"), Drop.NO_USER),
+        (event("page.view", url_path="/", user_id="anna", unix_ns=0), Drop.NO_TIME),
+    ],
+)
+def test_an_event_that_cannot_be_placed_is_dropped(record: otlp_pb2.LogRecord, drop: Drop, rules: DecodeRules) -> None:
+    assert decode_event(record, V1, rules, Vocabulary(), hash_user) is drop
+
+
+def test_an_event_without_a_time_happened_when_it_was_observed(rules: DecodeRules) -> None:
+    record = event("page.view", url_path="/", user_id="anna", unix_ns=0)
+    record.observed_time_unix_nano = UNIX_NS
+    assert sample(decode_event(record, V1, rules, Vocabulary(), hash_user))["start_unix_ns"] == UNIX_NS
+
+
+@pytest.mark.parametrize(
+    ("attributes", "key"),
+    [
+        ({"user_id": "a", "enduser_pseudo_id": "b", "session_id": "c"}, b"a"),
+        ({"enduser_pseudo_id": "b", "session_id": "c"}, b"b"),
+        ({"user_id": "", "session_id": "c"}, b"c"),
+        ({"user_id": 17}, b"17"),
+    ],
+)
+def test_a_person_is_named_by_the_first_attribute_that_is_there(
+    attributes: dict[str, str | int], key: bytes, rules: DecodeRules
+) -> None:
+    assert sample(decode_span(span(**attributes), V1, rules, Vocabulary(), hash_user))["user"] == hash_user(key)
