@@ -98,7 +98,10 @@ def _headers(segment: str, rng: random.Random) -> dict[str, str]:
 
 @dataclass(slots=True)
 class Tally:
-    """What befell the people of one segment at one version. A session counts for the canary once it has met it."""
+    """What befell the people of one segment at one version.
+
+    A session counts where it began, except that whomever the canary's fault met counts for the canary.
+    """
 
     requests: int = 0
     failed: int = 0
@@ -114,13 +117,13 @@ class Tally:
 class Journey:
     """One session as it went."""
 
-    canary: bool = False
+    began_at: str | None = None  # the version that gave the first answer
+    struck_by_canary: bool = False
     error: bool = False
     slow: bool = False
     faulty: bool = False
     reached: bool = False
     left_canary_unix: float | None = None  # when the last answer from the canary came, while it is the latest
-    gave_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +141,7 @@ class Books:
     """The truth of a run, kept by whoever lives through it."""
 
     baseline: str
+    canary: str
     tallies: dict[str, dict[str, Tally]] = field(default_factory=lambda: {segment: {} for segment in SEGMENTS})
     failed: dict[Cause, int] = field(default_factory=lambda: {"fault": 0, "chance": 0, "other": 0})
     others: list[str] = field(default_factory=list)
@@ -159,6 +163,8 @@ class Books:
             self._failure(answer)
         journey.slow |= answer.slow
         journey.faulty |= answer.cause == "fault"
+        journey.struck_by_canary |= answer.cause == "fault" and answer.version == self.canary
+        journey.began_at = journey.began_at or answer.version
         self._move(segment, journey, answer.version)
 
     def _failure(self, answer: Answer) -> None:
@@ -173,12 +179,12 @@ class Books:
             if journey.left_canary_unix is not None:
                 self.flips.append({"segment": segment, "from_unix": journey.left_canary_unix, "to_unix": now})
             journey.left_canary_unix = None
-        elif version != UNANSWERED:
-            journey.canary = True
+        elif version == self.canary:
             journey.left_canary_unix = now
 
-    def session(self, segment: str, journey: Journey, canary: str) -> None:
-        tally = self.tally(segment, canary if journey.canary else self.baseline)
+    def session(self, segment: str, journey: Journey) -> None:
+        on_canary = journey.struck_by_canary or journey.began_at == self.canary
+        tally = self.tally(segment, self.canary if on_canary else self.baseline)
         tally.sessions += 1
         tally.error += journey.error
         tally.slow += journey.slow
@@ -197,7 +203,6 @@ class People:
     host: str
     client: aiohttp.ClientSession
     books: Books
-    canary: str
     slow_ms: float
 
     async def walk(self, plan: SessionPlan) -> None:
@@ -217,7 +222,7 @@ class People:
         except asyncio.CancelledError:
             self.books.cut += 1
             raise
-        self.books.session(plan.segment, journey, self.canary)
+        self.books.session(plan.segment, journey)
 
     async def _ask(self, plan: SessionPlan, visit: Visit) -> Answer:
         headers = {**plan.headers, "host": self.host}
@@ -287,7 +292,7 @@ async def run(options: argparse.Namespace) -> dict[str, object]:
     shops = dict(shop.split("=", 1) for shop in options.shops.split(","))
     baseline, canary = tuple(shops)[:2]
     installed = Installed(plan=plan_faults(options.fault, options.seed, options.onset), shops=shops)
-    books = Books(baseline=baseline)
+    books = Books(baseline=baseline, canary=canary)
     started = time.time()
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
@@ -300,7 +305,6 @@ async def run(options: argparse.Namespace) -> dict[str, object]:
             host=options.host,
             client=client,
             books=books,
-            canary=canary,
             slow_ms=options.slow_ms,
         )
         crowd = asyncio.create_task(

@@ -124,8 +124,9 @@ class _Demo:
 
     async def play(self) -> Summary:
         loop, me = asyncio.get_running_loop(), asyncio.current_task()
-        if me is not None:
-            loop.add_signal_handler(signal.SIGTERM, me.cancel)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            if me is not None:
+                loop.add_signal_handler(number, me.cancel)
         mesh_path = self.work_dir / "mesh.yaml"
         mesh_path.write_text(self._mesh_text())
         spec = load_mesh(mesh_path).services[SERVICE].spec

@@ -89,7 +89,7 @@ def an_answer(version: str, status: int = 200, cause: str | None = None) -> Answ
 
 
 def test_failures_are_told_apart_by_their_cause() -> None:
-    books, journey = Books(baseline="v1"), Journey()
+    books, journey = Books(baseline="v1", canary="v2"), Journey()
     for answer in (
         an_answer("v2", 503, "fault"),
         an_answer("v1", 500, "chance"),
@@ -101,16 +101,16 @@ def test_failures_are_told_apart_by_their_cause() -> None:
 
 
 def test_whoever_goes_back_from_the_canary_is_noted() -> None:
-    books, journey = Books(baseline="v1"), Journey()
+    books, journey = Books(baseline="v1", canary="v2"), Journey()
     for version in ("v1", "v2", "v2", "v1", "v1"):
         books.request("eu", journey, an_answer(version))
     assert len(books.flips) == 1
-    assert journey.canary
 
 
-def test_a_session_counts_for_the_canary_once_it_has_met_it() -> None:
-    books = Books(baseline="v1")
-    books.session("eu", Journey(canary=True, reached=True), "v2")
-    books.session("eu", Journey(), "v2")
-    assert (books.tally("eu", "v2").sessions, books.tally("eu", "v2").bad) == (1, 0)
+def test_a_session_counts_where_it_began_unless_the_canarys_fault_met_it() -> None:
+    books = Books(baseline="v1", canary="v2")
+    books.session("eu", Journey(began_at="v2", reached=True))
+    books.session("eu", Journey(began_at="v1", struck_by_canary=True, faulty=True))
+    books.session("eu", Journey(began_at="v1"))
+    assert (books.tally("eu", "v2").sessions, books.tally("eu", "v2").bad) == (2, 1)
     assert (books.tally("eu", "v1").sessions, books.tally("eu", "v1").abandoned) == (1, 1)
