@@ -22,7 +22,8 @@ MAX_WATCHERS: Final = 64
 MIN_WATCH_INTERVAL_S: Final = 0.1  # changes within it are told together
 DEFAULT_HISTORY: Final = 200
 MAX_HISTORY: Final = 10_000
-EXPLAINED_DECISIONS: Final = 20  # a segment; older ones are for `history`
+EXPLAINED_DECISIONS: Final = 20  # in the reply; older ones are for `history`
+SEARCHED_DECISIONS: Final = 2_000  # for the turns that `explain` tells of; holds lie between them
 MAX_TEXT: Final = 1_000  # characters of a name, of who and of a reason
 
 ACTIONS: Final = {
@@ -159,7 +160,7 @@ class ControlServicer(pb_grpc.ControlServicer):
             if segment is not None and segment not in known:
                 raise UnknownNameError(f"segment of {request.service}", segment, known)
             rows = await self._steering.history(
-                service=request.service, rollout=service.rollout or None, limit=DEFAULT_HISTORY
+                service=request.service, rollout=service.rollout or None, limit=SEARCHED_DECISIONS
             )
             told = [row for row in rows if segment is None or row.segment in {segment, ""}]
             text = explain(service, told, segment=segment, now_unix_ns=status.at_unix_ns)
