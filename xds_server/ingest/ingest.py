@@ -35,6 +35,7 @@ from xds_server.ingest.decode import (
     user_hash,
 )
 from xds_server.mesh import Mesh
+from xds_server.node import kind_of
 from xds_server.pb import als_pb2, otlp_pb2
 
 ACCEPTED = "accepted"
@@ -112,7 +113,7 @@ class Ingest:
     def __init__(self, mesh: Mesh, *, user_hash_key: bytes, queue_limit: int, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._hash_user = partial(user_hash, user_hash_key)
-        self._gateways = frozenset({*mesh.gateways, *(gateway.node for gateway in mesh.gateways.values())})
+        self._mesh = mesh
         self._inboxes = {
             name.encode(): _Inbox(rules_of(service), deque(maxlen=queue_limit))
             for name, service in mesh.services.items()
@@ -215,12 +216,9 @@ class Ingest:
     # --- inside
 
     def _reporter(self, node: als_pb2.Node) -> Reporter | None:
-        """Return the Envoy that a stream's identifier names: a gateway by its ID or its cluster, else a sidecar."""
+        """Return the Envoy that a stream's identifier names, in the role whose configuration it was sent."""
         name, cluster = node.id.decode("utf-8", "replace"), node.cluster.decode("utf-8", "replace")
-        if not name:
-            return None
-        is_gateway = name in self._gateways or cluster in self._gateways
-        return Reporter(node=name, role=b"gateway" if is_gateway else b"sidecar")
+        return Reporter(node=name, role=kind_of(self._mesh, name, cluster).role.encode()) if name else None
 
     def _take_entry(self, entry: als_pb2.HttpEntry, reporter: Reporter | None, now_unix_ns: int) -> Row | Drop:
         if reporter is None:

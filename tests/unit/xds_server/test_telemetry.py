@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-import analysis
-import xds_server
 from analysis.decision import Advance, Hold, Phase, SegmentDecision, Verdict
 from xds_server.telemetry import Telemetry
 
@@ -100,15 +97,3 @@ def test_after_the_end_nothing_is_read_any_more(telemetry: Telemetry) -> None:
     telemetry.watch_xds(responses=dict, nodes=lambda: 1 // 0)
     telemetry.close()
     assert telemetry.render() == b""
-
-
-def test_nothing_else_imports_opentelemetry() -> None:
-    """The demo's shop is an application of its own."""
-    roots = [Path(package.__path__[0]) for package in (analysis, xds_server)]
-    importers = {
-        path.relative_to(root).as_posix()
-        for root in roots
-        for path in root.rglob("*.py")
-        if re.search(r"^\s*(from|import) opentelemetry", path.read_text(), re.MULTILINE)
-    }
-    assert {name for name in importers if not name.startswith("demo/")} == {"telemetry.py"}
