@@ -268,7 +268,7 @@ def _route_configuration(entry: _Entry, splits: Mapping[str, m.ServiceSplits]) -
 
 
 def _hop(role: Role) -> HeaderValueOption:
-    """Sign the request at the first hop that splits it; a later hop that finds a signature is not the one that counts."""
+    """Sign the request at the first hop that splits it; a later hop that finds a signature does not count."""
     return HeaderValueOption(
         header=HeaderValue(key=HOP_HEADER, value=role),
         append_action=HeaderValueOption.HeaderAppendAction.ADD_IF_ABSENT,

@@ -20,7 +20,6 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 
 from analysis.spec import TOTAL_BP
-from xds_server.ads.wire import bytes_field
 from xds_server.errors import SerinusError
 from xds_server.resources import METADATA, Resources
 
@@ -68,14 +67,13 @@ TYPES_BY_URL = MappingProxyType({url: t for t, url in TYPE_URLS.items()})
 class Resource:
     """One resource, ready to be sent.
 
-    `hash`: SHA-256 of the content. `body`: the resource as field `resources` of a DiscoveryResponse, tag and length
-    included. `needs`: names of the resources it refers to (LDS: RDS, RDS: CDS, CDS: EDS). `services`: services it serves.
-    `generations`: RDS only, the generation of each service's splits.
+    `packed`: the message in a serialised Any. `hash`: its SHA-256. `needs`: names of the resources that it refers to
+    (LDS: RDS, RDS: CDS, CDS: EDS). `services`: whom it serves. `generations`: RDS only, that of each service's splits.
     """
 
     name: str
     hash: str
-    body: bytes = field(repr=False)
+    packed: bytes = field(repr=False)
     needs: frozenset[str] = frozenset()
     services: frozenset[str] = frozenset()
     generations: Mapping[str, int] = field(default_factory=dict)
@@ -178,7 +176,7 @@ def _resource(
     return Resource(
         name=name,
         hash=hashlib.sha256(content).hexdigest(),
-        body=bytes_field(2, content),  # DiscoveryResponse.resources
+        packed=content,
         needs=frozenset(needs),
         services=frozenset(services),
         generations=MappingProxyType(dict(generations or {})),
@@ -186,10 +184,8 @@ def _resource(
 
 
 def _unpack(resource: Resource, message: type[RouteConfiguration]) -> RouteConfiguration:
-    from envoy.service.discovery.v3.discovery_pb2 import DiscoveryResponse
-
     unpacked = message()
-    DiscoveryResponse.FromString(resource.body).resources[0].Unpack(unpacked)
+    Any.FromString(resource.packed).Unpack(unpacked)
     return unpacked
 
 

@@ -21,16 +21,17 @@ def varint(value: int) -> bytes:
 
 def bytes_field(number: int, value: bytes) -> bytes:
     """Encode one length-delimited field (wire type 2)."""
-    return varint(number << 3 | 2) + varint(len(value)) + value
+    return _header(number, value) + value
 
 
 def discovery_response(*, type_url: str, version: str, nonce: str, resources: Iterable[bytes]) -> bytes:
-    """Encode an envoy.service.discovery.v3.DiscoveryResponse; `resources` are encoded as its field 2 already."""
-    return b"".join(
-        (
-            bytes_field(1, version.encode()),  # version_info
-            *resources,
-            bytes_field(4, type_url.encode()),
-            bytes_field(5, nonce.encode()),
-        )
-    )
+    """Encode an envoy.service.discovery.v3.DiscoveryResponse; `resources` are serialised Anys."""
+    parts = [bytes_field(1, version.encode())]  # version_info
+    for packed in resources:
+        parts += (_header(2, packed), packed)
+    parts += (bytes_field(4, type_url.encode()), bytes_field(5, nonce.encode()))
+    return b"".join(parts)
+
+
+def _header(number: int, value: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(value))
