@@ -42,7 +42,8 @@ CREATE TABLE decisions (
 );
 CREATE INDEX decisions_by_segment ON decisions (service, segment, generation);
 CREATE INDEX decisions_by_rollout ON decisions (rollout, id);
-CREATE INDEX decisions_awaiting_force ON decisions (service, generation) WHERE in_force_unix_ns = 0 AND observed_only = 0;
+CREATE INDEX decisions_awaiting_force ON decisions (service, generation)
+    WHERE in_force_unix_ns = 0 AND observed_only = 0;
 CREATE INDEX decisions_by_service ON decisions (service, id);
 CREATE TABLE splits (
     service TEXT PRIMARY KEY,
