@@ -26,7 +26,7 @@ def live_table(status: pb.Status, *, fault: str, elapsed_s: float) -> Table:
     table.add_column("state", no_wrap=True)
     table.add_column("sessions", justify="right", no_wrap=True)
     table.add_column("needs", justify="right", no_wrap=True)
-    table.add_column("last decision", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("last decision", ratio=1)
     for each in service.segments:
         state = each.phase if each.phase in COLOURS else f"{each.phase}, {each.health}"
         table.add_row(
