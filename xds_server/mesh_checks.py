@@ -244,7 +244,7 @@ def _listens(source: Source) -> Iterator[tuple[KeyPath, str, str]]:
 def _listeners(source: Source) -> None:
     seen: dict[str, str] = {}
     for path, owner, address in _listens(source):
-        if _host(address) is None or _host(address).is_unspecified:  # type: ignore[union-attr]  # checked just before
+        if (host := _host(address)) is not None and host.is_unspecified:
             continue  # 0.0.0.0:10000 on two machines is two listeners
         first = seen.setdefault(address, owner)
         if first != owner:
@@ -286,4 +286,4 @@ def _hand_over(source: Source, path: KeyPath, sidecars: list[str]) -> None:
     host = _host(listen) if isinstance(listen, str) else None
     if host is not None and host.is_unspecified:
         message = f"listens on {listen}, and a gateway cannot send requests to that address"
-        source.report(path, message, "a sidecar whose listen address the gateway can reach, such as 10.0.0.5:10000")
+        source.report(path, message, "a sidecar that listens on an address or name that the gateway can reach")

@@ -17,6 +17,7 @@ from xds_server.units import (
     PATH,
     PLAIN_HEADER,
     PORT,
+    REACHABLE,
     REGEX,
     STATUS,
     TOKEN,
@@ -40,8 +41,13 @@ FLAGS = (
     "UAEX", "UC", "UDO", "UF", "UH", "UMSDR", "UO", "UPE", "UR", "URX", "UT",
 )
 # fmt: on
-NOT_YET = frozenset({"learned", "source", "cookies"})
-"""Keys that are planned. They are refused: an option must not be taken and then do nothing."""
+REFUSED_IN_SEGMENTS = {
+    "learned": "not supported yet",
+    "source": "not supported yet",
+    "cookies": "not supported yet",
+    "range": "Envoy matches a range in headers only",
+}
+"""Keys that somebody may well expect. An option must not be taken and then do nothing."""
 
 JUDGED_AFTER_S = 60.0
 ABANDONED_AFTER_S = 600.0
@@ -242,7 +248,7 @@ class GatewayShape(Shape):
 
 
 class SidecarShape(Shape):
-    listen: Annotated[Address, LISTEN]
+    listen: Annotated[Address, REACHABLE]
 
 
 class MeshShape(Shape):

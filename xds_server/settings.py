@@ -14,7 +14,7 @@ from xds_server.mesh import Mesh
 from xds_server.mesh_build import build_mesh
 from xds_server.mesh_checks import check
 from xds_server.mesh_file import KeyPath, MeshError, Problem, Source, first_of, parse_source, read_source
-from xds_server.mesh_model import NOT_YET, MeshShape, Shape
+from xds_server.mesh_model import REFUSED_IN_SEGMENTS, MeshShape, Shape
 from xds_server.units import OneOrMore, Text, WrongValueError, kind_of, nearest, show
 
 __all__ = ["MeshError", "Problem", "load_mesh", "mesh_schema", "parse_mesh"]
@@ -75,9 +75,9 @@ def _shape(source: Source) -> MeshShape | None:
 def _report_unknown_key(source: Source, path: KeyPath) -> None:
     legal = _keys(path[:-1])
     word = str(path[-1])
-    if word in NOT_YET:
+    if word in REFUSED_IN_SEGMENTS and "segments" in path:
         source.spoilt.update((*path[:-1], key) for key in legal)  # it stands for one of them
-        source.report(path, "not supported yet", first_of(legal), value="")
+        source.report(path, REFUSED_IN_SEGMENTS[word], first_of(legal), value="")
         return
     hint = nearest(word, [key for key in legal if key not in source.mapping(path[:-1])])
     if hint:

@@ -308,6 +308,13 @@ def _listen(text: str) -> tuple[str, int]:
     return host, port
 
 
+def _reachable(text: str) -> tuple[str, int]:
+    host, port = _address(text)
+    if host.lower() == "localhost":
+        raise ValueError("ambiguous: a host name makes it listen on every address")
+    return host, port
+
+
 def _regex(text: str) -> str:
     if not text:
         raise ValueError("empty")
@@ -362,6 +369,11 @@ ENDPOINT = Text(
     schema=_STRING,
 )
 LISTEN = Text(read=_listen, legal="IP:port, such as 127.0.0.1:10000, 0.0.0.0:10000 or [::]:10000", schema=_STRING)
+REACHABLE = Text(
+    read=_reachable,
+    legal="IP:port, or name:port where it listens on every address and gateways reach it by that name",
+    schema=_STRING,
+)
 PORT = whole(1, 65_535)
 TRUTH = Text(read=_truth, legal="true, false", schema={"type": "boolean"})
 STATUS = OneOrMore(

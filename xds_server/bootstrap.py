@@ -1,0 +1,77 @@
+"""What an Envoy must be told before it can ask Serinus for everything else."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from xds_server.mesh import Address, Mesh
+
+CLUSTER = "serinus"
+"""The one static cluster: Envoy fetches its configuration from it, and sends its access logs to it."""
+
+SIDECAR_CLUSTER = "sidecar"
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+def bootstrap(mesh: Mesh, node: str, *, xds: Address, admin: Address | None = None) -> dict[str, Any]:
+    """Return the bootstrap of the Envoy called `node`, as the mapping that Envoy's YAML or JSON holds.
+
+    It names no listener, route or service: all of that comes over xDS from the control plane at `xds`. A node that the
+    mesh does not name becomes a sidecar, which serves every service at the service's own port. `admin`: where Envoy's
+    own administration interface listens (keep it on loopback: whoever reaches it controls the Envoy); None: nowhere.
+    """
+    result: dict[str, Any] = {
+        "node": {"id": node, "cluster": node if node in mesh.gateways else SIDECAR_CLUSTER},
+        "dynamic_resources": {"ads_config": _ads_config(), "cds_config": _over_ads(), "lds_config": _over_ads()},
+        "static_resources": {"clusters": [_control_plane(xds)]},
+    }
+    if admin is not None:
+        host, port = admin
+        host = "127.0.0.1" if host == "localhost" else host
+        if not _is_ip(host):
+            raise ValueError(f"admin address {host} is a host name; Envoy listens on IP addresses only")
+        result["admin"] = {"address": _socket_address((host, port))}
+    return result
+
+
+def _over_ads() -> dict[str, Any]:
+    return {"ads": {}, "resource_api_version": "V3"}
+
+
+def _ads_config() -> dict[str, Any]:
+    return {
+        "api_type": "GRPC",
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": True,
+        "grpc_services": [{"envoy_grpc": {"cluster_name": CLUSTER}}],
+    }
+
+
+def _control_plane(xds: Address) -> dict[str, Any]:
+    # A control plane that vanished without closing its connection is noticed after half a minute at most.
+    keepalive = {"interval": "30s", "timeout": "5s"}
+    http2 = {"explicit_http_config": {"http2_protocol_options": {"connection_keepalive": keepalive}}}
+    endpoint = {"endpoint": {"address": _socket_address(xds)}}
+    return {
+        "name": CLUSTER,
+        "type": "STATIC" if _is_ip(xds[0]) else "STRICT_DNS",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {
+            _HTTP_OPTIONS: {"@type": f"type.googleapis.com/{_HTTP_OPTIONS}", **http2},
+        },
+        "load_assignment": {"cluster_name": CLUSTER, "endpoints": [{"lb_endpoints": [endpoint]}]},
+    }
+
+
+def _socket_address(address: Address) -> dict[str, Any]:
+    host, port = address
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
