@@ -310,8 +310,6 @@ def split() -> Callable[..., dict[str, ServiceSplits]]:
         canary_bp: int, *, generation: int = 1, rollout: str = "shop-1", segments: Iterable[str] = ("default",)
     ) -> dict[str, ServiceSplits]:
         each = SegmentSplit(baseline="v1", canary="v2", canary_bp=canary_bp)
-        return {
-            "shop": ServiceSplits(rollout=rollout, generation=generation, segments=dict.fromkeys(segments, each))
-        }
+        return {"shop": ServiceSplits(rollout=rollout, generation=generation, segments=dict.fromkeys(segments, each))}
 
     return make

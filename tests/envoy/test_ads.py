@@ -1,0 +1,183 @@
+"""The ADS stream as a real Envoy sees it: rejections, restarts, keepalive, warming."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+
+import aiohttp
+
+from xds_server import resources
+from xds_server.mesh import HealthCheck, Mesh, Version
+from xds_server.node import ANY_SIDECAR
+from xds_server.snapshot import Snapshot
+
+
+def tampered(mesh, splits) -> Snapshot:
+    """A snapshot whose route configuration Envoy must reject: all weights of a route are 0."""
+    built = resources.build(mesh, splits, ANY_SIDECAR)
+    parts = built.routes[0].virtual_hosts[0].routes[0].route.weighted_clusters.clusters
+    for part in parts:
+        part.weight.value = 0
+    return Snapshot.of(built)
+
+
+def test_a_rejected_route_is_reported_once_never_sent_again_and_the_last_good_one_serves(
+    run_envoy, control_plane, backend, ask, make_service, split, free_port, eventually
+):
+    """Re-sending what was rejected would loop some 1,500 times a second."""
+
+    async def scenario() -> None:
+        async with backend("v1") as v1, backend("v2") as v2, control_plane() as plane:
+            port = free_port()
+            mesh = Mesh(path="mesh.yaml", services={"shop": make_service({"v1": v1, "v2": v2}, port=port)})
+            rejections = []
+            plane.cache.on_rejection = rejections.append
+            plane.cache.publish(mesh, split(10_000, generation=1))
+            async with run_envoy(mesh, "side-1", plane.port) as envoy, aiohttp.ClientSession() as client:
+                assert await plane.cache.in_force("shop", 1, None, 5.0) == ()
+                plane.cache.publish_snapshots(mesh, {ANY_SIDECAR: tampered(mesh, split(0, generation=2))})
+                # It was rejected, so there is nothing to wait for: the answer comes long before the time is up.
+                async with asyncio.timeout(5):
+                    assert await plane.cache.in_force("shop", 2, None, 60.0) == ("side-1",)
+                pushes = plane.cache.counters.pushes
+                await asyncio.sleep(1)
+                assert plane.cache.counters.pushes == pushes
+                (rejection,) = rejections
+                assert (rejection.node, rejection.services, rejection.type) == ("side-1", ("shop",), "RDS")
+                assert "weight" in rejection.message
+                (view,) = plane.cache.nodes()
+                assert view.connected
+                assert view.rejections == (rejection,)
+                assert view.acked["RDS"] != view.sent["RDS"] == rejection.version
+                assert list((await envoy.stats(r"rds\..*update_rejected")).values()) == [1]
+                assert (await ask(client, port, {"x-user-id": "anna"})).version == "v2"
+                # The next good generation goes out as if nothing had happened.
+                plane.cache.publish(mesh, split(0, generation=3), urgent=True)
+                assert await plane.cache.in_force("shop", 3, None, 5.0) == ()
+                assert (await ask(client, port, {"x-user-id": "anna"})).version == "v1"
+
+    asyncio.run(scenario())
+
+
+def test_a_restarted_control_plane_with_the_same_content_changes_nothing_in_envoy(
+    run_envoy, control_plane, backend, ask, make_service, split, free_port, eventually
+):
+    """Versions are hashes and bytes are deterministic: Envoy reconnects and finds what it has."""
+
+    watched = (
+        r"config_reload$|cluster_manager.*(added|modified|updated)$|listener_manager.*(added|modified)$|membership_ch"
+    )
+
+    async def scenario() -> None:
+        async with backend("v1") as v1, backend("v2") as v2, contextlib.AsyncExitStack() as until_the_end:
+            port = free_port()
+            mesh = Mesh(path="mesh.yaml", services={"shop": make_service({"v1": v1, "v2": v2}, port=port)})
+            client = await until_the_end.enter_async_context(aiohttp.ClientSession())
+            async with control_plane() as first:
+                first.cache.publish(mesh, split(10_000))
+                envoy = await until_the_end.enter_async_context(run_envoy(mesh, "side-1", first.port))
+                assert await first.cache.in_force("shop", 1, None, 5.0) == ()
+            before = await envoy.stats(watched)
+            assert sum(before.values()) >= 5  # route, listener, two clusters, two memberships
+            # Nobody notices that the control plane is away.
+            assert (await ask(client, port, {"x-user-id": "anna"})).version == "v2"
+            async with control_plane(first.port) as second:
+                second.cache.publish(mesh, split(10_000))
+
+                async def is_back() -> bool:
+                    return any({"CDS", "EDS", "LDS", "RDS"} <= n.acked.keys() for n in second.cache.nodes())
+
+                await eventually(is_back, "Envoy has ACKed everything again")
+                assert second.cache.nodes()[0].acked == first.cache.nodes()[0].acked
+                assert await envoy.stats(watched) == before
+                assert (await ask(client, port, {"x-user-id": "anna"})).version == "v2"
+
+    asyncio.run(scenario())
+
+
+def test_keepalive_pings_do_not_cut_an_idle_stream(run_envoy, control_plane, make_service, split, free_port):
+    """gRPC's defaults cut it every four seconds: its core takes Envoy's pings for an attack."""
+
+    def every_second(config) -> None:
+        cluster = config["static_resources"]["clusters"][0]
+        options = next(iter(cluster["typed_extension_protocol_options"].values()))
+        http2 = options["explicit_http_config"]["http2_protocol_options"]
+        http2["connection_keepalive"] = {"interval": "1s", "timeout": "1s"}
+
+    async def scenario() -> None:
+        async with control_plane() as plane:
+            mesh = Mesh(path="mesh.yaml", services={"shop": make_service({"v1": 1}, port=free_port())})
+            plane.cache.publish(mesh, {})
+            async with run_envoy(mesh, "side-1", plane.port, edit=every_second) as envoy:
+                await asyncio.sleep(6)
+                assert plane.cache.counters.streams == 1
+                pings = await envoy.stats("cluster.serinus.http2.keepalive_timeout")
+                assert not any(pings.values())
+
+    asyncio.run(scenario())
+
+
+def test_a_changed_cluster_is_warm_at_once_and_a_removed_one_outlives_its_routes(
+    run_envoy, control_plane, backend, ask, make_service, split, free_port, eventually
+):
+    """Without EDS right behind CDS, Envoy would warm the changed cluster for 15 s; not one request may fail."""
+
+    async def scenario() -> None:
+        async with backend("v1") as v1, backend("v2") as v2, control_plane() as plane:
+            port = free_port()
+            service = make_service({"v1": v1, "v2": v2}, port=port)
+            old = Mesh(path="mesh.yaml", services={"shop": service})
+            plane.cache.publish(old, split(10_000))
+            # v1 gets health checks, v2 is renamed to v3: a cluster changes, one comes, one goes.
+            v1_checked = replace(service.versions["v1"], health=HealthCheck(path="/"))
+            v3 = Version(name="v3", endpoints=service.versions["v2"].endpoints)
+            renamed = replace(service, versions={"v1": v1_checked, "v3": v3})
+            moved = split(10_000, generation=2)
+            moved["shop"] = replace(
+                moved["shop"], segments={"default": replace(moved["shop"].segments["default"], canary="v3")}
+            )
+            async with run_envoy(old, "side-1", plane.port) as envoy, aiohttp.ClientSession() as client:
+                assert await plane.cache.in_force("shop", 1, None, 5.0) == ()
+                statuses = []
+                stop = asyncio.Event()
+
+                async def keep_asking() -> None:
+                    while not stop.is_set():
+                        statuses.append((await ask(client, port, {"x-user-id": "anna"})).status)
+
+                asking = asyncio.create_task(keep_asking())
+                began = asyncio.get_running_loop().time()
+                plane.cache.publish(Mesh(path="mesh.yaml", services={"shop": renamed}), moved)
+                assert await plane.cache.in_force("shop", 2, None, 10.0) == ()
+                assert asyncio.get_running_loop().time() - began < 2
+
+                async def is_removed() -> bool:
+                    return "shop|v2::" not in await envoy.get("/clusters")
+
+                assert not await is_removed()
+                await eventually(is_removed, "the old cluster is removed")
+                stop.set()
+                await asking
+                assert len(statuses) > 100
+                assert set(statuses) == {200}
+                assert (await envoy.stats("cluster_manager.warming_clusters"))["cluster_manager.warming_clusters"] == 0
+
+    asyncio.run(scenario())
+
+
+def test_an_endpoint_with_a_name_is_resolved_by_envoy(
+    run_envoy, control_plane, backend, ask, make_service, split, free_port
+):
+    async def scenario() -> None:
+        async with backend("v1") as v1, control_plane() as plane:
+            port = free_port()
+            service = make_service({"v1": v1}, port=port)
+            service = replace(service, versions={"v1": Version(name="v1", endpoints=(("localhost", v1),))})
+            mesh = Mesh(path="mesh.yaml", services={"shop": service})
+            plane.cache.publish(mesh, {})
+            async with run_envoy(mesh, "side-1", plane.port), aiohttp.ClientSession() as client:
+                assert (await ask(client, port)).version == "v1"
+
+    asyncio.run(scenario())
