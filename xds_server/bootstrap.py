@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
+from xds_server.errors import BadRequestError
 from xds_server.mesh import Address, Mesh
 
 CLUSTER = "serinus"
@@ -20,6 +21,11 @@ def bootstrap(mesh: Mesh, node: str, *, xds: Address, admin: Address | None = No
     It names no listener, route or service: all of that comes over xDS from the control plane at `xds`. A node that the
     mesh does not name becomes a sidecar, which serves every service at the service's own port. `admin`: where Envoy's
     own administration interface listens (keep it on loopback: whoever reaches it controls the Envoy); None: nowhere.
+
+    Raises
+    ------
+    BadRequestError
+        `admin` is a host name other than localhost.
     """
     result: dict[str, Any] = {
         "node": {"id": node, "cluster": node if node in mesh.gateways else SIDECAR_CLUSTER},
@@ -30,7 +36,7 @@ def bootstrap(mesh: Mesh, node: str, *, xds: Address, admin: Address | None = No
         host, port = admin
         host = "127.0.0.1" if host == "localhost" else host
         if not _is_ip(host):
-            raise ValueError(f"admin address {host} is a host name; Envoy listens on IP addresses only")
+            raise BadRequestError(f"admin address {host} is a host name; Envoy listens on IP addresses only")
         result["admin"] = {"address": _socket_address((host, port))}
     return result
 

@@ -273,6 +273,21 @@ def _gateways(source: Source) -> None:
                 source.report(path, "given twice", "each service once")
             seen.add(service)
         _hand_over(source, ("gateways", name, "to"), sidecars)
+        _strip(source, ("gateways", name))
+
+
+def _strip(source: Source, gateway: KeyPath) -> None:
+    """A gateway must not take away what alone tells a service's people apart."""
+    chosen = [service for _, service in source.texts((*gateway, "services"))]
+    for service in chosen or source.mapping(("services",)):
+        identities = [identity for _, identity in source.items(("services", service, "identity"))]
+        headers = {str(identity.get("header")).lower() for identity in identities if isinstance(identity, dict)}
+        if any(isinstance(identity, dict) and "cookie" in identity for identity in identities):
+            continue
+        for path, header in source.texts((*gateway, "strip")):
+            if headers == {header.lower()}:
+                message = f"all that tells the people of service {show(service)} apart"
+                source.report(path, message, "headers that are no service's only identity")
 
 
 def _hand_over(source: Source, path: KeyPath, sidecars: list[str]) -> None:

@@ -68,9 +68,11 @@ def test_every_mounted_file_is_there_and_is_what_the_command_reads() -> None:
 def test_every_dependency_is_a_service_with_a_health_check_where_one_is_waited_for() -> None:
     for service in SERVICES.values():
         needs = service.get("depends_on", {})
+        assert isinstance(needs, dict)
         assert set(needs) <= set(SERVICES)
-        if isinstance(needs, dict):
-            assert all("healthcheck" in SERVICES[name] for name in needs)
+        for name, need in needs.items():
+            assert need["condition"] in ("service_started", "service_healthy")
+            assert need["condition"] == "service_started" or "healthcheck" in SERVICES[name]
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if "entrypoint" in OURS[name]])
@@ -113,6 +115,14 @@ def test_the_mesh_names_the_containers_and_the_ports_they_listen_on() -> None:
     assert f"--shops={shops}" in people
     canary = next(name for name in shop.versions if name != shop.spec.baseline)
     assert {"shop", f"--canary={canary}"} <= set(SERVICES["rollout"]["command"])
+
+
+def test_health_checks_ask_where_the_container_listens() -> None:
+    for host, port in [address for version in MESH.services["shop"].versions.values() for address in version.endpoints]:
+        assert f"127.0.0.1:{port}/healthz" in SERVICES[host]["healthcheck"]["test"][-1]
+    for name, (_, port) in (("edge", MESH.gateways["edge"].listen), ("sidecar", MESH.sidecars["sidecar"].listen)):
+        assert SERVICES[name]["healthcheck"]["test"][-1] == f"</dev/tcp/127.0.0.1/{port}"
+    assert "127.0.0.1:8080/readyz" in SERVICES["serinus"]["healthcheck"]["test"][-1]
 
 
 def test_it_is_the_same_demo() -> None:

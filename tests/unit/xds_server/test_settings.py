@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import MappingProxyType
 
@@ -464,6 +465,13 @@ WRONG = [
         "legal: a sidecar that listens on an address or name that the gateway can reach",
     ),
     (
+        "a gateway that takes away the identity",
+        "strip: [x-plan]",
+        "strip: [X-User-ID]",
+        "27: gateways.edge.strip[0]: X-User-ID: all that tells the people of service shop apart; "
+        "legal: headers that are no service's only identity",
+    ),
+    (
         "a node with two roles",
         "  web: {listen: 127.0.0.1:8001}",
         "  web: {listen: 127.0.0.1:8001}\n  edge: {listen: 127.0.0.1:8002}",
@@ -613,6 +621,14 @@ def test_the_full_example_becomes_what_it_says() -> None:
     assert service.spec.rollout.max_step_bp == 2_500
     assert mesh.gateways["edge"].to == "web"
     assert mesh.sidecars["web"].listen == ("127.0.0.1", 10_000)
+
+
+def test_the_full_example_shows_every_key_there_is() -> None:
+    """It is the reference for authors; only the kinds of match are told in README."""
+    used = set(re.findall(r"([a-z_0-9]+):", (MESHES / "shop.yaml").read_text()))
+    schema = mesh_schema()
+    known = {key for shape in [schema, *schema["$defs"].values()] for key in shape["properties"]}
+    assert known - used == {"prefix", "suffix", "contains"} - used
 
 
 def test_observing_is_a_mode() -> None:
