@@ -277,7 +277,7 @@ def _gateways(source: Source) -> None:
 
 
 def _strip(source: Source, gateway: KeyPath) -> None:
-    """A gateway must not take away what alone tells a service's people apart."""
+    """Report a gateway that takes away what alone tells a service's people apart."""
     chosen = [service for _, service in source.texts((*gateway, "services"))]
     for service in chosen or source.mapping(("services",)):
         identities = [identity for _, identity in source.items(("services", service, "identity"))]

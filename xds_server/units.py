@@ -24,7 +24,7 @@ _SHARE = re.compile(rf"({_NUMBER})\s*(%|pp|)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110, section 5.6.2
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?")
-_DOMAIN = re.compile(r"\*|\*[.-][a-z0-9._-]+(?::[0-9]+)?|[a-z0-9_][a-z0-9._-]*[.-]\*|[a-z0-9_][a-z0-9._-]*(?::[0-9]+)?")
+_DOMAIN = re.compile(r"\*|\*[.-][a-z0-9._-]+|[a-z0-9_][a-z0-9._-]*(?:[.-]\*)?")
 _PSEUDO_HEADERS = frozenset({":authority", ":method", ":path", ":scheme"})
 RESERVED_PREFIX = "x-serinus-"
 MAX_REGEX_PROGRAM = 100
@@ -265,6 +265,8 @@ def _plain_header(text: str) -> str:
 
 
 def _domain(text: str) -> str:
+    if re.search(r":[0-9]+$", text):
+        raise ValueError("a port does not belong to it: every port of the domain matches")
     if not _DOMAIN.fullmatch(text.lower()):
         raise ValueError("not a domain" if text else "empty")
     return text.lower()
@@ -359,7 +361,7 @@ WORDS = Text(read=_words, legal="1 to 1,024 printable characters", schema=_STRIN
 PATH = Text(read=_path, legal="a path that begins with /, without query", schema={"type": "string", "pattern": "^/"})
 DOMAIN = Text(
     read=_domain,
-    legal="a host name, host:port, *.suffix, prefix.* or *",
+    legal="a host name, *.suffix, prefix.* or *",
     schema=_STRING,
 )
 REGEX = Text(read=_regex, legal="a regular expression in RE2 syntax that matches the whole value", schema=_STRING)

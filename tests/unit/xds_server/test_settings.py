@@ -158,7 +158,14 @@ WRONG = [
         "a bad domain",
         "domains: [cart]",
         "domains: [cart/x]",
-        "21: services.cart.domains[0]: cart/x: not a domain; legal: a host name, host:port, *.suffix, prefix.* or *",
+        "21: services.cart.domains[0]: cart/x: not a domain; legal: a host name, *.suffix, prefix.* or *",
+    ),
+    (
+        "a domain with a port",
+        "domains: [cart]",
+        "domains: [cart:80]",
+        "21: services.cart.domains[0]: cart:80: a port does not belong to it: every port of the domain matches; "
+        "legal: a host name, *.suffix, prefix.* or *",
     ),
     (
         "an unknown kind of match",
@@ -354,7 +361,7 @@ WRONG = [
         "domains: [cart]",
         "domains: cart",
         "21: services.cart.domains: cart: a single value where a list belongs; "
-        "legal: a list, each item a host name, host:port, *.suffix, prefix.* or *",
+        "legal: a list, each item a host name, *.suffix, prefix.* or *",
     ),
     (
         "a key without a value",
