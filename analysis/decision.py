@@ -117,3 +117,25 @@ class SegmentDecision:
     @property
     def changes_split(self) -> bool:
         return self.split_after_bp != self.split_before_bp
+
+
+class Action(StrEnum):
+    """What a person may order."""
+
+    PAUSE = "pause"  # the engine may still lower and roll back, never raise
+    RESUME = "resume"
+    SET = "set"
+    PROMOTE = "promote"
+    ROLLBACK = "rollback"
+    FREEZE = "freeze"  # nothing moves, not even down, until resume
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A person's command. `segment` None: every one that takes part. `split_bp` counts for SET only."""
+
+    action: Action
+    who: str
+    reason: str = ""
+    segment: str | None = None
+    split_bp: int = 0

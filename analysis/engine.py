@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.decision import Phase, SegmentDecision
+from analysis.decision import Order, Phase, SegmentDecision
 from analysis.errors import StateError
 from analysis.observer import LATENESS_S, Observer
 from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, load_table
-from analysis.ramp import Order, Ramp
+from analysis.ramp import Ramp
 from analysis.session import NS
 from analysis.spec import KpiKind, ServiceSpec
 
@@ -49,9 +49,8 @@ class ServiceEngine:
     def __init__(self, spec: ServiceSpec, *, seed: int, policy: Policy | None = None) -> None:
         self.spec = spec
         self.policy = policy if policy is not None else policy_named(spec.rollout.policy)
-        self._seed = seed
         self._rng = np.random.default_rng(seed)
-        self.observer = Observer(spec, seed=seed)
+        self.observer = Observer(spec)
         self.rollout: Rollout | None = None
         self.ramp: Ramp | None = None
         self._frozen_thresholds = False

@@ -15,7 +15,7 @@ BREACH_SURE = 0.9  # probability at which a foreseen breach counts
 BREACH_LIKELY = 0.5  # … and at which nothing rises any more
 UNKNOWN_CEILING_BP = TOTAL_BP // 2
 """While nothing is known the split stops at one half: beyond it a session teaches less (w·(1-w)) and harms more."""
-SMALLEST_BP = 100  # a split below 1 % is not worth holding open
+SMALLEST_BP = 100  # a split or a step below 1 % is not worth a push
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class GuardView:
     `proposal_bp`: what the policy wants; `cap_bp`: what the harm budget allows. `proven`: reasons that are proof of harm,
     `limit_only`: they rest on an absolute limit alone, and so on no comparison. `suspicion`: the strongest evidence as a share of the
     proof. `breach_ticks`: ticks in a row with a foreseen breach *and* the evidence floor. `baseline_bad`: the baseline breaks the
-    same limit. `health_reason`: set while health is not known to be good.
+    same limit. `unhealthy`: why the canary is not known to be healthy, if it is not.
     """
 
     phase: Phase
@@ -43,6 +43,7 @@ class GuardView:
     suspect: Reason | None = None
     forecast: Forecast | None = None
     breach_ticks: int = 0
+    breach_likely: bool = False
     budget_spent: bool = False
     unhealthy: Reason | None = None
     stale_s: float | None = None
@@ -73,7 +74,9 @@ def _back(view: GuardView) -> Verdict | None:
     if view.split_bp == 0:
         return None
     if view.world_bad and (view.proven or view.crash or view.crash_everywhere):
-        return Hold(reasons=(_reason("world", "both versions got worse: the world is bad, not the canary"), *view.proven))
+        return Hold(
+            reasons=(_reason("world", "both versions got worse: the world is bad, not the canary"), *view.proven)
+        )
     if view.crash or view.crash_everywhere:
         where = "everywhere" if view.crash_everywhere else "in this segment"
         return Rollback(tier=Tier.HARD, reasons=(_reason("crash", f"most people on the canary meet failures {where}"),))
@@ -114,7 +117,7 @@ def _stay(view: GuardView) -> Hold | None:
         return Hold(reasons=(_reason("unconfirmed", "waits for Envoys to acknowledge the last split"),))
     if view.suspicion >= SUSPICIOUS and view.suspect is not None:
         return Hold(reasons=(view.suspect,))
-    if view.forecast is not None and view.forecast.p_breach >= BREACH_LIKELY:
+    if view.forecast is not None and view.breach_likely:
         return Hold(reasons=(_breach(view.forecast),))
     return None
 
@@ -123,8 +126,6 @@ def _forward(view: GuardView) -> Verdict:
     """How far it may go."""
     bake_bp = min(view.spec.bake_split_bp, view.max_split_bp)
     if view.phase is Phase.BAKING:
-        if view.unhealthy is not None:
-            return Hold(reasons=(view.unhealthy,))
         if view.bake_done:
             return Promote(reasons=(_reason("baked", "healthy after baking"),))
         return Hold(reasons=(_reason("baking", f"baking at {view.split_bp / 100:.0f} %"),))
@@ -134,7 +135,7 @@ def _forward(view: GuardView) -> Verdict:
     if view.unhealthy is not None:
         ceiling = min(ceiling, UNKNOWN_CEILING_BP)
     split_bp = min(view.proposal_bp, ceiling)
-    if split_bp > view.split_bp and (split_bp >= SMALLEST_BP or view.split_bp >= SMALLEST_BP):
+    if split_bp >= view.split_bp + SMALLEST_BP or view.split_bp < split_bp == bake_bp:
         return Advance(split_bp=split_bp, reasons=(_reason("allowed", f"the budget allows {view.cap_bp / 100:.0f} %"),))
     return Hold(reasons=(view.unhealthy or _reason("budget", f"the budget allows {view.cap_bp / 100:.0f} %"),))
 

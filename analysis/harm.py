@@ -55,8 +55,8 @@ class HarmLedger:
         self.lost = np.zeros(n_segments)  # exposed while nobody watched: never judged, charged at U
         self.rate = np.zeros(n_segments)
         self._elapsed_s = 0.0
-        epoch_s = max(20 * self._interval_s, 6 * self._age_s)
-        self.exclusion = ExcessExclusion(n_segments, risk=spec.rollout.budget_risk / 2, epoch_s=epoch_s)
+        self.epoch_s = max(60 * self._interval_s, 24 * self._age_s)
+        self.exclusion = ExcessExclusion(n_segments, risk=spec.rollout.budget_risk / 2, epoch_s=self.epoch_s)
 
     def update(self, window: Window, *, at_s: float, elapsed_s: float) -> None:
         """Add one tick that lasted `elapsed_s`, ending `at_s` after the first exposure (negative before it)."""
@@ -122,7 +122,20 @@ class HarmLedger:
         """Sessions of harm that the budget has left for further exposure at the splits (S,) in [0, 1]."""
         return self.allowed - self.upper - self.reserved(self.in_flight(split, latency_s=latency_s), live)
 
-    def caps(self, split: Floats, live: npt.NDArray[np.bool_], rising: npt.NDArray[np.bool_], *, latency_s: float) -> Floats:
+    def affordable_excess(
+        self, split: Floats, live: npt.NDArray[np.bool_], *, seconds: float, latency_s: float
+    ) -> Floats:
+        """(S,) excess rate that the budget could still bear for `seconds` of every live segment's whole traffic."""
+        slack = max(self.slack(split, live, latency_s=latency_s), 0.0) + self.reserved(
+            self.in_flight(split, latency_s=latency_s), live
+        )
+        sessions = np.maximum(self._weights * self.rate * seconds * max(int(live.sum()), 1), 1e-9)
+        affordable: Floats = slack / sessions
+        return affordable
+
+    def caps(
+        self, split: Floats, live: npt.NDArray[np.bool_], rising: npt.NDArray[np.bool_], *, latency_s: float
+    ) -> Floats:
         """(S,) highest split in [0, 1] that the budget allows, the slack shared equally by the segments that may rise.
 
         A segment that does not rise keeps its split while the budget holds. Where even today's splits cost too much, every

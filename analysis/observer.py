@@ -23,7 +23,7 @@ from analysis.window import BASELINE, CANARY, Window, empty
 LATENESS_S = 1.5  # how long after its event time a log entry, span or event may come and still be judged
 RECENT_NS = 3 * NS  # span of the hard tier's look at people
 SLOW_QUANTILE = 0.95
-SLOW_MIN_N = 100  # requests of a segment before its slow threshold is frozen; below, all segments' requests serve
+SLOW_MIN_N = 30  # sessions of a segment before its own slow threshold is frozen; below, all segments' sessions serve
 DURATIONS_MAX = 20_000
 PEOPLE_MAX = 2_000_000  # people remembered as already counted; beyond it nobody new is counted (`uncounted_n`)
 
@@ -65,10 +65,10 @@ class _Arms:
 class Observer:
     """One service's eyes. Feed rows with `observe`, take a window per tick with `window`."""
 
-    def __init__(self, spec: ServiceSpec, *, seed: int) -> None:
+    def __init__(self, spec: ServiceSpec) -> None:
         self._spec = spec
         self.tracker = SessionTracker(spec)
-        self.behaviour = BehaviourModel(len(spec.segments), seed=seed)
+        self.behaviour = BehaviourModel(len(spec.segments))
         self._arms: dict[int, _Arms] = {}
         self._people: set[int] = set()
         self._recent: deque[npt.NDArray[np.void]] = deque()
@@ -102,7 +102,11 @@ class Observer:
             arms.since_ns = at_ns
 
     def freeze_thresholds(self) -> None:
-        """Freeze what 'slow' means, from the baseline's requests so far; a limit in the specification goes first."""
+        """Freeze what 'slow' means; a limit in the specification goes first.
+
+        Else the 95th percentile of the slowest request of each baseline session so far, so that 5 % of healthy sessions are
+        slow however many requests a session has.
+        """
         kpi = next((kpi for kpi in self._spec.kpis if kpi.kind is KpiKind.LATENCY), None)
         if kpi is None:
             return
@@ -111,11 +115,15 @@ class Observer:
             return
         if not self._durations:
             return
-        rows = np.concatenate(list(self._durations))
+        rows = np.sort(np.concatenate(list(self._durations)), order=["user", "duration_ms"])
+        slowest = (
+            rows[np.append(rows["user"][1:] != rows["user"][:-1], True)] if len(rows) else rows
+        )  # one row a person
         for i in range(len(self._spec.segments)):
-            own = rows["duration_ms"][rows["segment"] == i]
-            sample = own if len(own) >= SLOW_MIN_N else rows["duration_ms"]
-            self.tracker.slow_ms[i] = float(np.quantile(sample, SLOW_QUANTILE)) * (1 + kpi.regression)
+            own = slowest["duration_ms"][slowest["segment"] == i]
+            sample = own if len(own) >= SLOW_MIN_N else slowest["duration_ms"]
+            if len(sample):
+                self.tracker.slow_ms[i] = float(np.quantile(sample, SLOW_QUANTILE)) * (1 + kpi.regression)
 
     def observe(self, rows: npt.NDArray[np.void]) -> None:
         """Take rows of this service (SAMPLE_DTYPE), in any order."""
@@ -213,7 +221,9 @@ class Observer:
 
     def _recent_people(self, now_ns: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """People of the last RECENT_NS by segment and arm, and those whose newest request failed: (S, 2) each."""
-        while self._recent and (len(self._recent[0]) == 0 or self._recent[0]["start_unix_ns"].max() < now_ns - RECENT_NS):
+        while self._recent and (
+            len(self._recent[0]) == 0 or self._recent[0]["start_unix_ns"].max() < now_ns - RECENT_NS
+        ):
             self._recent.popleft()
         people = np.zeros((len(self._spec.segments), 2), np.int64)
         failing = np.zeros_like(people)

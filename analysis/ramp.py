@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,12 @@ import numpy.typing as npt
 
 from analysis.alarm import Alarm, raise_alarms
 from analysis.decision import (
+    Action,
     Advance,
     Health,
     Hold,
     Insufficient,
+    Order,
     Phase,
     Promote,
     Reason,
@@ -28,9 +29,10 @@ from analysis.decision import (
     Withdraw,
 )
 from analysis.errors import SpecError, StateError
+from analysis.evidence.exclusion import GRID, ExcessExclusion
 from analysis.evidence.regression import Against, RegressionEvidence
 from analysis.forecast.trend import Forecast, forecast
-from analysis.guard import BREACH_SURE, GuardView, review
+from analysis.guard import BREACH_LIKELY, BREACH_SURE, GuardView, review
 from analysis.harm import HarmLedger, HarmView, to_bp
 from analysis.policy import Policy, PolicyView
 from analysis.reward import Reward, reward
@@ -40,34 +42,14 @@ from analysis.window import BASELINE, CANARY, Window
 Floats = npt.NDArray[np.float64]
 
 ROLLBACK_LATENCY_S = 3.0  # from a decision until the last request on the canary, ALS flush and one tick included
-HEALTHY_EXCESS = 5.0
-"""Healthy: an excess of this many tolerances is excluded. Smaller ones are what the harm budget pays for."""
+HEALTHY_EXCESS = 0.2
+"""Healthy: the excess that is not excluded yet is one that the budget could bear all through the bake, and never above this."""
 EVIDENCE_FLOOR = 20.0  # e-value against zero excess that a predicted rollback needs (after the union over streams)
+LEANING = 1.0  # log e-value against zero excess below which a forecast is only noise
+CALM_FORECAST_TICKS = 5
 FORECAST_TICKS = 120  # ticks of history behind a forecast
 RECENT_TICKS = 30  # ticks behind the excess that the reward sees
 STALE_INTERVALS, STALE_MIN_S = 3.0, 5.0
-
-
-class Action(StrEnum):
-    """What a person may order."""
-
-    PAUSE = "pause"  # the engine may still lower and roll back, never raise
-    RESUME = "resume"
-    SET = "set"
-    PROMOTE = "promote"
-    ROLLBACK = "rollback"
-    FREEZE = "freeze"  # nothing moves, not even down, until resume
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """A person's command. `segment` None: every one that takes part. `split_bp` counts for SET only."""
-
-    action: Action
-    who: str
-    reason: str = ""
-    segment: str | None = None
-    split_bp: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,8 +118,15 @@ class Ramp:
         self.evidence = RegressionEvidence(spec)
         self.harm = HarmLedger(spec)
         self.segments = {
-            segment.name: SegmentState(phase=self._first_phase(segment.name, segment.after)) for segment in spec.segments
+            segment.name: SegmentState(phase=self._first_phase(segment.name, segment.after))
+            for segment in spec.segments
         }
+        self._features = [k for k, kpi in enumerate(spec.kpis) if kpi.kind is KpiKind.FEATURE]
+        self.feature_exclusion = ExcessExclusion(
+            len(spec.segments) * max(len(self._features), 1),
+            risk=spec.rollout.budget_risk / 2,
+            epoch_s=self.harm.epoch_s,
+        )
         self.totals_n = np.zeros((len(spec.segments), len(spec.kpis), 2))
         self.totals_bad = np.zeros_like(self.totals_n)
         self._now_s = 0.0
@@ -164,6 +153,13 @@ class Ramp:
 
     def _learn(self, window: Window, elapsed_s: float) -> None:
         since_s = self._since_exposure_s
+        if self._features:
+            n, bad, base = (
+                window.n[:, self._features],
+                window.bad[:, self._features],
+                self.evidence.base.value[:, self._features],
+            )
+            self.feature_exclusion.update(n.reshape(-1, 2), bad.reshape(-1, 2), base.ravel(), at_s=since_s)
         self.evidence.update(window, since_exposure_s=since_s)
         self.harm.update(window, at_s=since_s, elapsed_s=elapsed_s)
         self.totals_n += window.n
@@ -191,7 +187,9 @@ class Ramp:
     def _expected_people(self, window: Window) -> Floats:
         """(S,) people that should be seen on the canary now, by its split and the baseline's people; 0 after a change."""
         split = self._splits()
-        settled = np.array([s.confirmed and self._now_s - s.changed_s > 2 * ROLLBACK_LATENCY_S for s in self.segments.values()])
+        settled = np.array(
+            [s.confirmed and self._now_s - s.changed_s > 2 * ROLLBACK_LATENCY_S for s in self.segments.values()]
+        )
         baseline = window.people[:, BASELINE].astype(float)
         expected: Floats = np.where(settled & (split < 1), baseline * split / np.maximum(1 - split, 1e-9), 0.0)
         return expected
@@ -213,7 +211,7 @@ class Ramp:
         segment = self.spec.segments[index]
         state = self.segments[segment.name]
         state.cap_bp = cap_bp
-        state.forecast = self._forecast(index, state) if state.phase in (Phase.RAMPING, Phase.BAKING) else None
+        self._look_ahead(index, state)
         state.breach_ticks = state.breach_ticks + 1 if self._breach_is_founded(index, state) else 0
         suspicion, suspect = self.suspicion(index)
         healthy = self.unhealthy(index) is None
@@ -228,7 +226,7 @@ class Ramp:
         )  # fmt: skip
         view = self._guard_view(index, alarm, round(proposal.split * TOTAL_BP), suspicion, suspect)
         verdict = review(view)
-        if suspicion < 0.25:  # noqa: PLR2004 -- well below where suspicion starts: the watch ends, and may begin anew
+        if suspicion < 0.25:
             state.reduced = False
         return self._apply(index, verdict, propensity=proposal.propensity)
 
@@ -246,6 +244,7 @@ class Ramp:
             crash=bool(alarm.crash[index]), crash_everywhere=alarm.everywhere, silent=bool(alarm.silent[index]),
             world_bad=alarm.world or self._baseline_breaks_limit(index, proven), proven=proven,
             suspicion=suspicion, suspect=suspect, forecast=state.forecast, breach_ticks=state.breach_ticks,
+            breach_likely=self._breach_is_likely(index, state),
             budget_spent=self.harm.upper > self.harm.allowed, unhealthy=self.unhealthy(index),
             stale_s=quiet_s if quiet_s > max(STALE_INTERVALS * spec.interval_s, STALE_MIN_S) else None,
             confirmed=state.confirmed, dwelt=self._now_s - state.changed_s >= spec.min_dwell_s or state.split_bp == 0,
@@ -257,7 +256,10 @@ class Ramp:
         """Whether the sessions that began during the bake have been judged."""
         if state.bake_since_s is None:
             return False
-        return self._now_s >= state.bake_since_s + self.spec.rollout.bake_s + self.spec.oldest_judged_s + ROLLBACK_LATENCY_S
+        return (
+            self._now_s
+            >= state.bake_since_s + self.spec.rollout.bake_s + self.spec.oldest_judged_s + ROLLBACK_LATENCY_S
+        )
 
     def _apply(self, index: int, verdict: Verdict, *, propensity: float = 1.0) -> SegmentDecision:
         """Carry a verdict out on the state; in mode observe only say it."""
@@ -357,6 +359,7 @@ class Ramp:
             "totals": [self.totals_n.tolist(), self.totals_bad.tolist()],
             "evidence": self.evidence.state(),
             "harm": self.harm.state(),
+            "feature_exclusion": self.feature_exclusion.state(),
             "segments": {name: _state_of(state) for name, state in self.segments.items()},
         }
 
@@ -365,10 +368,13 @@ class Ramp:
         try:
             self._now_s, self._first_exposure_s = float(state["now_s"]), state["first_exposure_s"]
             self._seen_s = self._now_s + max(gap_s, 0.0)
-            self.totals_n, self.totals_bad = (np.asarray(x, float).reshape(self.totals_n.shape) for x in state["totals"])
+            self.totals_n, self.totals_bad = (
+                np.asarray(x, float).reshape(self.totals_n.shape) for x in state["totals"]
+            )
             self.evidence.restore(state["evidence"])
             for name, values in state["segments"].items():
                 _restore_state(self.segments[name], values)
+            self.feature_exclusion.restore(state["feature_exclusion"])
             self.harm.restore(state["harm"], gap_s=gap_s, split=self._splits())
         except (KeyError, ValueError, TypeError) as error:
             raise StateError(f"the stored state of a rollout cannot be read: {error!r}") from error
@@ -387,14 +393,16 @@ class Ramp:
         """Reasons that are proof of harm in a segment, or of the whole canary where this segment agrees; gravest first."""
         own = self._crossed(index)
         pooled = self._crossed(len(self.spec.segments))
-        if own or not pooled or self.suspicion(index)[0] < 0.25:  # noqa: PLR2004 -- some evidence of its own
+        if own or not pooled or self.suspicion(index)[0] < 0.25:
             return own
         return pooled
 
     def _crossed(self, row: int) -> tuple[Reason, ...]:
         log_e = self.evidence.log_e_values[row]
         needed = self.evidence.log_thresholds[row]
-        grounds = [t for t, test in enumerate(self.evidence.tests) if test.against is not Against.ZERO and log_e[t] >= needed]
+        grounds = [
+            t for t, test in enumerate(self.evidence.tests) if test.against is not Against.ZERO and log_e[t] >= needed
+        ]
         return tuple(self._reason(row, t) for t in sorted(grounds, key=lambda t: _GRAVITY[self._kpi_kind(t)]))
 
     def _kpi_kind(self, test: int) -> KpiKind:
@@ -417,7 +425,14 @@ class Ramp:
                 f"tolerance {test.value:.1%} (evidence {odds:.3g} to 1)"
             )
         limit = test.value if test.against is Against.LIMIT else baseline + test.value
-        return Reason(code=f"{test.against}:{kpi.name}", text=text, kpi=kpi.name, observed=canary, limit=limit, unit="share of sessions")
+        return Reason(
+            code=f"{test.against}:{kpi.name}",
+            text=text,
+            kpi=kpi.name,
+            observed=canary,
+            limit=limit,
+            unit="share of sessions",
+        )
 
     def suspicion(self, index: int) -> tuple[float, Reason | None]:
         """The strongest evidence of harm in a segment as a share of what proves it, and what it is about."""
@@ -452,45 +467,86 @@ class Ramp:
 
     def needed(self, index: int) -> Insufficient | None:
         """How much more it takes to call a segment healthy; None when nothing more is needed."""
-        target = min(HEALTHY_EXCESS * max(self.spec.rollout.harm.tolerance, 0.001), 0.5)
-        worst = float(self.harm.exclusion.worst[index])
-        if worst <= target:
-            return None
         state = self.segments[self.spec.segments[index].name]
         share = state.split_bp / TOTAL_BP
-        base = float(self.harm.base.value[index])
         shown = share if 0 < share < 1 else 0.25  # before the first step: what a usual step would need
-        more = self.harm.exclusion.sessions_needed(index, target, base, shown)
+        more = max(
+            (e.sessions_needed(row, target, base, shown) for e, row, target, base in self._unexcluded(index)),
+            default=None,
+        )
+        if more is None:
+            return None
         rate = float(self.harm.rate[index])
         minutes = more / rate / 60 if rate > 0 and np.isfinite(more) else None
         judged = int(self.harm.judged[index, CANARY])
         return Insufficient(n=judged, needed=int(min(np.ceil(more), 10**9)), minutes=minutes)
 
+    def _unexcluded(self, index: int) -> Iterator[tuple[ExcessExclusion, int, float, float]]:
+        """What still stands between a segment and 'healthy': (test, its row, excess to exclude, base rate)."""
+        target = self._tolerable_excess(index)
+        if self.harm.exclusion.worst[index] > target:
+            yield self.harm.exclusion, index, target, float(self.harm.base.value[index])
+        for f, k in enumerate(self._features):
+            row = index * len(self._features) + f
+            if self.feature_exclusion.worst[row] > HEALTHY_EXCESS:
+                yield self.feature_exclusion, row, HEALTHY_EXCESS, float(self.evidence.base.value[index, k])
+
+    def _tolerable_excess(self, index: int) -> float:
+        """The excess rate that must be excluded before a segment counts as healthy."""
+        bake_s = self.spec.rollout.bake_s + self.spec.oldest_judged_s + ROLLBACK_LATENCY_S
+        bearable = self.harm.affordable_excess(
+            self._splits(), self._live(), seconds=bake_s, latency_s=ROLLBACK_LATENCY_S
+        )
+        return float(np.clip(bearable[index], max(self.spec.rollout.harm.tolerance, GRID[0]), HEALTHY_EXCESS))
+
     def health(self, index: int) -> Health:
         state = self.segments[self.spec.segments[index].name]
         if state.phase is Phase.ROLLED_BACK or self.proven(index):
             return Health.HARMFUL
-        return Health.UNKNOWN if self.unhealthy(index) is not None and state.phase is not Phase.PROMOTED else Health.HEALTHY
+        return (
+            Health.UNKNOWN
+            if self.unhealthy(index) is not None and state.phase is not Phase.PROMOTED
+            else Health.HEALTHY
+        )
 
     def _breach_is_founded(self, index: int, state: SegmentState) -> bool:
         """A breach is foreseen, and evidence against zero excess of that KPI is above the floor."""
         if state.forecast is None or state.forecast.p_breach < BREACH_SURE:
             return False
-        log_e = self.evidence.log_e_values[index]
-        zero = [t for t, test in enumerate(self.evidence.tests) if test.against is Against.ZERO]
-        floor = np.log(EVIDENCE_FLOOR * len(self.spec.segments) * max(len(zero), 1))
-        return any(self.spec.kpis[self.evidence.tests[t].kpi].name == state.forecast.kpi and log_e[t] >= floor for t in zero)
+        zero = sum(test.against is Against.ZERO for test in self.evidence.tests)
+        return self._log_e_against_zero(index, state.forecast.kpi) >= np.log(
+            EVIDENCE_FLOOR * len(self.spec.segments) * zero
+        )
 
-    def _forecast(self, index: int, state: SegmentState) -> Forecast | None:
-        """The most worrying forecast among the KPIs with a limit."""
-        del index
+    def _breach_is_likely(self, index: int, state: SegmentState) -> bool:
+        """A breach is more likely than not, and the counts lean against the canary at all."""
+        likely = state.forecast is not None and state.forecast.p_breach >= BREACH_LIKELY
+        return likely and self._log_e_against_zero(index, state.forecast.kpi if state.forecast else "") > LEANING
+
+    def _log_e_against_zero(self, index: int, kpi: str) -> float:
+        log_e = self.evidence.log_e_values[index]
+        tests = enumerate(self.evidence.tests)
+        zero = [t for t, test in tests if test.against is Against.ZERO and self.spec.kpis[test.kpi].name == kpi]
+        return float(max((log_e[t] for t in zero), default=-np.inf))
+
+    def _look_ahead(self, index: int, state: SegmentState) -> None:
+        """A new forecast every tick while any count leans against the canary, every few ticks otherwise."""
+        if state.phase not in (Phase.RAMPING, Phase.BAKING):
+            state.forecast = None
+            return
+        leaning = any(self._log_e_against_zero(index, kpi.name) > LEANING for kpi in self.spec.kpis)
+        if leaning or len(state.history) % CALM_FORECAST_TICKS == index % CALM_FORECAST_TICKS:
+            state.forecast = self._forecast(state)
+
+    def _forecast(self, state: SegmentState) -> Forecast | None:
+        """The most worrying forecast among the KPIs with a limit; never further ahead than the data reach back."""
         horizon = max(1, round(self.spec.rollout.horizon_s / self.spec.rollout.interval_s))
         found = []
         for k, kpi in enumerate(self.spec.kpis):
             if kpi.limit is not None and len(state.history):
                 n = np.array([n[k, CANARY] for n, _ in state.history])
                 bad = np.array([bad[k, CANARY] for _, bad in state.history])
-                found.append(forecast(kpi.name, bad, n, limit=kpi.limit, horizon_ticks=min(horizon, FORECAST_TICKS)))
+                found.append(forecast(kpi.name, bad, n, limit=kpi.limit, horizon_ticks=min(horizon, len(n))))
         return max((f for f in found if f is not None), key=lambda f: f.p_breach, default=None)
 
     def _excess(self, index: int, kind: KpiKind) -> float:
@@ -552,7 +608,9 @@ class Ramp:
 
     def _kpi_view(self, index: int, k: int) -> KpiView:
         n, bad = self.totals_n[index, k], self.totals_bad[index, k]
-        test = next(t for t, test in enumerate(self.evidence.tests) if test.kpi == k and test.against is Against.TOLERANCE)
+        test = next(
+            t for t, test in enumerate(self.evidence.tests) if test.kpi == k and test.against is Against.TOLERANCE
+        )
         return KpiView(
             kpi=self.spec.kpis[k].name, canary=_share(bad[CANARY], n[CANARY]), baseline=_share(bad[BASELINE], n[BASELINE]),
             tolerance=self.spec.kpis[k].tolerance, log_e=float(self.evidence.log_e_values[index, test]),

@@ -21,7 +21,9 @@ class Reward:
     anomaly: float
 
 
-def reward(*, split: float, errors: float, slowness: float, abandonment: float, anomaly: float, weight: float = 1.0) -> Reward:
+def reward(
+    *, split: float, errors: float, slowness: float, abandonment: float, anomaly: float, weight: float = 1.0
+) -> Reward:
     """Reward of one tick of one segment.
 
     `split` in [0, 1]; the others are excess shares of canary over baseline sessions in [-1, 1], NaN where unknown (then

@@ -117,9 +117,7 @@ class SessionTracker:
             session.goal_ns = _earliest(session.goal_ns, start)
 
     def _begin(self, start: int, user: int, bucket: int, segment: int, version: int) -> Session:
-        session = Session(
-            user=user, start_ns=start, last_ns=start, segment=segment, version=version, bucket=bucket
-        )
+        session = Session(user=user, start_ns=start, last_ns=start, segment=segment, version=version, bucket=bucket)
         if len(self._open) >= MAX_OPEN:
             del self._open[next(iter(self._open))]
             self.evicted_n += 1

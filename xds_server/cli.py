@@ -36,7 +36,7 @@ from xds_server.arguments import (
     writable,
 )
 from xds_server.errors import SerinusError
-from xds_server.rollout.command import Action
+from analysis.decision import Action
 
 if TYPE_CHECKING:
     from xds_server.mesh import Address

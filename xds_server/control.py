@@ -14,7 +14,7 @@ import grpc
 from xds_server.errors import BadRequestError, JournalError, RefusedError, SteeringError, UnknownNameError
 from xds_server.pb import control_pb2 as pb
 from xds_server.pb import control_pb2_grpc as pb_grpc
-from xds_server.rollout.command import Action
+from analysis.decision import Action
 from xds_server.rollout.explain import explain
 from xds_server.store.records import DecisionRow, RolloutRow
 

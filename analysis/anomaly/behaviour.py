@@ -1,7 +1,7 @@
-"""Anomaly scores of sessions: an isolation forest on what people did, calibrated by conformal p-values.
+"""Anomaly scores of sessions: the distance of what people did from what is usual, calibrated by conformal p-values.
 
-The forest (scikit-learn) and the click-path chain learn from one half of the segment's baseline sessions from before the
-exposure; the other half calibrates. A score of p says: a share p of usual sessions looks at least as odd
+The distance (Mahalanobis, covariance shrunk after Ledoit & Wolf 2004, scikit-learn) and the click-path chain learn from one
+half of the segment's baseline sessions from before the exposure; the other half calibrates. A score of p says: a share p of usual sessions looks at least as odd
 (split conformal: Vovk, Gammerman & Shafer 2005, chapter 4).
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.ensemble import IsolationForest
+from sklearn.covariance import LedoitWolf
 
 from analysis.profile.clickpath import ClickPaths
 from analysis.session import NS, Session
@@ -44,38 +44,39 @@ class Behaviour:
 class _SegmentModel:
     sessions: list[Behaviour] = field(default_factory=list)
     chain: ClickPaths | None = None
-    forest: IsolationForest | None = None
+    usual: LedoitWolf | None = None
+    scale: Floats | None = None  # (5,) standard deviations of the features
     calibration: Floats | None = None  # ascending scores
 
 
 class BehaviourModel:
     """Scores sessions of S segments. Learns only from what it is given: the caller keeps exposed sessions out."""
 
-    def __init__(self, n_segments: int, *, seed: int) -> None:
+    def __init__(self, n_segments: int) -> None:
         self._models = [_SegmentModel() for _ in range(n_segments)]
-        self._seed = seed
 
     def learn(self, segment: int, behaviour: Behaviour) -> None:
         """Remember one usual session; at most TRAIN_MAX_N a segment, and none once the segment is fitted."""
         model = self._models[segment]
-        if model.forest is None and len(model.sessions) < TRAIN_MAX_N:
+        if model.usual is None and len(model.sessions) < TRAIN_MAX_N:
             model.sessions.append(behaviour)
 
     def is_fitted(self, segment: int) -> bool:
-        return self._models[segment].forest is not None
+        return self._models[segment].usual is not None
 
     def fit(self) -> None:
         """Fit every segment that has TRAIN_N sessions and is not fitted. Even ones train, odd ones calibrate."""
         for model in self._models:
-            if model.forest is None and len(model.sessions) >= TRAIN_N:
+            if model.usual is None and len(model.sessions) >= TRAIN_N:
                 self._fit(model)
 
     def _fit(self, model: _SegmentModel) -> None:
         train, held_out = model.sessions[::2], model.sessions[1::2]
         model.chain = ClickPaths(MAX_LABEL)
         model.chain.learn(session.path for session in train)
-        model.forest = IsolationForest(n_estimators=50, random_state=self._seed, n_jobs=1)
-        model.forest.fit(_features(train, model.chain))
+        features = _features(train, model.chain)
+        model.scale = np.maximum(features.std(axis=0), 1e-3)
+        model.usual = LedoitWolf().fit(features / model.scale)
         model.calibration = np.sort(_oddity(model, held_out))
 
     def p_values(self, segment: int, sessions: list[Behaviour]) -> Floats:
@@ -104,12 +105,20 @@ def _features(sessions: list[Behaviour], chain: ClickPaths) -> Floats:
     for session in sessions:
         steps = len(session.path)
         counts = np.bincount(session.path) if steps else np.zeros(1)
-        rows.append([steps, np.count_nonzero(counts), counts.max(), session.duration_s, chain.surprise(session.path) / (steps + 1)])
+        rows.append(
+            [
+                steps,
+                np.count_nonzero(counts),
+                counts.max(),
+                session.duration_s,
+                chain.surprise(session.path) / (steps + 1),
+            ]
+        )
     return np.asarray(rows, float)
 
 
 def _oddity(model: _SegmentModel, sessions: list[Behaviour]) -> Floats:
-    assert model.forest is not None  # noqa: S101 -- callers look at `forest` or `calibration` first
-    assert model.chain is not None  # noqa: S101
-    odd: Floats = -model.forest.score_samples(_features(sessions, model.chain))
+    assert model.usual is not None  # noqa: S101 -- callers look at `usual` or `calibration` first
+    assert model.chain is not None  # noqa: S101 -- fitted together
+    odd: Floats = model.usual.mahalanobis(_features(sessions, model.chain) / model.scale)
     return odd

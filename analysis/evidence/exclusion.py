@@ -16,7 +16,9 @@ from analysis.evidence.two_by_two import expected_log_e, log_e
 
 Floats = npt.NDArray[np.float64]
 
-GRID = np.array([0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.17, 0.22, 0.3, 0.4, 0.55, 0.75])
+GRID = np.array(
+    [0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.32, 0.45, 0.6, 0.8]
+)
 """Excess rates tested; above the last, 1.0 stands for 'anything is possible'."""
 
 

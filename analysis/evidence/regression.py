@@ -50,7 +50,9 @@ def tests_of(spec: ServiceSpec) -> tuple[Test, ...]:
     tests = [Test(kpi=i, against=Against.TOLERANCE, value=kpi.tolerance) for i, kpi in enumerate(spec.kpis)]
     limited = [(i, kpi.limit) for i, kpi in enumerate(spec.kpis) if kpi.limit is not None]
     tests += [Test(kpi=i, against=Against.LIMIT, value=limit) for i, limit in limited]
-    tests += [Test(kpi=i, against=Against.ZERO, value=0.0) for i, kpi in enumerate(spec.kpis) if _forecastable(kpi.kind)]
+    tests += [
+        Test(kpi=i, against=Against.ZERO, value=0.0) for i, kpi in enumerate(spec.kpis) if _forecastable(kpi.kind)
+    ]
     return tuple(tests)
 
 

@@ -41,14 +41,15 @@ def project(
 
 
 def log_likelihood_ratio(n: npt.ArrayLike, bad: npt.ArrayLike, q: npt.ArrayLike, p: npt.ArrayLike) -> Floats:
-    """log of q's likelihood over p's for `bad` of `n` outcomes; 0 where n is 0."""
+    """Log of q's likelihood over p's for `bad` of `n` outcomes; 0 where n is 0."""
     n, bad = np.asarray(n, float), np.asarray(bad, float)
     q = np.clip(q, _EDGE, 1 - _EDGE)
     p = np.clip(p, _EDGE, 1 - _EDGE)
-    return bad * np.log(q / p) + (n - bad) * np.log((1 - q) / (1 - p))
+    ratio: Floats = bad * np.log(q / p) + (n - bad) * np.log((1 - q) / (1 - p))
+    return ratio
 
 
-def log_e(  # noqa: PLR0913, PLR0917 -- a two-by-two table, an alternative and a line
+def log_e(
     n_c: npt.ArrayLike,
     bad_c: npt.ArrayLike,
     n_b: npt.ArrayLike,
@@ -57,7 +58,7 @@ def log_e(  # noqa: PLR0913, PLR0917 -- a two-by-two table, an alternative and a
     q_b: npt.ArrayLike,
     difference: npt.ArrayLike,
 ) -> Floats:
-    """log of the e-value of one block. `q_c`, `q_b` must be chosen before the block is seen. 0 where an arm is empty."""
+    """Log of the e-value of one block. `q_c`, `q_b` must be chosen before the block is seen. 0 where an arm is empty."""
     p_c, p_b = project(n_c, n_b, q_c, q_b, difference)
     both = (np.asarray(n_c) > 0) & (np.asarray(n_b) > 0)
     ratio = log_likelihood_ratio(n_c, bad_c, q_c, p_c) + log_likelihood_ratio(n_b, bad_b, q_b, p_b)

@@ -51,7 +51,9 @@ class QTable:
         try:
             body = json.loads(text)
             if body["format"] != FORMAT or tuple(body["shape"]) != SHAPE:
-                raise StateError(f"policy table of format {body['format']} and shape {body['shape']}, not {FORMAT} and {SHAPE}")
+                raise StateError(
+                    f"policy table of format {body['format']} and shape {body['shape']}, not {FORMAT} and {SHAPE}"
+                )
             values = np.asarray(body["values"], float).reshape(SHAPE)
             visits = np.asarray(body["visits"], np.int64).reshape(SHAPE)
             return cls(values=values, visits=visits, origin=dict(body["origin"]))

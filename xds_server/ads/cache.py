@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -53,13 +53,26 @@ class NodeView:
 
 @dataclass(slots=True, kw_only=True)
 class Counters:
-    """Since the start. `stale`: requests that answered an overtaken response."""
+    """Since the start. `stale`: requests that answered an overtaken response. `by_type`: by event and type of resource."""
 
     streams: int = 0
-    pushes: int = 0
-    acks: int = 0
-    nacks: int = 0
     stale: int = 0
+    by_type: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def _of(self, event: str) -> int:
+        return sum(n for (name, _), n in self.by_type.items() if name == event)
+
+    @property
+    def pushes(self) -> int:
+        return self._of("push")
+
+    @property
+    def acks(self) -> int:
+        return self._of("ack")
+
+    @property
+    def nacks(self) -> int:
+        return self._of("nack")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -179,13 +192,13 @@ class AdsCache:
         if isinstance(answer, Nacked):
             self._rejected(stream, answer)
         else:
-            self.counters.acks += 1
             kind = answer.response.type
+            self.counters.by_type["ack", kind] += 1
             self._known[stream.node].acked[kind] = stream.session.acked_version(kind)
         self._advance()
 
     def _rejected(self, stream: Stream, nack: Nacked) -> None:
-        self.counters.nacks += 1
+        self.counters.by_type["nack", nack.response.type] += 1
         blamed = nack.changed or nack.response.resources
         rejection = Rejection(
             node=stream.node,
@@ -203,7 +216,7 @@ class AdsCache:
         """Return what to write to a stream now; it counts as sent."""
         response = stream.session.next_response(time.monotonic())
         if response is not None:
-            self.counters.pushes += 1
+            self.counters.by_type["push", response.type] += 1
             self._known[stream.node].sent[response.type] = response.version
         return response
 

@@ -1,0 +1,138 @@
+"""The composition root: builds every part of a control plane, runs them in one TaskGroup, ends them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine
+
+import grpc
+
+from xds_server import __version__
+from xds_server.ads.cache import AdsCache
+from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
+from xds_server.app_options import RunOptions
+from xds_server.clock import SystemClock
+from xds_server.control import add_control
+from xds_server.errors import ListenError
+from xds_server.ingest import Ingest
+from xds_server.ingest.als import add_als
+from xds_server.ingest.otlp import add_otlp
+from xds_server.rollout.controller import Controller
+from xds_server.settings import load_mesh
+from xds_server.store.journal import Journal
+from xds_server.telemetry import Telemetry
+from xds_server.web.app import create_app
+from xds_server.web.server import listen, serve
+
+log = logging.getLogger(__name__)
+
+QUEUE_LIMIT = 200_000  # rows a service between two ticks; the oldest go first, and are counted
+GRACE_S = 2.0  # for streams to end by themselves
+
+
+async def run(options: RunOptions) -> int:
+    """Run a control plane until SIGTERM or SIGINT; returns the exit code.
+
+    Raises MeshError for a wrong mesh file and SerinusError for a port or data directory that cannot be used, before
+    anything has been served.
+    """
+    logging.basicConfig(
+        level=options.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    mesh = load_mesh(options.mesh_path)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    with contextlib.closing(Journal(options.data_dir)) as journal:
+        clock, telemetry, cache = SystemClock(), Telemetry(__version__), AdsCache()
+        ingest = Ingest(mesh, user_hash_key=journal.secret(), queue_limit=QUEUE_LIMIT, clock=clock)
+        controller = Controller(
+            mesh=mesh, journal=journal, cache=cache, ingest=ingest, telemetry=telemetry, clock=clock
+        )
+        _watch(telemetry, ingest, cache)
+        try:
+            await _serve(options, cache, ingest, controller, telemetry, stop)
+        finally:
+            telemetry.close()
+    return 0
+
+
+def _watch(telemetry: Telemetry, ingest: Ingest, cache: AdsCache) -> None:
+    telemetry.watch_ready(cache.ready.is_set)
+    telemetry.watch_ingest(
+        entries=lambda: ingest.counts, depth=ingest.depths, dropped=ingest.dropped, samples=ingest.accepted
+    )
+    telemetry.watch_xds(
+        responses=lambda: dict(cache.counters.by_type),
+        nodes=lambda: sum(node.connected for node in cache.nodes()),
+    )
+
+
+async def _serve(
+    options: RunOptions,
+    cache: AdsCache,
+    ingest: Ingest,
+    controller: Controller,
+    telemetry: Telemetry,
+    stop: asyncio.Event,
+) -> None:
+    try:
+        listener = listen(options.http_host, options.http_port)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {options.http_host}:{options.http_port}: {error.strerror}") from error
+    app = create_app(
+        not_ready=lambda: None if cache.ready.is_set() else "nothing has been published yet", metrics=telemetry.render
+    )
+    http_port = listener.getsockname()[1]
+    with contextlib.closing(listener):
+        async with (
+            _grpc_server(options.grpc_host, options.grpc_port) as (main, grpc_port),
+            _grpc_server(options.grpc_host, options.otlp_port) as (otlp, otlp_port),
+        ):
+            add_ads(main, cache)
+            add_als(main, ingest)
+            add_otlp(main, ingest)
+            add_control(main, controller)
+            add_otlp(otlp, ingest)
+            controller.restore()
+            await main.start()
+            await otlp.start()
+            host = options.grpc_host
+            log.info("xDS, ALS and control on %s:%d, OTLP on %s:%d", host, grpc_port, host, otlp_port)
+            log.info("HTTP on %s:%d", options.http_host, http_port)
+            await _until(stop, controller, serve(app, listener, stop))
+            log.info("ending")
+
+
+async def _until(stop: asyncio.Event, controller: Controller, web: Coroutine[None, None, None]) -> None:
+    """Run the loop and the HTTP side until told to stop."""
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(web)
+        ticking = tasks.create_task(controller.run())
+        warming = tasks.create_task(asyncio.to_thread(importlib.import_module, "statsmodels.tsa.statespace.structural"))
+        await stop.wait()
+        ticking.cancel()
+        warming.cancel()
+        await serving
+
+
+@contextlib.asynccontextmanager
+async def _grpc_server(host: str, port: int) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
+    """A server bound to host:port (0: a free one), to be started by the caller; stopped with grace in the end."""
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    try:
+        bound = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise ListenError(f"cannot listen on {host}:{port}: the port is in use or the address is not ours") from error
+    if bound == 0:
+        raise ListenError(f"cannot listen on {host}:{port}: the port is in use or the address is not ours")
+    try:
+        yield server, bound
+    finally:
+        await server.stop(GRACE_S)

@@ -1,0 +1,98 @@
+"""What is going on, as the control API's messages."""
+
+from __future__ import annotations
+
+import math
+
+from analysis.decision import Phase
+from analysis.ramp import SegmentView
+from analysis.spec import TOTAL_BP
+from xds_server.pb import control_pb2 as pb
+from xds_server.rollout.steered import SteeredService
+
+
+def service_status(steered: SteeredService) -> pb.ServiceStatus:
+    """The status of one service; segments in matching order."""
+    row, spec = steered.row, steered.service.spec
+    status = pb.ServiceStatus(
+        service=steered.name,
+        state=row.state if row is not None else "idle",
+        mode=str(spec.rollout.mode),
+        baseline=row.baseline if row is not None else spec.baseline,
+        generation=steered.splits.generation,
+        in_force=steered.in_force,
+        waiting_for=steered.waiting_for,
+        harm_budget=spec.rollout.harm.budget,
+    )
+    if row is not None:
+        status.rollout, status.canary, status.started_unix_ns = row.rollout, row.canary, row.started_unix_ns
+    ramp = steered.engine.ramp
+    if ramp is None:
+        status.segments.extend(_at_rest(steered))
+        return status
+    harm = ramp.harm_view()
+    status.harm_upper, status.harm_reserved = harm.upper, harm.reserved
+    status.segments.extend(_segment(steered, ramp.view(segment.name)) for segment in spec.segments)
+    return status
+
+
+def _at_rest(steered: SteeredService) -> list[pb.SegmentStatus]:
+    outcome = steered.row.outcome if steered.row is not None else {}
+    return [
+        pb.SegmentStatus(
+            segment=name,
+            phase=outcome.get(name, ""),
+            health="unknown",
+            split=split.canary_bp / TOTAL_BP,
+            baseline=split.baseline,
+            canary=split.canary or "",
+        )
+        for name, split in steered.splits.segments.items()
+    ]
+
+
+def _segment(steered: SteeredService, view: SegmentView) -> pb.SegmentStatus:
+    state, split = view.state, steered.splits.segments[view.segment]
+    needed = view.needed if not state.phase.is_final else None
+    minutes = 0.0 if needed is None else -1.0 if needed.minutes is None else needed.minutes
+    return pb.SegmentStatus(
+        segment=view.segment,
+        phase=str(state.phase),
+        health=str(view.health),
+        split=split.canary_bp / TOTAL_BP,
+        cap=state.cap_bp / TOTAL_BP,
+        verdict=state.verdict,
+        reason=steered.held or state.reason,
+        leading_kpi=view.leading.kpi or "" if view.leading is not None else "",
+        evidence=_finite(view.log_e),
+        evidence_needed=view.log_threshold,
+        canary_sessions=view.canary_n,
+        baseline_sessions=view.baseline_n,
+        needed_sessions=needed.needed if needed is not None else 0,
+        needed_minutes=minutes,
+        excess_sessions=view.excess,
+        worst_excess_rate=view.worst_excess,
+        anomaly=view.anomaly,
+        breach_probability=state.forecast.p_breach if state.forecast is not None else 0.0,
+        kpis=[
+            pb.KpiStatus(
+                kpi=kpi.kpi,
+                canary=_finite(kpi.canary),
+                baseline=_finite(kpi.baseline),
+                tolerance=kpi.tolerance,
+                evidence=_finite(kpi.log_e),
+                canary_n=kpi.canary_n,
+                baseline_n=kpi.baseline_n,
+            )
+            for kpi in view.kpis
+        ],
+        baseline=split.baseline,
+        canary=split.canary or "",
+        largest_split=state.largest_bp / TOTAL_BP,
+        exposed_sessions=view.exposed_n if state.phase is not Phase.PINNED else 0,
+    )
+
+
+def _finite(value: float) -> float:
+    """JSON knows no NaN: what is unknown is 0, and the count beside it says so."""
+    return value if math.isfinite(value) else 0.0
