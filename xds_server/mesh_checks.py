@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import get_args
 
 from analysis.spec import DEFAULT_SEGMENT
+from xds_server.bootstrap import SIDECAR_CLUSTER
 from xds_server.mesh import MatchKind
 from xds_server.mesh_file import KeyPath, Source, first_of
 from xds_server.units import LISTEN, WrongValueError, nearest, show
@@ -249,6 +250,8 @@ def _listeners(source: Source) -> None:
         first = seen.setdefault(address, owner)
         if first != owner:
             source.report(path, f"{first} listens there already", "an address of its own for each gateway and sidecar")
+    if SIDECAR_CLUSTER in source.mapping(("gateways",)):
+        source.report(("gateways", SIDECAR_CLUSTER), "the node cluster of all sidecars", "any other name")
     for name in source.mapping(("sidecars",)):
         if name in source.mapping(("gateways",)):
             source.report(("sidecars", name), "a gateway has this name", "a name of its own for each node")

@@ -485,6 +485,12 @@ WRONG = [
         "30: sidecars.edge: a gateway has this name; legal: a name of its own for each node",
     ),
     (
+        "a gateway that every sidecar would take for itself",
+        "  edge: {listen",
+        "  sidecar: {listen",
+        "27: gateways.sidecar: the node cluster of all sidecars; legal: any other name",
+    ),
+    (
         "a name that would break the names of clusters",
         "  cart:\n",
         "  cart|x:\n",
