@@ -6,12 +6,11 @@ import ipaddress
 from typing import Any
 
 from xds_server.errors import BadRequestError
-from xds_server.mesh import Address, Mesh
+from xds_server.mesh import SIDECAR_CLUSTER, Address, Mesh
 
 CLUSTER = "serinus"
 """The one static cluster: Envoy fetches its configuration from it, and sends its access logs to it."""
 
-SIDECAR_CLUSTER = "sidecar"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 

@@ -12,6 +12,9 @@ MatchKind = Literal["exact", "prefix", "suffix", "contains", "regex", "present",
 Address = tuple[str, int]
 """Host (IP address or DNS name) and port."""
 
+SIDECAR_CLUSTER = "sidecar"
+"""Node cluster in the bootstrap of every Envoy that is no gateway."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueMatch:

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import get_args
 
 from analysis.spec import DEFAULT_SEGMENT
-from xds_server.bootstrap import SIDECAR_CLUSTER
-from xds_server.mesh import MatchKind
+from xds_server.mesh import SIDECAR_CLUSTER, MatchKind
 from xds_server.mesh_file import KeyPath, Source, first_of
 from xds_server.units import LISTEN, WrongValueError, nearest, show
 

@@ -126,7 +126,7 @@ def test_health_checks_ask_where_the_container_listens() -> None:
 
 
 def test_it_is_the_same_demo() -> None:
-    """But for addresses, the mesh is the demo's own."""
+    """But for addresses, the mesh is the demo's own; what is changed in the one must be changed in the other."""
     template = Template((ROOT / "xds_server" / "demo" / "mesh.yaml").read_text())
     ports = {"edge": 1, "sidecar": 2, "v1": 3, "v2": 4}
     addresses = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
