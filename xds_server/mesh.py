@@ -102,8 +102,9 @@ class Service:
 class Gateway:
     """An edge Envoy, known by its node ID or node cluster.
 
-    `listen`: where it listens, for all its services, told apart by domain. `to`: hand requests over to this sidecar, which
-    splits; None: the gateway itself splits. `strip`: headers removed from what clients send, besides `x-serinus-*`.
+    `listen`: where it listens, for all its services, told apart by domain. `to`: hand requests over to this sidecar,
+    which splits; None: the gateway itself splits. `strip`: headers removed from what clients send, besides
+    `x-serinus-*`.
     """
 
     node: str
@@ -115,7 +116,10 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sidecar:
-    """An Envoy beside a client, by node ID or cluster; `listen` overrides 0.0.0.0:<the service's port>."""
+    """An Envoy beside a client, by node ID or cluster; `listen` overrides 0.0.0.0:<the service's port>.
+
+    A host name there: it listens on every address, and gateways reach it by that name.
+    """
 
     node: str
     listen: Address
