@@ -1,6 +1,7 @@
 """Real Envoys, an ADS server with an access-log collector, and backends that answer with their version.
 
-Fixtures return what opens a part (`async with`), so that a test is one plain function around `asyncio.run`.
+The fixture `rig` has all of them as functions; each part is an `async with`, so that a test is one plain function
+around `asyncio.run`. `run_envoy` and `free_port` are there by themselves too.
 """
 
 from __future__ import annotations
@@ -63,11 +64,6 @@ async def wait_until(check: Callable[[], Awaitable[bool]], what: str, timeout_s:
     while not await check():
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
         await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-def eventually() -> Callable[..., Awaitable[None]]:
-    return wait_until
 
 
 @pytest.fixture
@@ -173,31 +169,21 @@ class ControlPlane:
         return b""
 
 
-@pytest.fixture
-def control_plane() -> Callable[..., contextlib.AbstractAsyncContextManager[ControlPlane]]:
-    """`async with control_plane()`: the real ADS servicer in this process, on a port of the system's choice."""
-
-    @contextlib.asynccontextmanager
-    async def run(port: int = 0) -> AsyncIterator[ControlPlane]:
-        server = grpc.aio.server(options=SERVER_OPTIONS)
-        plane = ControlPlane(port, AdsCache())
-        add_ads(server, plane.cache)
-        collect = grpc.stream_unary_rpc_method_handler(plane.collect)
-        server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(
-                    "envoy.service.accesslog.v3.AccessLogService", {"StreamAccessLogs": collect}
-                ),
-            )
-        )
-        plane.port = server.add_insecure_port(f"127.0.0.1:{port}")
-        await server.start()
-        try:
-            yield plane
-        finally:
-            await server.stop(None)
-
-    return run
+@contextlib.asynccontextmanager
+async def control_plane(port: int = 0) -> AsyncIterator[ControlPlane]:
+    """Serve ADS for real, and collect access logs, in this process; the port is the system's choice."""
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    plane = ControlPlane(port, AdsCache())
+    add_ads(server, plane.cache)
+    collect = {"StreamAccessLogs": grpc.stream_unary_rpc_method_handler(plane.collect)}
+    logs = grpc.method_handlers_generic_handler("envoy.service.accesslog.v3.AccessLogService", collect)
+    server.add_generic_rpc_handlers((logs,))
+    plane.port = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield plane
+    finally:
+        await server.stop(None)
 
 
 # --- Backends and clients ---
@@ -223,19 +209,14 @@ class _Backend(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
 
 
-@pytest.fixture
-def backend() -> Callable[[str], contextlib.AbstractAsyncContextManager[int]]:
-    """`async with backend("v1") as port`: a server that answers `{"version": "v1", "headers": {...}}`."""
-
-    @contextlib.asynccontextmanager
-    async def run(version: str) -> AsyncIterator[int]:
-        server = await asyncio.get_running_loop().create_server(lambda: _Backend(version), "127.0.0.1", 0)
-        try:
-            yield server.sockets[0].getsockname()[1]
-        finally:
-            server.close()
-
-    return run
+@contextlib.asynccontextmanager
+async def backend(version: str) -> AsyncIterator[int]:
+    """Answer every request with `{"version": version, "headers": {...}}`; yields the port."""
+    server = await asyncio.get_running_loop().create_server(lambda: _Backend(version), "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,70 +227,73 @@ class Answer:
     set_cookie: str
 
 
-@pytest.fixture
-def ask() -> Callable[..., Awaitable[Answer]]:
-    """`await ask(client, port, headers…)`: one request, as the backend answered it."""
-
-    async def run(
-        client: aiohttp.ClientSession, port: int, headers: Mapping[str, str] | None = None, path: str = "/"
-    ) -> Answer:
-        async with client.get(
-            f"http://127.0.0.1:{port}{path}", headers={"host": "shop", **(headers or {})}
-        ) as response:
-            text = await response.text()
-            said = json.loads(text) if response.status == 200 else {}
-            cookie = response.headers.get("set-cookie", "")
-            return Answer(response.status, said.get("version", ""), said.get("headers", {}), cookie)
-
-    return run
+async def ask(
+    client: aiohttp.ClientSession, port: int, headers: Mapping[str, str] | None = None, path: str = "/"
+) -> Answer:
+    """Send one request to the service `shop` through the Envoy at `port`."""
+    asked = {"host": "shop", **(headers or {})}
+    async with client.get(f"http://127.0.0.1:{port}{path}", headers=asked) as response:
+        text = await response.text()
+        said = json.loads(text) if response.status == 200 else {}
+        cookie = response.headers.get("set-cookie", "")
+        return Answer(response.status, said.get("version", ""), said.get("headers", {}), cookie)
 
 
 # --- Meshes ---
 
 
-@pytest.fixture
-def make_service() -> Callable[..., Service]:
-    """A service `shop` with defaults; versions are given as {name: port on this machine}."""
-
-    def make(
-        versions: Mapping[str, int],
-        *,
-        name: str = "shop",
-        port: int = 10_000,
-        identity: tuple[Identity, ...] = (HeaderIdentity(header="x-user-id"),),
-        routes: tuple[Route, ...] = (Route(),),
-        segments: Iterable[tuple[SegmentSpec, SegmentMatch]] = (),
-    ) -> Service:
-        named = [*segments, (SegmentSpec(name="default"), None)]
-        return Service(
+def make_service(
+    versions: Mapping[str, int],
+    *,
+    name: str = "shop",
+    port: int = 10_000,
+    identity: tuple[Identity, ...] = (HeaderIdentity(header="x-user-id"),),
+    routes: tuple[Route, ...] = (Route(),),
+    segments: Iterable[tuple[SegmentSpec, SegmentMatch]] = (),
+) -> Service:
+    """Make a service whose versions are ports on this machine; the first one is the baseline."""
+    named = [*segments, (SegmentSpec(name="default"), None)]
+    return Service(
+        name=name,
+        domains=(name,),
+        port=port,
+        identity=identity,
+        routes=routes,
+        versions={v: Version(name=v, endpoints=(("127.0.0.1", p),)) for v, p in versions.items()},
+        matches={segment.name: match for segment, match in named},
+        errors=ErrorRule(),
+        spec=ServiceSpec(
             name=name,
-            domains=(name,),
-            port=port,
-            identity=identity,
-            routes=routes,
-            versions={v: Version(name=v, endpoints=(("127.0.0.1", p),)) for v, p in versions.items()},
-            matches={segment.name: match for segment, match in named},
-            errors=ErrorRule(),
-            spec=ServiceSpec(
-                name=name,
-                baseline=next(iter(versions)),
-                versions=tuple(versions),
-                segments=tuple(segment for segment, _ in named),
-                kpis=(),
-            ),
-        )
+            baseline=next(iter(versions)),
+            versions=tuple(versions),
+            segments=tuple(segment for segment, _ in named),
+            kpis=(),
+        ),
+    )
 
-    return make
+
+def make_split(
+    canary_bp: int, *, generation: int = 1, rollout: str = "shop-1", segments: Iterable[str] = ("default",)
+) -> dict[str, ServiceSplits]:
+    """Give v2 that share in the named segments of `shop`."""
+    each = SegmentSplit(baseline="v1", canary="v2", canary_bp=canary_bp)
+    return {"shop": ServiceSplits(rollout=rollout, generation=generation, segments=dict.fromkeys(segments, each))}
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """Everything that a test needs. `envoy(mesh, node, xds_port, edit=None)` is a live Envoy."""
+
+    envoy: Callable[..., contextlib.AbstractAsyncContextManager[Envoy]]
+    free_port: Callable[[], int]
+    control_plane = staticmethod(control_plane)
+    backend = staticmethod(backend)
+    ask = staticmethod(ask)
+    service = staticmethod(make_service)
+    split = staticmethod(make_split)
+    eventually = staticmethod(wait_until)
 
 
 @pytest.fixture
-def split() -> Callable[..., dict[str, ServiceSplits]]:
-    """`split(500, generation=3)`: v2 gets 5 % in every segment of `shop`."""
-
-    def make(
-        canary_bp: int, *, generation: int = 1, rollout: str = "shop-1", segments: Iterable[str] = ("default",)
-    ) -> dict[str, ServiceSplits]:
-        each = SegmentSplit(baseline="v1", canary="v2", canary_bp=canary_bp)
-        return {"shop": ServiceSplits(rollout=rollout, generation=generation, segments=dict.fromkeys(segments, each))}
-
-    return make
+def rig(run_envoy: Callable[..., contextlib.AbstractAsyncContextManager[Envoy]], free_port: Callable[[], int]) -> Rig:
+    return Rig(run_envoy, free_port)

@@ -23,21 +23,19 @@ def tampered(mesh, splits) -> Snapshot:
     return Snapshot.of(built)
 
 
-def test_a_rejected_route_is_reported_once_never_sent_again_and_the_last_good_one_serves(
-    run_envoy, control_plane, backend, ask, make_service, split, free_port, eventually
-):
+def test_a_rejected_route_is_reported_once_never_sent_again_and_the_last_good_one_serves(rig):
     """Re-sending what was rejected would loop some 1,500 times a second."""
 
     async def scenario() -> None:
-        async with backend("v1") as v1, backend("v2") as v2, control_plane() as plane:
-            port = free_port()
-            mesh = Mesh(path="mesh.yaml", services={"shop": make_service({"v1": v1, "v2": v2}, port=port)})
+        async with rig.backend("v1") as v1, rig.backend("v2") as v2, rig.control_plane() as plane:
+            port = rig.free_port()
+            mesh = Mesh(path="mesh.yaml", services={"shop": rig.service({"v1": v1, "v2": v2}, port=port)})
             rejections = []
             plane.cache.on_rejection = rejections.append
-            plane.cache.publish(mesh, split(10_000, generation=1))
-            async with run_envoy(mesh, "side-1", plane.port) as envoy, aiohttp.ClientSession() as client:
+            plane.cache.publish(mesh, rig.split(10_000, generation=1))
+            async with rig.envoy(mesh, "side-1", plane.port) as envoy, aiohttp.ClientSession() as client:
                 assert await plane.cache.in_force("shop", 1, None, 5.0) == ()
-                plane.cache.publish_snapshots(mesh, {ANY_SIDECAR: tampered(mesh, split(0, generation=2))})
+                plane.cache.publish_snapshots(mesh, {ANY_SIDECAR: tampered(mesh, rig.split(0, generation=2))})
                 # It was rejected, so there is nothing to wait for: the answer comes long before the time is up.
                 async with asyncio.timeout(5):
                     assert await plane.cache.in_force("shop", 2, None, 60.0) == ("side-1",)
@@ -52,18 +50,16 @@ def test_a_rejected_route_is_reported_once_never_sent_again_and_the_last_good_on
                 assert view.rejections == (rejection,)
                 assert view.acked["RDS"] != view.sent["RDS"] == rejection.version
                 assert list((await envoy.stats(r"rds\..*update_rejected")).values()) == [1]
-                assert (await ask(client, port, {"x-user-id": "anna"})).version == "v2"
+                assert (await rig.ask(client, port, {"x-user-id": "anna"})).version == "v2"
                 # The next good generation goes out as if nothing had happened.
-                plane.cache.publish(mesh, split(0, generation=3), urgent=True)
+                plane.cache.publish(mesh, rig.split(0, generation=3), urgent=True)
                 assert await plane.cache.in_force("shop", 3, None, 5.0) == ()
-                assert (await ask(client, port, {"x-user-id": "anna"})).version == "v1"
+                assert (await rig.ask(client, port, {"x-user-id": "anna"})).version == "v1"
 
     asyncio.run(scenario())
 
 
-def test_a_restarted_control_plane_with_the_same_content_changes_nothing_in_envoy(
-    run_envoy, control_plane, backend, ask, make_service, split, free_port, eventually
-):
+def test_a_restarted_control_plane_with_the_same_content_changes_nothing_in_envoy(rig):
     """Versions are hashes and bytes are deterministic: Envoy reconnects and finds what it has."""
 
     watched = (
@@ -71,33 +67,33 @@ def test_a_restarted_control_plane_with_the_same_content_changes_nothing_in_envo
     )
 
     async def scenario() -> None:
-        async with backend("v1") as v1, backend("v2") as v2, contextlib.AsyncExitStack() as until_the_end:
-            port = free_port()
-            mesh = Mesh(path="mesh.yaml", services={"shop": make_service({"v1": v1, "v2": v2}, port=port)})
+        async with rig.backend("v1") as v1, rig.backend("v2") as v2, contextlib.AsyncExitStack() as until_the_end:
+            port = rig.free_port()
+            mesh = Mesh(path="mesh.yaml", services={"shop": rig.service({"v1": v1, "v2": v2}, port=port)})
             client = await until_the_end.enter_async_context(aiohttp.ClientSession())
-            async with control_plane() as first:
-                first.cache.publish(mesh, split(10_000))
-                envoy = await until_the_end.enter_async_context(run_envoy(mesh, "side-1", first.port))
+            async with rig.control_plane() as first:
+                first.cache.publish(mesh, rig.split(10_000))
+                envoy = await until_the_end.enter_async_context(rig.envoy(mesh, "side-1", first.port))
                 assert await first.cache.in_force("shop", 1, None, 5.0) == ()
             before = await envoy.stats(watched)
             assert sum(before.values()) >= 5  # route, listener, two clusters, two memberships
             # Nobody notices that the control plane is away.
-            assert (await ask(client, port, {"x-user-id": "anna"})).version == "v2"
-            async with control_plane(first.port) as second:
-                second.cache.publish(mesh, split(10_000))
+            assert (await rig.ask(client, port, {"x-user-id": "anna"})).version == "v2"
+            async with rig.control_plane(first.port) as second:
+                second.cache.publish(mesh, rig.split(10_000))
 
                 async def is_back() -> bool:
                     return any({"CDS", "EDS", "LDS", "RDS"} <= n.acked.keys() for n in second.cache.nodes())
 
-                await eventually(is_back, "Envoy has ACKed everything again")
+                await rig.eventually(is_back, "Envoy has ACKed everything again")
                 assert second.cache.nodes()[0].acked == first.cache.nodes()[0].acked
                 assert await envoy.stats(watched) == before
-                assert (await ask(client, port, {"x-user-id": "anna"})).version == "v2"
+                assert (await rig.ask(client, port, {"x-user-id": "anna"})).version == "v2"
 
     asyncio.run(scenario())
 
 
-def test_keepalive_pings_do_not_cut_an_idle_stream(run_envoy, control_plane, make_service, split, free_port):
+def test_keepalive_pings_do_not_cut_an_idle_stream(rig):
     """gRPC's defaults cut it every four seconds: its core takes Envoy's pings for an attack."""
 
     def every_second(config) -> None:
@@ -107,10 +103,10 @@ def test_keepalive_pings_do_not_cut_an_idle_stream(run_envoy, control_plane, mak
         http2["connection_keepalive"] = {"interval": "1s", "timeout": "1s"}
 
     async def scenario() -> None:
-        async with control_plane() as plane:
-            mesh = Mesh(path="mesh.yaml", services={"shop": make_service({"v1": 1}, port=free_port())})
+        async with rig.control_plane() as plane:
+            mesh = Mesh(path="mesh.yaml", services={"shop": rig.service({"v1": 1}, port=rig.free_port())})
             plane.cache.publish(mesh, {})
-            async with run_envoy(mesh, "side-1", plane.port, edit=every_second) as envoy:
+            async with rig.envoy(mesh, "side-1", plane.port, edit=every_second) as envoy:
                 await asyncio.sleep(6)
                 assert plane.cache.counters.streams == 1
                 pings = await envoy.stats("cluster.serinus.http2.keepalive_timeout")
@@ -119,33 +115,31 @@ def test_keepalive_pings_do_not_cut_an_idle_stream(run_envoy, control_plane, mak
     asyncio.run(scenario())
 
 
-def test_a_changed_cluster_is_warm_at_once_and_a_removed_one_outlives_its_routes(
-    run_envoy, control_plane, backend, ask, make_service, split, free_port, eventually
-):
+def test_a_changed_cluster_is_warm_at_once_and_a_removed_one_outlives_its_routes(rig):
     """Without EDS right behind CDS, Envoy would warm the changed cluster for 15 s; not one request may fail."""
 
     async def scenario() -> None:
-        async with backend("v1") as v1, backend("v2") as v2, control_plane() as plane:
-            port = free_port()
-            service = make_service({"v1": v1, "v2": v2}, port=port)
+        async with rig.backend("v1") as v1, rig.backend("v2") as v2, rig.control_plane() as plane:
+            port = rig.free_port()
+            service = rig.service({"v1": v1, "v2": v2}, port=port)
             old = Mesh(path="mesh.yaml", services={"shop": service})
-            plane.cache.publish(old, split(10_000))
+            plane.cache.publish(old, rig.split(10_000))
             # v1 gets health checks, v2 is renamed to v3: a cluster changes, one comes, one goes.
             v1_checked = replace(service.versions["v1"], health=HealthCheck(path="/"))
             v3 = Version(name="v3", endpoints=service.versions["v2"].endpoints)
             renamed = replace(service, versions={"v1": v1_checked, "v3": v3})
-            moved = split(10_000, generation=2)
+            moved = rig.split(10_000, generation=2)
             moved["shop"] = replace(
                 moved["shop"], segments={"default": replace(moved["shop"].segments["default"], canary="v3")}
             )
-            async with run_envoy(old, "side-1", plane.port) as envoy, aiohttp.ClientSession() as client:
+            async with rig.envoy(old, "side-1", plane.port) as envoy, aiohttp.ClientSession() as client:
                 assert await plane.cache.in_force("shop", 1, None, 5.0) == ()
                 statuses = []
                 stop = asyncio.Event()
 
                 async def keep_asking() -> None:
                     while not stop.is_set():
-                        statuses.append((await ask(client, port, {"x-user-id": "anna"})).status)
+                        statuses.append((await rig.ask(client, port, {"x-user-id": "anna"})).status)
 
                 asking = asyncio.create_task(keep_asking())
                 began = asyncio.get_running_loop().time()
@@ -157,7 +151,7 @@ def test_a_changed_cluster_is_warm_at_once_and_a_removed_one_outlives_its_routes
                     return "shop|v2::" not in await envoy.get("/clusters")
 
                 assert not await is_removed()
-                await eventually(is_removed, "the old cluster is removed")
+                await rig.eventually(is_removed, "the old cluster is removed")
                 stop.set()
                 await asking
                 assert len(statuses) > 100
@@ -167,17 +161,15 @@ def test_a_changed_cluster_is_warm_at_once_and_a_removed_one_outlives_its_routes
     asyncio.run(scenario())
 
 
-def test_an_endpoint_with_a_name_is_resolved_by_envoy(
-    run_envoy, control_plane, backend, ask, make_service, split, free_port
-):
+def test_an_endpoint_with_a_name_is_resolved_by_envoy(rig):
     async def scenario() -> None:
-        async with backend("v1") as v1, control_plane() as plane:
-            port = free_port()
-            service = make_service({"v1": v1}, port=port)
+        async with rig.backend("v1") as v1, rig.control_plane() as plane:
+            port = rig.free_port()
+            service = rig.service({"v1": v1}, port=port)
             service = replace(service, versions={"v1": Version(name="v1", endpoints=(("localhost", v1),))})
             mesh = Mesh(path="mesh.yaml", services={"shop": service})
             plane.cache.publish(mesh, {})
-            async with run_envoy(mesh, "side-1", plane.port), aiohttp.ClientSession() as client:
-                assert (await ask(client, port)).version == "v1"
+            async with rig.envoy(mesh, "side-1", plane.port), aiohttp.ClientSession() as client:
+                assert (await rig.ask(client, port)).version == "v1"
 
     asyncio.run(scenario())

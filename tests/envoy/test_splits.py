@@ -13,27 +13,25 @@ from xds_server.mesh import Mesh
 PEOPLE = [f"person-{n}" for n in range(2_000)]
 
 
-def test_nobody_leaves_the_canary_while_its_split_grows_and_python_names_everybody(
-    run_envoy, control_plane, backend, ask, make_service, split, free_port
-):
+def test_nobody_leaves_the_canary_while_its_split_grows_and_python_names_everybody(rig):
     """0 -> 5 -> 20 -> 50 -> 95 %: each step only adds people, and `assign` agrees with Envoy for every person."""
 
     async def versions(client: aiohttp.ClientSession, port: int) -> list[str]:
         async def of(people: Iterable[str]) -> list[str]:
-            return [(await ask(client, port, {"x-user-id": person})).version for person in people]
+            return [(await rig.ask(client, port, {"x-user-id": person})).version for person in people]
 
         parts = await asyncio.gather(*(of(PEOPLE[i : i + 125]) for i in range(0, len(PEOPLE), 125)))
         return [version for part in parts for version in part]
 
     async def scenario() -> None:
-        async with backend("v1") as v1, backend("v2") as v2, control_plane() as plane:
-            port = free_port()
-            mesh = Mesh(path="mesh.yaml", services={"shop": make_service({"v1": v1, "v2": v2}, port=port)})
-            plane.cache.publish(mesh, split(0))
-            async with run_envoy(mesh, "side-1", plane.port), aiohttp.ClientSession() as client:
+        async with rig.backend("v1") as v1, rig.backend("v2") as v2, rig.control_plane() as plane:
+            port = rig.free_port()
+            mesh = Mesh(path="mesh.yaml", services={"shop": rig.service({"v1": v1, "v2": v2}, port=port)})
+            plane.cache.publish(mesh, rig.split(0))
+            async with rig.envoy(mesh, "side-1", plane.port), aiohttp.ClientSession() as client:
                 canaries: set[str] = set()
                 for generation, canary_bp in enumerate((0, 500, 2_000, 5_000, 9_500), start=1):
-                    splits = split(canary_bp, generation=generation)
+                    splits = rig.split(canary_bp, generation=generation)
                     plane.cache.publish(mesh, splits)
                     assert await plane.cache.in_force("shop", generation, {"side-1"}, 5.0) == ()
                     seen = await versions(client, port)
