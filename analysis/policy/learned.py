@@ -102,5 +102,10 @@ class LearnedPolicy:
     def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal:
         """The split that uses the chosen share of the room below the cap."""
         action, propensity = self.choose(view, rng=rng)
+        return self.proposal(view, action, propensity)
+
+    @staticmethod
+    def proposal(view: PolicyView, action: int, propensity: float) -> Proposal:
+        """What an action (index into ACTIONS) comes to."""
         room = max(view.cap - view.split, 0.0)
         return Proposal(split=view.split + float(ACTIONS[action]) * room, propensity=propensity)
