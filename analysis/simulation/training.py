@@ -36,6 +36,7 @@ SLOWEST_RATE = 0.01  # at which a state seen often is still corrected
 BAD_SHARE = 0.35  # of segments
 SEGMENTS = {"demo": ("power", "eu", "newcomers", "default"), "production": ("eu", "default")}
 HORIZONS = {"demo": 90, "production": 110}  # ticks
+HELD_OUT = 24  # rollouts at each pace that score a table
 NOT_TRAINING = 1_000_003  # keeps the held-out seeds apart from the training's
 
 
@@ -52,7 +53,7 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How one segment's rollout went. `reward`: mean of all ticks, in [-1, 1]; `harm`: expected bad sessions too many."""
+    """How one segment's rollout went. `reward`: mean of all ticks, in [-1, 1]; `harm`: expected excess bad sessions."""
 
     good: bool
     phase: Phase
@@ -86,8 +87,8 @@ class _Recorder:
         return self.inner.proposal(view, action, propensity)
 
 
-def train(*, seed: int, episodes: int, progress: Callable[[int], None]) -> QTable:
-    """Learn a table from `episodes` simulated rollouts and score it on held-out ones.
+def train(*, seed: int, episodes: int, progress: Callable[[int], None], held_out: int = HELD_OUT) -> QTable:
+    """Learn a table from `episodes` simulated rollouts and score it on `held_out` others at each pace.
 
     The same seed gives the same table. `progress` is told how many episodes are done.
     """
@@ -96,10 +97,9 @@ def train(*, seed: int, episodes: int, progress: Callable[[int], None]) -> QTabl
         explore = max(EXPLORE_LAST, EXPLORE_FIRST * (1 - 2 * done / episodes))
         _learn(table, _episode(table, draw((seed, done)), explore))
         progress(done + 1)
-    held_out = min(max(episodes // 20, 2), 40)
     origin: dict[str, object] = {
         "made_by": "analysis.simulation.training", "algorithm": "tabular Q-learning", "seed": seed,
-        "episodes": episodes, "held_out_rollouts": held_out, "scores": _scores(table, seed, held_out),
+        "episodes": episodes, "held_out_rollouts": held_out, "scores": _scores(table, seed, held_out) if held_out else {},
     }  # fmt: skip
     return replace(table, origin=origin)
 
