@@ -99,7 +99,8 @@ def train(*, seed: int, episodes: int, progress: Callable[[int], None], held_out
         progress(done + 1)
     origin: dict[str, object] = {
         "made_by": "analysis.simulation.training", "algorithm": "tabular Q-learning", "seed": seed,
-        "episodes": episodes, "held_out_rollouts": held_out, "scores": _scores(table, seed, held_out) if held_out else {},
+        "episodes": episodes, "held_out_rollouts": held_out,
+        "scores": _scores(table, seed, held_out) if held_out else {},
     }  # fmt: skip
     return replace(table, origin=origin)
 
