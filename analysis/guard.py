@@ -62,7 +62,7 @@ def review(view: GuardView) -> Verdict:
         return Hold(reasons=(_reason("frozen", "frozen by an operator"),))
     if view.phase.is_final:
         return Hold(reasons=(_reason("final", f"already {view.phase}"),))
-    return _back(view) or _stay(view) or _forward(view)
+    return _back(view) or _stay(view) or _doubt(view) or _forward(view)
 
 
 def _reason(code: str, text: str) -> Reason:
@@ -99,7 +99,7 @@ def _cheaper(view: GuardView) -> Verdict | None:
         reason = _reason("budget", f"the harm budget allows {view.cap_bp / 100:.0f} % at present")
         return Reduce(split_bp=max(view.cap_bp, min(SMALLEST_BP, view.split_bp)), reasons=(reason,))
     if view.suspicion >= ALARMING and not view.already_reduced and view.suspect is not None:
-        return Reduce(split_bp=max(view.split_bp // 2, SMALLEST_BP), reasons=(view.suspect,))
+        return Reduce(split_bp=max(view.split_bp // 2, min(SMALLEST_BP, view.split_bp)), reasons=(view.suspect,))
     return None
 
 
@@ -115,9 +115,22 @@ def _stay(view: GuardView) -> Hold | None:
         return Hold(reasons=(_reason("no_data", f"no access logs for {view.stale_s:.0f} s"),))
     if not view.confirmed:
         return Hold(reasons=(_reason("unconfirmed", "waits for Envoys to acknowledge the last split"),))
-    if view.suspicion >= SUSPICIOUS and view.suspect is not None:
-        return Hold(reasons=(view.suspect,))
-    if view.forecast is not None and view.breach_likely:
+    return None
+
+
+def _doubt(view: GuardView) -> Hold | None:
+    """What forbids a rise, be the split 0 (then nothing above has spoken) or not."""
+    if view.world_bad:
+        return Hold(reasons=(_reason("world", "the baseline is in trouble as well: no time to expose anybody new"),))
+    if view.crash or view.crash_everywhere or view.silent:
+        return Hold(reasons=(_reason("crash", "the canary fails or is silent"),))
+    if view.proven:
+        return Hold(reasons=view.proven)
+    if view.budget_spent:
+        return Hold(reasons=(_reason("budget_spent", "the harm budget is used up"),))
+    if not view.suspicion < SUSPICIOUS:
+        return Hold(reasons=(view.suspect or _reason("suspicion", "the evidence leans against the canary"),))
+    if view.forecast is not None and (view.breach_likely or view.breach_ticks >= BREACH_TICKS):
         return Hold(reasons=(_breach(view.forecast),))
     return None
 
@@ -126,6 +139,8 @@ def _forward(view: GuardView) -> Verdict:
     """How far it may go."""
     bake_bp = min(view.spec.bake_split_bp, view.max_split_bp)
     if view.phase is Phase.BAKING:
+        if view.bake_done and view.unhealthy is not None:
+            return Hold(reasons=(view.unhealthy,))
         if view.bake_done:
             return Promote(reasons=(_reason("baked", "healthy after baking"),))
         return Hold(reasons=(_reason("baking", f"baking at {view.split_bp / 100:.0f} %"),))
