@@ -130,7 +130,7 @@ class ServiceEngine:
         StateError where the data are damaged, of another format or of another specification.
         """
         try:
-            body = json.loads(data)
+            body = json.loads(data, parse_constant=_refuse)
             if body["format"] != STATE_FORMAT:
                 raise StateError(f"rollout state of format {body['format']}; this version reads format {STATE_FORMAT}")
             about = body["rollout"]
@@ -144,10 +144,17 @@ class ServiceEngine:
             self.ramp.restore(body["ramp"], gap_s=max(now_ns - at_ns, 0) / NS)
             self.observer.tracker.slow_ms[:] = [np.nan if x is None else x for x in body["slow_ms"]]
             self.observer.behaviour.restore(body["behaviour"])
-        except (KeyError, ValueError, TypeError, IndexError) as error:
+        except StateError:
+            self.ramp, self.rollout = None, None
+            raise
+        except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             self.ramp, self.rollout = None, None
             raise StateError(f"rollout state cannot be read: {error!r}") from error
         self._frozen_thresholds = not np.isnan(self.observer.tracker.slow_ms).all()
         for name, state in self.ramp.segments.items():
             if state.phase is not Phase.PINNED:
                 self.observer.set_split(name, state.split_bp, now_ns)
+
+
+def _refuse(constant: str) -> float:
+    raise StateError(f"rollout state holds {constant}, which is no number to go on with")

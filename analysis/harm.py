@@ -107,7 +107,7 @@ class HarmLedger:
 
     @property
     def allowed(self) -> float:
-        return self._harm.budget + self._harm.tolerance * float(self.exposed.sum())
+        return self._harm.budget + self._harm.tolerance * float(np.sum(self._weights * self.exposed))
 
     def in_flight(self, split: npt.ArrayLike, *, latency_s: float) -> Floats:
         """(S,) sessions at risk when splits stay as they are: until the first of them have been judged and acted upon."""
@@ -185,16 +185,17 @@ class HarmLedger:
 
         Sessions that were open are lost from sight, and so are those that came meanwhile: both are charged as exposed.
         """
-        base_n, base_bad = np.asarray(state["base"], float)
+        shape = self.excess.shape
+        base_n, base_bad = np.asarray(state["base"], float).reshape(2, *shape)
         self.base.n, self.base.bad = base_n, base_bad
-        self.excess = np.asarray(state["excess"], float)
+        self.excess = np.asarray(state["excess"], float).reshape(shape)
         self._variance = float(state["variance"])  # type: ignore[arg-type] # written by `state` as a float
-        self.rate = np.asarray(state["rate"], float)
+        self.rate = np.asarray(state["rate"], float).reshape(shape)
         self._elapsed_s = float(state["elapsed_s"])  # type: ignore[arg-type] # as above
-        self.judged = np.asarray(state["judged"], float)
+        self.judged = np.asarray(state["judged"], float).reshape(*shape, 2)
         unseen = self.rate * split * max(gap_s, 0.0)
-        exposed = np.asarray(state["exposed"], float)
-        self.lost = np.asarray(state["lost"], float) + np.maximum(exposed - self.judged[:, CANARY], 0.0) + unseen
+        exposed = np.asarray(state["exposed"], float).reshape(shape)
+        self.lost = np.asarray(state["lost"], float).reshape(shape) + np.maximum(exposed - self.judged[:, CANARY], 0.0) + unseen
         self.exposed = self.judged[:, CANARY].copy()
         self.exclusion.restore(state["exclusion"])  # type: ignore[arg-type] # written by `state` as a dict
 

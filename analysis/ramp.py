@@ -66,6 +66,7 @@ class SegmentState:
     paused: bool = False
     frozen: bool = False
     reduced: bool = False
+    cleared: bool = False  # was known to be healthy while exposed, and has not been reduced since
     breach_ticks: int = 0
     verdict: str = ""
     reason: str = ""
@@ -130,6 +131,7 @@ class Ramp:
         self.totals_n = np.zeros((len(spec.segments), len(spec.kpis), 2))
         self.totals_bad = np.zeros_like(self.totals_n)
         self._now_s = 0.0
+        self._ticks = 0
         self._seen_s = 0.0
         self._first_exposure_s: float | None = None
 
@@ -143,6 +145,7 @@ class Ramp:
     def step(self, window: Window, *, now_s: float, rng: np.random.Generator) -> tuple[SegmentDecision, ...]:
         """Take one tick's window, `now_s` seconds after the rollout began, and decide for every segment."""
         elapsed_s, self._now_s = max(now_s - self._now_s, 0.0), max(now_s, self._now_s)
+        self._ticks += 1
         if window.entries:
             self._seen_s = self._now_s
         self._learn(window, elapsed_s)
@@ -237,7 +240,10 @@ class Ramp:
         state = self.segments[segment.name]
         spec = self.spec.rollout
         quiet_s = self._now_s - self._seen_s
-        proven = self.proven(index)
+        proven, unhealthy = self.proven(index), self.unhealthy(index)
+        state.cleared = state.cleared or (unhealthy is None and state.split_bp > 0)
+        if state.phase is Phase.BAKING and state.cleared:
+            unhealthy = None  # at the bake's split the few people left on the baseline could not show it anew
         return GuardView(
             phase=state.phase, split_bp=state.split_bp, proposal_bp=proposal_bp, cap_bp=state.cap_bp,
             max_split_bp=segment.max_split_bp, spec=spec,
@@ -245,7 +251,7 @@ class Ramp:
             world_bad=alarm.world or self._baseline_breaks_limit(index, proven), proven=proven,
             suspicion=suspicion, suspect=suspect, forecast=state.forecast, breach_ticks=state.breach_ticks,
             breach_likely=self._breach_is_likely(index, state),
-            budget_spent=self.harm.upper > self.harm.allowed, unhealthy=self.unhealthy(index),
+            budget_spent=self.harm.upper > self.harm.allowed, unhealthy=unhealthy,
             stale_s=quiet_s if quiet_s > max(STALE_INTERVALS * spec.interval_s, STALE_MIN_S) else None,
             confirmed=state.confirmed, dwelt=self._now_s - state.changed_s >= spec.min_dwell_s or state.split_bp == 0,
             bake_done=self._bake_is_done(state), paused=state.paused, frozen=state.frozen, already_reduced=state.reduced,
@@ -279,8 +285,7 @@ class Ramp:
     def _outcome(self, index: int, state: SegmentState, verdict: Verdict) -> tuple[int, Phase]:
         match verdict:
             case Advance(split_bp=split_bp):
-                bake_bp = min(self.spec.rollout.bake_split_bp, self.spec.segments[index].max_split_bp)
-                return split_bp, Phase.BAKING if split_bp >= bake_bp else Phase.RAMPING
+                return split_bp, self._phase_at(index, split_bp)
             case Reduce(split_bp=split_bp):
                 return split_bp, Phase.RAMPING
             case Rollback():
@@ -292,9 +297,13 @@ class Ramp:
             case Hold():
                 return state.split_bp, state.phase
 
+    def _phase_at(self, index: int, split_bp: int) -> Phase:
+        bake_bp = min(self.spec.rollout.bake_split_bp, self.spec.segments[index].max_split_bp)
+        return Phase.BAKING if split_bp >= bake_bp else Phase.RAMPING
+
     def _move(self, state: SegmentState, verdict: Verdict, after_bp: int, phase: Phase) -> None:
         if isinstance(verdict, Reduce):
-            state.reduced = True
+            state.reduced, state.cleared = True, False
         if after_bp != state.split_bp:
             state.confirmed = False
             state.changed_s = self._now_s
@@ -346,7 +355,7 @@ class Ramp:
             case Action.SET:
                 up = order.split_bp > state.split_bp
                 verdict = Advance(split_bp=order.split_bp, reasons=reasons) if up else Hold(reasons=reasons)
-                return verdict, order.split_bp, Phase.RAMPING
+                return verdict, order.split_bp, self._phase_at(self.spec.segment_index[name], order.split_bp)
             case Action.PAUSE | Action.RESUME | Action.FREEZE:
                 return Hold(reasons=reasons), state.split_bp, state.phase
 
@@ -366,17 +375,20 @@ class Ramp:
     def restore(self, state: Mapping[str, Any], *, gap_s: float) -> None:
         """Take a state that `state` gave, `gap_s` seconds ago. Raises StateError where it is of another specification."""
         try:
-            self._now_s, self._first_exposure_s = float(state["now_s"]), state["first_exposure_s"]
+            first_s = state["first_exposure_s"]
+            self._now_s, self._first_exposure_s = float(state["now_s"]), None if first_s is None else float(first_s)
             self._seen_s = self._now_s + max(gap_s, 0.0)
             self.totals_n, self.totals_bad = (
                 np.asarray(x, float).reshape(self.totals_n.shape) for x in state["totals"]
             )
             self.evidence.restore(state["evidence"])
+            if set(state["segments"]) != set(self.segments) or set(state["arms"]) != set(self.arms):
+                raise StateError("the stored state of a rollout is of other segments")
             for name, values in state["segments"].items():
                 _restore_state(self.segments[name], values)
             self.feature_exclusion.restore(state["feature_exclusion"])
             self.harm.restore(state["harm"], gap_s=gap_s, split=self._splits())
-        except (KeyError, ValueError, TypeError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise StateError(f"the stored state of a rollout cannot be read: {error!r}") from error
 
     def confirm(self, segment: str) -> None:
@@ -535,7 +547,7 @@ class Ramp:
             state.forecast = None
             return
         leaning = any(self._log_e_against_zero(index, kpi.name) > LEANING for kpi in self.spec.kpis)
-        if leaning or len(state.history) % CALM_FORECAST_TICKS == index % CALM_FORECAST_TICKS:
+        if leaning or self._ticks % CALM_FORECAST_TICKS == index % CALM_FORECAST_TICKS:
             state.forecast = self._forecast(state)
 
     def _forecast(self, state: SegmentState) -> Forecast | None:
@@ -627,10 +639,11 @@ def _share(bad: float, n: float) -> float:
     return float(bad / n) if n > 0 else float("nan")
 
 
-_KEPT = (
-    "split_bp", "largest_bp", "changed_s", "since_s", "bake_since_s", "confirmed", "paused", "frozen", "reduced", "verdict",
-    "reason",
-)  # fmt: skip
+_KEPT: Mapping[str, Any] = {
+    "split_bp": int, "largest_bp": int, "changed_s": int | float, "since_s": int | float | None,
+    "bake_since_s": int | float | None, "confirmed": bool, "paused": bool, "frozen": bool, "reduced": bool,
+    "cleared": bool, "verdict": str, "reason": str,
+}  # fmt: skip
 
 
 def _state_of(state: SegmentState) -> dict[str, object]:
@@ -641,5 +654,17 @@ def _state_of(state: SegmentState) -> dict[str, object]:
 def _restore_state(state: SegmentState, values: Mapping[str, Any]) -> None:
     state.phase = Phase(values["phase"])
     for name in _KEPT:
+        if not isinstance(values[name], _KEPT[name]):
+            raise TypeError(f"{name} is {values[name]!r}")
         setattr(state, name, values[name])
-    state.history.extend((np.asarray(n, float), np.asarray(bad, float)) for n, bad in values["history"])
+    if not 0 <= state.split_bp <= TOTAL_BP:
+        raise ValueError(f"split of {state.split_bp} basis points")
+    state.history.extend((_counts(n), _counts(bad)) for n, bad in values["history"])
+
+
+def _counts(values: object) -> Floats:
+    """Counts of one tick, (K, 2)."""
+    counts = np.asarray(values, float)
+    if counts.ndim != 2 or not np.isfinite(counts).all():
+        raise ValueError("history is damaged")
+    return counts
