@@ -73,8 +73,7 @@ class ServiceEngine:
             return ()
         now_s = (now_ns - self.rollout.started_ns) / NS
         if not self._frozen_thresholds and now_s >= self.spec.rollout.warmup_s:
-            self.observer.freeze_thresholds()
-            self._frozen_thresholds = True
+            self._frozen_thresholds = self.observer.freeze_thresholds()
         if self._baseline_is_judged(now_s):
             self.observer.behaviour.fit()
         decisions = self.ramp.step(window, now_s=now_s, rng=self._rng)

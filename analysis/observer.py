@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.anomaly.behaviour import UNUSUAL, Behaviour, BehaviourModel
-from analysis.sample import NO_BUCKET, UNKNOWN, SampleKind
+from analysis.sample import NO_BUCKET, SAMPLE_DTYPE, UNKNOWN, SampleKind
 from analysis.session import HARM, NS, Judgement, Session, SessionTracker
 from analysis.spec import KpiKind, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window, empty
@@ -101,21 +101,19 @@ class Observer:
         if split_bp > 0 and arms.since_ns == 0:
             arms.since_ns = at_ns
 
-    def freeze_thresholds(self) -> None:
+    def freeze_thresholds(self) -> bool:
         """Freeze what 'slow' means; a limit in the specification goes first.
 
         Else the 95th percentile of the slowest request of each baseline session so far, so that 5 % of healthy sessions are
-        slow however many requests a session has.
+        slow however many requests a session has. False while the baseline has not been seen: try again.
         """
         kpi = next((kpi for kpi in self._spec.kpis if kpi.kind is KpiKind.LATENCY), None)
         if kpi is None:
-            return
+            return True
         if kpi.slow_ms is not None:
             self.tracker.slow_ms[:] = kpi.slow_ms
-            return
-        if not self._durations:
-            return
-        rows = np.sort(np.concatenate(list(self._durations)), order=["user", "duration_ms"])
+            return True
+        rows = np.sort(self._baseline_requests(), order=["user", "duration_ms"])
         slowest = (
             rows[np.append(rows["user"][1:] != rows["user"][:-1], True)] if len(rows) else rows
         )  # one row a person
@@ -124,6 +122,17 @@ class Observer:
             sample = own if len(own) >= SLOW_MIN_N else slowest["duration_ms"]
             if len(sample):
                 self.tracker.slow_ms[i] = float(np.quantile(sample, SLOW_QUANTILE)) * (1 + kpi.regression)
+        return len(slowest) > 0
+
+    def _baseline_requests(self) -> npt.NDArray[np.void]:
+        """The requests kept, without those of a version that is on trial."""
+        kept = [np.empty(0, SAMPLE_DTYPE)]
+        for rows in self._durations:
+            on_trial = np.zeros(len(rows), np.bool_)
+            for segment, arms in self._arms.items():
+                on_trial |= (rows["segment"] == segment) & (rows["version"] != arms.baseline)
+            kept.append(rows[~on_trial])
+        return np.concatenate(kept)
 
     def observe(self, rows: npt.NDArray[np.void]) -> None:
         """Take rows of this service (SAMPLE_DTYPE), in any order."""
@@ -132,8 +141,9 @@ class Observer:
         self.newest_ns = max(self.newest_ns, int(rows["start_unix_ns"].max()))
         requests = rows[rows["kind"] == SampleKind.REQUEST]
         self._entries += len(requests)
-        if np.isnan(self.tracker.slow_ms).any() and sum(map(len, self._durations)) < DURATIONS_MAX:
-            self._durations.append(requests[requests["segment"] != UNKNOWN])
+        self._durations.append(requests[(requests["segment"] != UNKNOWN) & np.isfinite(requests["duration_ms"])])
+        while sum(map(len, self._durations)) > DURATIONS_MAX and len(self._durations) > 1:
+            self._durations.popleft()
         self._recent.append(requests[(requests["user"] != 0) & (requests["segment"] != UNKNOWN)])
         for session in self.tracker.observe(rows):
             self._started(session)

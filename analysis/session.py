@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 import numpy as np
 import numpy.typing as npt
@@ -70,9 +71,12 @@ class SessionTracker:
         self._started: list[Session] = []
         ages = [(i, int(kpi.judge_after_s * NS)) for i, kpi in enumerate(spec.kpis)]
         self._ages = [*ages, (HARM, int(spec.oldest_judged_s * NS))]
-        self._due: list[deque[Session]] = [deque() for _ in self._ages]
+        self._keep_ns = max(age for _, age in self._ages)
+        self._due: list[list[tuple[int, int, Session]]] = [[] for _ in self._ages]  # heaps by start: one row with a
+        # clock that runs ahead must not keep the others waiting
+        self._begun_n = 0
         self._pending: deque[tuple[int, ...]] = deque(maxlen=MAX_PENDING)
-        self._sweep: deque[Session] = deque()
+        self._sweep: list[tuple[int, int, Session]] = []  # heap by when to look
         self.slow_ms = np.full(len(spec.segments), np.nan)
         self.evicted_n = 0
 
@@ -104,6 +108,8 @@ class SessionTracker:
             if version == UNKNOWN:
                 return  # refused before a version was chosen: belongs to neither arm
             session = self._begin(start, user, bucket, segment, version)
+        elif start < session.start_ns - self._gap_ns:
+            return  # too late: of an earlier visit, which has been judged
         session.last_ns = max(session.last_ns, start)
         session.n_requests += 1
         session.slowest_ms = max(session.slowest_ms, duration_ms)
@@ -123,9 +129,10 @@ class SessionTracker:
             self.evicted_n += 1
         self._open[user] = session
         self._started.append(session)
-        for queue in self._due:
-            queue.append(session)
-        self._sweep.append(session)
+        self._begun_n += 1
+        for heap in self._due:
+            heappush(heap, (start, self._begun_n, session))
+        heappush(self._sweep, (start + self._keep_ns, self._begun_n, session))
         return session
 
     def _event(self, row: tuple[int, ...], *, newest_ns: int) -> None:
@@ -146,9 +153,9 @@ class SessionTracker:
 
         `feature_labels`: index of each guarded feature in the service's vocabulary.
         """
-        for (kpi, age_ns), queue in zip(self._ages, self._due, strict=True):
-            while queue and queue[0].start_ns + age_ns <= watermark_ns:
-                session = queue.popleft()
+        for (kpi, age_ns), heap in zip(self._ages, self._due, strict=True):
+            while heap and heap[0][0] + age_ns <= watermark_ns:
+                _, _, session = heappop(heap)
                 bad = self._is_harm(session) if kpi == HARM else self._is_bad(session, kpi, feature_labels)
                 yield Judgement(session=session, kpi=kpi, bad=bad)
         self._forget(watermark_ns)
@@ -178,18 +185,15 @@ class SessionTracker:
 
     def _forget(self, watermark_ns: int) -> None:
         """Drop sessions that are judged for everything and have been quiet for the gap."""
-        keep_ns = max(age for _, age in self._ages)
-        for _ in range(len(self._sweep)):
-            session = self._sweep[0]
-            if session.start_ns + keep_ns > watermark_ns:
-                return
-            self._sweep.popleft()
+        while self._sweep and self._sweep[0][0] <= watermark_ns:
+            _, number, session = heappop(self._sweep)
             if self._open.get(session.user) is not session:
                 continue
-            if session.last_ns + self._gap_ns < watermark_ns:
+            quiet_ns = session.last_ns + self._gap_ns
+            if quiet_ns < watermark_ns:
                 del self._open[session.user]
             else:
-                self._sweep.append(session)  # still active: look again after the younger ones
+                heappush(self._sweep, (quiet_ns + 1, number, session))  # still active
 
 
 _OUTCOME_OF = {
