@@ -66,6 +66,11 @@ class SessionPlan:
     headers: Mapping[str, str]
     visits: tuple[Visit, ...]
 
+    @property
+    def is_good(self) -> bool:
+        """Whether, but for a fault, the person reaches the goal and meets no error."""
+        return self.visits[-1].path == PATHS[-1] and not any(visit.unlucky for visit in self.visits)
+
 
 def plan_session(rng: random.Random) -> SessionPlan:
     """Return a fresh person's session: 10 % are left at a random step before the goal, 0.5 % meet one error."""
@@ -111,12 +116,14 @@ class Tally:
     slow: int = 0
     abandoned: int = 0
     faulty: int = 0  # met a faulty answer of any kind
+    harmed: int = 0  # would have been good, and met the canary's fault
 
 
 @dataclass(slots=True)
 class Journey:
-    """One session as it went."""
+    """One session as it went. `planned_good`: it would have gone well but for a fault."""
 
+    planned_good: bool = True
     began_at: str | None = None  # the version that gave the first answer
     struck_by_canary: bool = False
     error: bool = False
@@ -190,6 +197,7 @@ class Books:
         tally.slow += journey.slow
         tally.abandoned += not journey.reached
         tally.faulty += journey.faulty
+        tally.harmed += journey.struck_by_canary and journey.planned_good
         tally.bad += journey.error or journey.slow or journey.faulty or not journey.reached
         self.complete += journey.reached
         self.abandoned += not journey.reached
@@ -207,7 +215,7 @@ class People:
 
     async def walk(self, plan: SessionPlan) -> None:
         """Live through one session. An error does not end it; a page that leads nowhere does."""
-        journey = Journey()
+        journey = Journey(planned_good=plan.is_good)
         self.books.started += 1
         try:
             for i, visit in enumerate(plan.visits):

@@ -156,14 +156,18 @@ class _Demo:
         where = ("--grpc-port", self.ports.grpc, "--otlp-port", self.ports.otlp, "--http-port", self.ports.http)
         data_dir = self.work_dir / "data"
         await children.start("serinus", *_serinus("run", mesh_path, "--data-dir", data_dir, *where))
+        nodes = ("edge", "sidecar")
+        configs = await asyncio.gather(*(self._bootstrap(mesh_path, node) for node in nodes))
         await _until_ok(client, f"http://{self.ports.at('http')}/readyz", children)
-        for node in ("edge", "sidecar"):
-            await self._start_envoy(children, mesh_path, node)
+        quiet = ("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart")
+        for node, config in zip(nodes, configs, strict=True):
+            await children.start(node, _envoy(), "-c", config, *quiet)
         # Whoever has no identity gets the baseline, and belongs to nobody's session.
         await _until_ok(client, f"http://{self.ports.at('edge')}/healthz", children, host=SERVICE)
         self._say(f"Serinus, edge and sidecar Envoy and both shops are ready after {time.monotonic() - began:.1f} s")
 
-    async def _start_envoy(self, children: Children, mesh_path: Path, node: str) -> None:
+    async def _bootstrap(self, mesh_path: Path, node: str) -> Path:
+        """Return what `serinus bootstrap` prints for a node, as a file."""
         command = _serinus("bootstrap", mesh_path, "--node", node, "--xds", self.ports.at("grpc"))
         process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -173,8 +177,7 @@ class _Demo:
             raise DemoError(f"no bootstrap for {node}: {err.decode(errors='replace').strip()}")
         config = self.work_dir / f"{node}-bootstrap.yaml"
         config.write_bytes(out)
-        quiet = ("--concurrency", "1", "--log-level", "warning", "--disable-hot-restart")
-        await children.start(node, _envoy(), "-c", config, *quiet)
+        return config
 
     async def _start_people(self, children: Children, spec: ServiceSpec, report: Path) -> Child:
         slow_ms = next(kpi.slow_ms for kpi in spec.kpis if kpi.slow_ms is not None)

@@ -98,7 +98,10 @@ class Expected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentSummary:
-    """One row of the verdict; `right` says whether what was expected is what happened."""
+    """One row of the verdict; `right` says whether what was expected is what happened.
+
+    `harmed_sessions_beyond_baseline` is exact: sessions that met the canary's fault and whose plan was a good one.
+    """
 
     segment: str
     expected: str
@@ -111,7 +114,7 @@ class SegmentSummary:
     seconds_from_fault_to_decision: float | None
     seconds_from_fault_to_zero_traffic: float | None
     canary_sessions: int
-    harmed_sessions_beyond_baseline: float
+    harmed_sessions_beyond_baseline: int
     largest_split: float
     seconds_to_full: float | None
 
@@ -238,7 +241,7 @@ def _segment(run: Run, segment: str) -> SegmentSummary:
         seconds_from_fault_to_decision=_seconds(seen.first_fault_unix, decided.at_unix if decided else None),
         seconds_from_fault_to_zero_traffic=_seconds(seen.first_fault_unix, _silent_since(run, seen)),
         canary_sessions=_tally(run, segment, CANARY, "sessions"),
-        harmed_sessions_beyond_baseline=round(harmed(run, segment), 1),
+        harmed_sessions_beyond_baseline=_tally(run, segment, CANARY, "harmed"),
         largest_split=end.largest_split,
         seconds_to_full=_seconds(run.rollout_started_unix, _full_since(run, segment)),
     )
@@ -277,14 +280,6 @@ def _seconds(begin: float | None, end: float | None) -> float | None:
 
 def _tally(run: Run, segment: str, version: str, what: str) -> int:
     return int(run.truth["segments"][segment].get(version, {}).get(what, 0))
-
-
-def harmed(run: Run, segment: str) -> float:
-    """Return how many of the canary's sessions were bad beyond what the baseline's rate would have cost them."""
-    sessions = _tally(run, segment, CANARY, "sessions")
-    baseline = _tally(run, segment, BASELINE, "sessions")
-    rate = _tally(run, segment, BASELINE, "bad") / baseline if baseline else 0.0
-    return _tally(run, segment, CANARY, "bad") - rate * sessions
 
 
 def moved_back_unasked(run: Run) -> int:

@@ -88,7 +88,7 @@ def _verdict_row(row: SegmentSummary) -> tuple[Text | str, ...]:
         _seconds(row.seconds_from_fault_to_zero_traffic),
         _seconds(row.seconds_to_full),
         str(row.canary_sessions),
-        f"{row.harmed_sessions_beyond_baseline:.0f}",
+        str(row.harmed_sessions_beyond_baseline),
         f"{row.largest_split:.0%}",
     )
 

@@ -114,3 +114,11 @@ def test_a_session_counts_where_it_began_unless_the_canarys_fault_met_it() -> No
     books.session("eu", Journey(began_at="v1"))
     assert (books.tally("eu", "v2").sessions, books.tally("eu", "v2").bad) == (2, 1)
     assert (books.tally("eu", "v1").sessions, books.tally("eu", "v1").abandoned) == (1, 1)
+
+
+def test_whom_the_fault_met_was_harmed_only_if_all_would_have_gone_well() -> None:
+    books = Books(baseline="v1", canary="v2")
+    for planned_good in (True, False):
+        books.session("eu", Journey(planned_good=planned_good, began_at="v2", struck_by_canary=True, faulty=True))
+    assert (books.tally("eu", "v2").bad, books.tally("eu", "v2").harmed) == (2, 1)
+    assert sum(plan.is_good for plan in PLANS) / N == pytest.approx(0.9 * 0.995, abs=0.01)

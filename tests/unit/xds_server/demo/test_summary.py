@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from xds_server.demo.fault import CHOSEN, SEGMENTS, Fault, FaultKind
-from xds_server.demo.summary import Decided, Run, Seen, SegmentEnd, harmed, moved_back_unasked, summarise
+from xds_server.demo.summary import Decided, Run, Seen, SegmentEnd, moved_back_unasked, summarise
 
 T0 = 1_000_000.0
 ONSET = T0 + 15
@@ -48,7 +48,7 @@ PHASE = {"promote": "promoted", "rollback": "rolled_back", "withdraw": "withdraw
 
 
 def tally(sessions: int, bad: int) -> dict[str, int]:
-    return {"sessions": sessions, "bad": bad}
+    return {"sessions": sessions, "bad": bad, "harmed": 30}
 
 
 def a_run(choice: str, faults: tuple[Fault, ...], *decisions: Decided, **changed: Any) -> Run:
@@ -202,8 +202,9 @@ def test_a_version_that_is_still_asked_has_no_zero_traffic() -> None:
     assert row["seconds_from_fault_to_zero_traffic"] is None
 
 
-def test_harm_is_what_the_canary_cost_beyond_the_baselines_rate() -> None:
-    assert harmed(the_faults_of_all("error_rate", "abandonment"), "eu") == pytest.approx(90 - 0.1 * 600)
+def test_harm_is_the_sessions_that_the_canarys_fault_turned_bad() -> None:
+    rows = summarise(the_faults_of_all("error_rate", "abandonment")).as_dict()["segments"]
+    assert (rows["eu"]["canary_sessions"], rows["eu"]["harmed_sessions_beyond_baseline"]) == (600, 30)
 
 
 def test_a_failed_request_that_is_not_the_faults_doing_makes_the_run_wrong() -> None:
