@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,12 +14,13 @@ import numpy.typing as npt
 
 from analysis.decision import Action, Order, Rollback, SegmentDecision
 from analysis.engine import Rollout, ServiceEngine
-from analysis.errors import AnalysisError, SpecError, StateError
+from analysis.errors import SpecError, StateError
+from analysis.ramp import SegmentState
 from analysis.spec import Mode
 from xds_server import __version__
 from xds_server.ads.cache import AdsCache, NodeView, Rejection
 from xds_server.clock import Clock
-from xds_server.errors import BadRequestError, RefusedError, UnknownNameError
+from xds_server.errors import BadRequestError, JournalError, RefusedError, UnknownNameError
 from xds_server.ingest.decode import feature_label
 from xds_server.ingest.ingest import Ingest
 from xds_server.mesh import Mesh, SegmentSplit, ServiceSplits
@@ -32,14 +34,21 @@ from xds_server.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-ACK_TIMEOUT_S = 30.0  # an increase waits so long for acknowledgements, then holds and names the laggards
-ACK_RETRY_S = 5.0
+ACK_TIMEOUT_S = 30.0  # an increase that waits longer for acknowledgements is worth a warning
+ACK_POLL_S = 1.0  # laggards are named this soon, and who carries the traffic is looked up again
+ACK_PAUSE_S = 0.2  # between two looks, when the first has nothing to wait for
 TRAFFIC_WINDOW_S = 60.0  # nodes that carried the service's traffic so lately must acknowledge an increase
+MAX_UNWRITTEN = 1_000  # decisions that wait for a journal that works again
+SERINUS = "serinus"  # who gives an order that no person gave
 SAVE_EVERY_S = 2.0  # engine state; what was seen since the last save is charged as exposed after a crash
 
 
 class Controller:
-    """Steers every service of a mesh. Its coroutines belong to one event loop; engines tick in threads, one at a time."""
+    """Steers every service of a mesh.
+
+    Its coroutines belong to one event loop. An engine ticks in a thread, so whoever touches it
+    holds the service's lock.
+    """
 
     def __init__(
         self, *, mesh: Mesh, journal: Journal, cache: AdsCache, ingest: Ingest, telemetry: Telemetry, clock: Clock
@@ -71,23 +80,38 @@ class Controller:
             for segment, split in steered.splits.segments.items():
                 self._telemetry.split(name, segment, split.canary_bp)
         self._publish(urgent=True)
+        for steered in self._services.values():
+            if steered.is_running:  # it may have ended before its last split was acknowledged
+                self._await_acks(steered)
 
     def _resume(self, steered: SteeredService, row: RolloutRow) -> None:
         """Go on with a rollout; where its state cannot be read, keep its splits and wait for a person."""
-        state = self._journal.load_state(row.rollout)
         now_ns = self._clock.now_unix_ns()
         try:
-            if state is None:
-                raise StateError("no state of it was stored")
-            steered.engine.from_bytes(state.payload, now_ns)
+            steered.engine.from_bytes(self._stored_state(row), now_ns)
         except StateError as error:
             if not steered.is_running:
                 return
-            steered.held = f"held: {error}; resume, set or roll back"
+            steered.held = f"held: {error}; resume or roll back"
             log.warning("rollout %s is held: %s", row.rollout, error)
             self._begin(steered, row)
-            steered.engine.command(Order(action=Action.FREEZE, who="serinus", reason=str(error)), now_ns)
+            steered.engine.command(Order(action=Action.FREEZE, who=SERINUS, reason=str(error)), now_ns)
+            self._set_state(steered, "frozen")
+        if steered.is_running and steered.row is not None and steered.row.state != "running" and not steered.held:
+            steered.held = self._held_before(row)
         self._match_splits(steered)
+
+    def _stored_state(self, row: RolloutRow) -> bytes:
+        state = self._journal.load_state(row.rollout)
+        if state is None:
+            raise StateError("no state of it was stored")
+        return state.payload
+
+    def _held_before(self, row: RolloutRow) -> str:
+        """Why Serinus itself holds a rollout, if it was not a person who stopped it last."""
+        verbs = {str(Action.PAUSE), str(Action.FREEZE)}
+        stops = [d for d in self._journal.history(row.service, row.rollout) if d.verdict in verbs]
+        return stops[-1].reason.partition(": ")[2] if stops and stops[-1].who == SERINUS else ""
 
     def _begin(self, steered: SteeredService, row: RolloutRow) -> None:
         arms = {
@@ -118,7 +142,10 @@ class Controller:
             for task in self._waits:
                 task.cancel()
             for steered in self._services.values():
-                self._save(steered)
+                try:
+                    self._save(steered)
+                except JournalError as error:
+                    log.error("the state of %s is not saved: %s", steered.name, error)  # noqa: TRY400 -- one line
 
     async def _tick_forever(self, steered: SteeredService) -> None:
         interval_s = steered.service.spec.rollout.interval_s
@@ -126,36 +153,69 @@ class Controller:
         while True:
             await self._clock.sleep(max(due - self._clock.monotonic(), 0.0))
             due = max(due + interval_s, self._clock.monotonic())  # after a stall: no burst of ticks
-            await self._tick(steered)
+            tick = asyncio.create_task(self._tick(steered))
+            try:
+                await asyncio.shield(tick)
+            except asyncio.CancelledError:
+                await tick  # what its thread decides is carried out, or engine and splits would differ ever after
+                raise
 
     # --- a tick
 
     async def _tick(self, steered: SteeredService) -> None:
+        """Tick one service. Whatever fails in it holds this service, and never the loop or another service."""
         started = time.perf_counter()
         self._collect()
         async with steered.lock:
-            now_ns = self._clock.now_unix_ns()
-            rows, labels = steered.take_rows(), self._feature_labels(steered)
+            before = steered.positions()
             try:
-                decisions = await asyncio.to_thread(_advance, steered.engine, rows, now_ns, labels)
-            except AnalysisError:
-                log.exception("the engine of %s failed; its splits stay as they are", steered.name)
-                return
-            self._carry_out(steered, decisions, now_ns)
-        self._measure(steered, time.perf_counter() - started)
+                await self._decide(steered, before)
+                self._measure(steered, time.perf_counter() - started)
+            except JournalError as error:
+                self._hold(steered, str(error))
+            except Exception as error:
+                log.exception("a tick of %s failed", steered.name)
+                steered.put_back(before, self._clock.now_unix_ns())  # what it decided before it failed was not done
+                self._hold(steered, f"the engine failed ({type(error).__name__}: {error})")
         self._tell()
+
+    async def _decide(self, steered: SteeredService, before: Mapping[str, SegmentState]) -> None:
+        now_ns = self._clock.now_unix_ns()
+        rows, labels = steered.take_rows(), self._feature_labels(steered)
+        decisions = await asyncio.to_thread(_advance, steered.engine, rows, now_ns, labels)
+        if steered.held:  # it may have come to be held while the engine was at it
+            decisions = self._without_rises(steered, decisions, before, now_ns)
+        self._carry_out(steered, decisions, before, now_ns)
+
+    def _without_rises(
+        self,
+        steered: SteeredService,
+        decisions: Sequence[SegmentDecision],
+        before: Mapping[str, SegmentState],
+        now_ns: int,
+    ) -> tuple[SegmentDecision, ...]:
+        """Take back every decision that raises a split, in the engine too; return the others."""
+        risen = {each.segment for each in decisions if each.split_after_bp > each.split_before_bp}
+        steered.put_back({name: before[name] for name in risen}, now_ns)
+        return tuple(each for each in decisions if each.segment not in risen)
 
     def _collect(self) -> None:
         for name, batch in self._ingest.drain().items():
             if len(batch.rows):
-                self._services[name].inbox.append(batch.rows)
+                self._services[name].put_rows(batch.rows)
 
     def _feature_labels(self, steered: SteeredService) -> dict[str, int]:
         vocabulary = self._ingest.vocabulary(steered.name)
         kpis = steered.service.spec.kpis
         return {k.feature: vocabulary.index(feature_label(k.feature)) for k in kpis if k.feature is not None}
 
-    def _carry_out(self, steered: SteeredService, decisions: Sequence[SegmentDecision], now_ns: int) -> None:
+    def _carry_out(
+        self,
+        steered: SteeredService,
+        decisions: Sequence[SegmentDecision],
+        before: Mapping[str, SegmentState],
+        now_ns: int,
+    ) -> None:
         if not decisions or steered.row is None:
             return
         observed = steered.service.spec.rollout.mode is Mode.OBSERVE
@@ -165,7 +225,7 @@ class Controller:
             for decision in decisions:
                 self._telemetry.decided(steered.name, decision)
         if changed or fresh:
-            self._commit(steered, changed, fresh, now_ns, observed_only=observed)
+            self._commit(steered, changed, fresh, now_ns, before=before, observed_only=observed)
         elif self._clock.monotonic() - steered.saved_s > SAVE_EVERY_S:
             self._save(steered)
         self._finish_if_over(steered, now_ns)
@@ -177,13 +237,18 @@ class Controller:
         fresh: Sequence[SegmentDecision],
         now_ns: int,
         *,
+        before: Mapping[str, SegmentState],
         observed_only: bool = False,
         order: Order | None = None,
     ) -> None:
-        """Journal decisions and splits in one transaction, then publish: what is in force can always be explained."""
+        """Journal decisions and splits in one transaction, then publish: what is in force can always be explained.
+
+        Raises JournalError where the journal cannot take them. Then no split has risen; those that fall have fallen all
+        the same, and are journalled as soon as that is possible again.
+        """
         assert steered.row is not None  # noqa: S101 -- there are no decisions without a rollout
         splits = steered.splits_after(changed) if changed else steered.splits
-        rows = [
+        rows = steered.unwritten + [
             decision_row(
                 decision,
                 at_unix_ns=now_ns,
@@ -197,11 +262,21 @@ class Controller:
             for decision in fresh
         ]
         state = EngineState(rollout=steered.row.rollout, payload=steered.engine.to_bytes(now_ns), at_unix_ns=now_ns)
-        self._journal.commit(steered.name, splits, rows, state=state)
-        steered.saved_s = self._clock.monotonic()
+        try:
+            self._journal.commit(steered.name, splits, rows, state=state)
+        except JournalError:
+            falling = self._without_rises(steered, changed, before, now_ns)
+            steered.unwritten = rows[-MAX_UNWRITTEN:] if falling else steered.unwritten
+            self._adopt(steered, falling)
+            raise
+        steered.saved_s, steered.unwritten = self._clock.monotonic(), []
         self._telemetry.journal_written("decision")
+        self._adopt(steered, changed)
+
+    def _adopt(self, steered: SteeredService, changed: Sequence[SegmentDecision]) -> None:
+        """Put changed splits before the Envoys."""
         if changed:
-            steered.splits = splits
+            steered.splits = steered.splits_after(changed)
             self._publish(urgent=any(isinstance(decision.verdict, Rollback) for decision in changed))
             self._await_acks(steered)
 
@@ -211,7 +286,12 @@ class Controller:
     def _save(self, steered: SteeredService) -> None:
         now_ns = self._clock.now_unix_ns()
         if steered.row is not None and (payload := steered.engine.to_bytes(now_ns)):
-            self._journal.save_state(steered.row.rollout, payload, now_ns)
+            if steered.unwritten:
+                state = EngineState(rollout=steered.row.rollout, payload=payload, at_unix_ns=now_ns)
+                self._journal.commit(steered.name, steered.splits, steered.unwritten, state=state)
+                steered.unwritten = []
+            else:
+                self._journal.save_state(steered.row.rollout, payload, now_ns)
             self._telemetry.journal_written("state")
         steered.saved_s = self._clock.monotonic()
 
@@ -221,7 +301,7 @@ class Controller:
             return
         outcome = {name: str(state.phase) for name, state in ramp.segments.items()}
         self._journal.finish_rollout(row.rollout, now_ns, outcome, "finished")
-        steered.row = replace(row, state="finished", finished_unix_ns=now_ns, outcome=outcome)
+        steered.row, steered.held = replace(row, state="finished", finished_unix_ns=now_ns, outcome=outcome), ""
         self._save(steered)
         log.info("rollout %s finished: %s", row.rollout, outcome)
 
@@ -239,49 +319,97 @@ class Controller:
     # --- acknowledgements
 
     def _await_acks(self, steered: SteeredService) -> None:
-        task = asyncio.create_task(self._confirm(steered, steered.splits.generation))
+        steered.in_force, steered.waiting_for = False, ()
+        self._spawn(self._confirm(steered, steered.splits.generation))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
         self._waits.add(task)
         task.add_done_callback(self._waits.discard)
 
     async def _confirm(self, steered: SteeredService, generation: int) -> None:
         """Wait until a generation is in force where the traffic is; while it is not, nothing of it rises further."""
         started = self._clock.monotonic()
-        steered.in_force = False
-        timeout_s = ACK_TIMEOUT_S
+        warned: tuple[str, ...] = ()
         while steered.splits.generation == generation:
-            nodes = self._ingest.traffic_nodes(steered.name, TRAFFIC_WINDOW_S, self._clock.now_unix_ns() / 1e9)
-            laggards = await self._cache.in_force(steered.name, generation, nodes or None, timeout_s)
+            carriers = self._ingest.traffic_nodes(steered.name, TRAFFIC_WINDOW_S, self._clock.now_unix_ns() / 1e9)
+            laggards = await self._cache.in_force(steered.name, generation, carriers or None, ACK_POLL_S)
             if steered.splits.generation != generation:
-                break
-            steered.waiting_for = laggards
-            self._tell()
-            if not laggards:
-                self._in_force(steered, generation, self._clock.monotonic() - started)
-                break
-            log.warning("generation %d of %s is not acknowledged by %s", generation, steered.name, ", ".join(laggards))
-            timeout_s = ACK_RETRY_S
-            await self._clock.sleep(ACK_RETRY_S)
+                return
+            if laggards != steered.waiting_for:
+                steered.waiting_for = laggards
+                self._tell()
+            waited_s = self._clock.monotonic() - started
+            # Without any Envoy there is nothing that could be in force: after a restart they come back one by one.
+            if not laggards and any(node.connected for node in self._cache.nodes()):
+                await self._in_force(steered, generation, waited_s)
+                return
+            if laggards != warned and waited_s >= ACK_TIMEOUT_S:
+                warned = laggards
+                log.warning("%s waits for %s to take its splits %d", steered.name, ", ".join(laggards), generation)
+            await self._clock.sleep(ACK_PAUSE_S)
 
-    def _in_force(self, steered: SteeredService, generation: int, seconds: float) -> None:
-        steered.in_force = True
-        self._journal.mark_in_force(steered.name, generation, self._clock.now_unix_ns())
-        self._telemetry.in_force(steered.name, seconds)
-        if steered.engine.ramp is not None:
-            for name in steered.engine.ramp.arms:
-                steered.engine.ramp.confirm(name)
+    async def _in_force(self, steered: SteeredService, generation: int, seconds: float) -> None:
+        async with steered.lock:  # the engine may be about to decide a newer one
+            if steered.splits.generation != generation:
+                return
+            steered.in_force = True
+            if steered.engine.ramp is not None:
+                for name in steered.engine.ramp.arms:
+                    steered.engine.ramp.confirm(name)
+            self._telemetry.in_force(steered.name, seconds)
+            try:
+                self._journal.mark_in_force(steered.name, generation, self._clock.now_unix_ns())
+            except JournalError as error:
+                self._hold(steered, str(error))
+        self._tell()
 
     def _rejected(self, rejection: Rejection) -> None:
         """An Envoy refused a configuration: its last good one stays in force there, and the rollout is held."""
         log.error("%s rejected %s %s: %s", rejection.node, rejection.type, rejection.version, rejection.message)
-        self._journal.append_rejection(
-            rejection.node, rejection.type, rejection.version, rejection.message, rejection.at_unix_ns
-        )
         for name in rejection.services:
             steered = self._services.get(name)
             if steered is not None and steered.is_running:
-                steered.held = f"held: {rejection.node} rejected {rejection.type}: {rejection.message}"
-                self._order(steered, Order(action=Action.PAUSE, who="serinus", reason=steered.held))
+                reason = f"{rejection.node} rejected {rejection.type}: {rejection.message}"
+                steered.held = _held(reason)  # from now on nothing rises, be a tick under way or not
+                self._spawn(self._hold_in_turn(steered, reason))
+        try:
+            self._journal.append_rejection(
+                rejection.node, rejection.type, rejection.version, rejection.message, rejection.at_unix_ns
+            )
+        except JournalError as error:
+            log.error("a rejection is not journalled: %s", error)  # noqa: TRY400 -- one line
         self._tell()
+
+    # --- holding
+
+    async def _hold_in_turn(self, steered: SteeredService, reason: str) -> None:
+        async with steered.lock:
+            self._hold(steered, reason)
+        self._tell()
+
+    def _hold(self, steered: SteeredService, reason: str) -> None:
+        """Let nothing of a rollout rise until a person resumes it; what must fall still does. Never raises."""
+        log.error("%s: %s", steered.name, reason)
+        ramp = steered.engine.ramp
+        if ramp is None or not steered.is_running:
+            return
+        steered.held = _held(reason)
+        try:
+            for name in ramp.arms:
+                segment = ramp.segments[name]
+                if not (segment.phase.is_final or segment.paused or segment.frozen):
+                    self._order(steered, Order(action=Action.PAUSE, who=SERINUS, reason=steered.held, segment=name))
+            if steered.row is not None and steered.row.state == "running":
+                self._set_state(steered, "paused")
+        except JournalError as error:
+            log.error("that %s is held is not journalled: %s", steered.name, error)  # noqa: TRY400 -- one line
+
+    def _set_state(self, steered: SteeredService, state: str) -> None:
+        """Let the journal know what a restart must know."""
+        assert steered.row is not None  # noqa: S101 -- only rollouts have a state
+        steered.row = replace(steered.row, state=state)
+        self._journal.set_state(steered.row.rollout, state)
 
     # --- people's commands (the control API's Steering)
 
@@ -302,64 +430,62 @@ class Controller:
                 raise RefusedError(f"every segment of {service} is on {canary} already")
             now_ns = self._clock.now_unix_ns()
             row = RolloutRow(
-                rollout=self._new_name(service, canary), service=service, baseline=serving[taking_part[-1]], canary=canary,
-                state="running", started_unix_ns=now_ns, who=who, reason=reason,
+                rollout=self._new_name(service, canary), service=service, baseline=serving[taking_part[-1]],
+                canary=canary, state="running", started_unix_ns=now_ns, who=who, reason=reason,
             )  # fmt: skip
             segments = {
                 name: SegmentSplit(baseline=version, canary=canary if name in taking_part else None)
                 for name, version in serving.items()
             }
-            steered.row, steered.held = row, ""
-            steered.splits = ServiceSplits(
-                rollout=row.rollout, generation=steered.splits.generation + 1, segments=segments
-            )
-            steered.said.clear()
-            self._begin(steered, row)
+            splits = ServiceSplits(rollout=row.rollout, generation=steered.splits.generation + 1, segments=segments)
             with self._journal.atomically():
                 self._journal.start_rollout(row)
-                self._journal.save_splits(service, steered.splits)
-            self._save(steered)
+                self._journal.save_splits(service, splits)
+            steered.row, steered.splits, steered.held = row, splits, ""
+            steered.said.clear()
+            steered.unwritten.clear()
+            self._begin(steered, row)
             self._publish(urgent=False)
             self._await_acks(steered)
+            try:
+                self._save(steered)
+            except JournalError as error:
+                self._hold(steered, str(error))
         self._tell()
         return row.rollout
 
     def _new_name(self, service: str, canary: str) -> str:
         """A name that no rollout of the service had: it salts the hash, so that each rollout draws its people anew."""
-        count = sum(row.service == service for row in self._journal.rollouts())
-        return f"{service}-{canary}-{count + 1}"
+        known = {row.rollout for row in self._journal.rollouts() if row.service == service}
+        names = (f"{service}-{canary}-{n}" for n in itertools.count(len(known) + 1))
+        return next(name for name in names if name not in known)
 
     async def act(
         self, *, service: str, segment: str | None, action: Action, split_bp: int, who: str, reason: str
     ) -> str:
         """Obey a person; see `Steering.act`."""
         steered = self._find(service)
-        if steered.row is None:
-            raise RefusedError(f"{service} has no rollout; start one first")
-        if not steered.is_running and action is not Action.ROLLBACK:
-            raise RefusedError(f"rollout {steered.row.rollout} is finished; start a new one, or roll it back")
-        if steered.engine.ramp is None:
-            raise RefusedError(f"nothing is known of rollout {steered.row.rollout} any more; start a new one")
-        known = steered.engine.ramp.arms
-        if segment is not None and segment not in known:
-            raise UnknownNameError("segment of this rollout", segment, known)
+        order = Order(action=action, who=who, reason=reason, segment=segment, split_bp=split_bp)
         async with steered.lock:
-            order = Order(action=action, who=who, reason=reason, segment=segment, split_bp=split_bp)
+            _refuse_unfit(steered, order)
             try:
                 self._order(steered, order)
+                self._after_order(steered, action, segment)
             except SpecError as error:
                 raise BadRequestError(str(error)) from error
-            self._after_order(steered, action, segment)
+            except JournalError as error:
+                self._hold(steered, str(error))
+                raise
         self._tell()
         return f"{action} of {service}" + (f", segment {segment}" if segment else "") + " done"
 
     def _order(self, steered: SteeredService, order: Order) -> None:
-        now_ns = self._clock.now_unix_ns()
+        now_ns, before = self._clock.now_unix_ns(), steered.positions()
         decisions = steered.engine.command(order, now_ns)
         changed = [decision for decision in decisions if decision.changes_split]
+        self._commit(steered, changed, decisions, now_ns, before=before, order=order)
         for decision in changed:
             self._telemetry.split(steered.name, decision.segment, decision.split_after_bp)
-        self._commit(steered, changed, decisions, now_ns, order=order)
 
     def _after_order(self, steered: SteeredService, action: Action, segment: str | None) -> None:
         assert steered.row is not None  # noqa: S101 -- `act` has looked
@@ -367,8 +493,7 @@ class Controller:
             steered.held = ""
         state = {Action.PAUSE: "paused", Action.FREEZE: "frozen", Action.RESUME: "running"}.get(action)
         if state is not None and segment is None:
-            self._journal.set_state(steered.row.rollout, state)
-            steered.row = replace(steered.row, state=state)
+            self._set_state(steered, state)
         if not steered.is_running and steered.engine.ramp is not None:  # a finished rollout was rolled back
             outcome = {name: str(s.phase) for name, s in steered.engine.ramp.segments.items()}
             finished_ns = steered.row.finished_unix_ns or self._clock.now_unix_ns()
@@ -415,6 +540,23 @@ class Controller:
         if service is not None:
             self._find(service)
         return await asyncio.to_thread(self._journal.history, service, rollout, limit)
+
+
+def _refuse_unfit(steered: SteeredService, order: Order) -> None:
+    """Raise a SteeringError where an order does not fit the state that the service is in."""
+    row, ramp = steered.row, steered.engine.ramp
+    if row is None:
+        raise RefusedError(f"{steered.name} has no rollout; start one first")
+    if not steered.is_running and order.action is not Action.ROLLBACK:
+        raise RefusedError(f"rollout {row.rollout} is finished; start a new one, or roll it back")
+    if ramp is None:
+        raise RefusedError(f"nothing is known of rollout {row.rollout} any more; start a new one")
+    if order.segment is not None and order.segment not in ramp.arms:
+        raise UnknownNameError("segment of this rollout", order.segment, ramp.arms)
+
+
+def _held(reason: str) -> str:
+    return f"held: {' '.join(reason.split())}"
 
 
 def _advance(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from analysis.decision import SegmentDecision, verdict_name
 from analysis.engine import ServiceEngine
+from analysis.ramp import SegmentState
 from analysis.sample import SAMPLE_DTYPE
 from analysis.spec import TOTAL_BP
 from xds_server.mesh import SegmentSplit, Service, ServiceSplits
-from xds_server.store.records import RolloutRow
+from xds_server.store.records import DecisionRow, RolloutRow
+
+INBOX_LIMIT = 1_000_000  # rows, of 38 bytes or so: other services' ticks drain what a slow one's has yet to take
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,6 +38,7 @@ class SteeredService:
     said: dict[str, tuple[str, str, int]] = field(default_factory=dict)  # segment to the verdict journalled last
     saved_s: float = 0.0  # monotonic time of the last stored engine state
     held: str = ""  # why the rollout is held until a person resumes it
+    unwritten: list[DecisionRow] = field(default_factory=list)  # carried out, but the journal could not take them
 
     @property
     def name(self) -> str:
@@ -43,6 +47,27 @@ class SteeredService:
     @property
     def is_running(self) -> bool:
         return self.row is not None and self.row.finished_unix_ns is None
+
+    def positions(self) -> dict[str, SegmentState]:
+        """Where each segment stands in the engine now; for `put_back`."""
+        ramp = self.engine.ramp
+        return {} if ramp is None else {name: replace(state) for name, state in ramp.segments.items()}
+
+    def put_back(self, positions: Mapping[str, SegmentState], now_ns: int) -> None:
+        """Let the engine forget what it has decided for these segments since `positions`, because it was not done."""
+        ramp = self.engine.ramp
+        for name, state in positions.items():
+            if ramp is None:
+                return
+            if ramp.segments[name].split_bp != state.split_bp:
+                self.engine.observer.set_split(name, state.split_bp, now_ns)
+            ramp.segments[name] = state
+
+    def put_rows(self, rows: npt.NDArray[np.void]) -> None:
+        """Keep rows for the next tick; of too many the oldest go."""
+        self.inbox.append(rows)
+        while len(self.inbox) > 1 and sum(map(len, self.inbox)) > INBOX_LIMIT:
+            del self.inbox[0]
 
     def take_rows(self) -> npt.NDArray[np.void]:
         """All rows that have come since the last call."""
