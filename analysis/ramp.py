@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -42,11 +43,17 @@ from analysis.window import BASELINE, CANARY, Window
 Floats = npt.NDArray[np.float64]
 
 ROLLBACK_LATENCY_S = 3.0  # from a decision until the last request on the canary, ALS flush and one tick included
-HEALTHY_EXCESS = 0.2
-"""Healthy: the excess that is not excluded yet is one that the budget could bear all through the bake, and never above this."""
+HEALTHY_EXCESS = 0.25
+"""Healthy means two things. The excess of bad sessions that is not excluded is one that the budget could bear all through
+the bake, and never above this. And on each KPI an excess is excluded of so many tolerances or, where that would take too
+many sessions at this base rate, of so many standard deviations of one session (.6: some 150 sessions at an even split)."""
+HEALTHY_TOLERANCES = 3.0
+HEALTHY_DEVIATIONS = 0.6
 EVIDENCE_FLOOR = 20.0  # e-value against zero excess that a predicted rollback needs (after the union over streams)
 LEANING = 1.0  # log e-value against zero excess below which a forecast is only noise
 CALM_FORECAST_TICKS = 5
+WORLD_TICKS, WORLD_LIMIT_SHARE = 10, 0.5  # ticks of the baseline looked at, and how near to a limit is near
+COMPARED = math.log(20)  # log e-value against zero excess at which a comparison does speak against the canary
 FORECAST_TICKS = 120  # ticks of history behind a forecast
 RECENT_TICKS = 30  # ticks behind the excess that the reward sees
 STALE_INTERVALS, STALE_MIN_S = 3.0, 5.0
@@ -122,10 +129,10 @@ class Ramp:
             segment.name: SegmentState(phase=self._first_phase(segment.name, segment.after))
             for segment in spec.segments
         }
-        self._features = [k for k, kpi in enumerate(spec.kpis) if kpi.kind is KpiKind.FEATURE]
-        self.feature_exclusion = ExcessExclusion(
-            len(spec.segments) * max(len(self._features), 1),
-            risk=spec.rollout.budget_risk / 2,
+        self._guarded = [k for k, kpi in enumerate(spec.kpis) if kpi.kind is not KpiKind.ANOMALY]
+        self.kpi_exclusion = ExcessExclusion(
+            len(spec.segments) * len(self._guarded),
+            risk=spec.rollout.budget_risk,
             epoch_s=self.harm.epoch_s,
         )
         self.totals_n = np.zeros((len(spec.segments), len(spec.kpis), 2))
@@ -156,13 +163,13 @@ class Ramp:
 
     def _learn(self, window: Window, elapsed_s: float) -> None:
         since_s = self._since_exposure_s
-        if self._features:
+        if self._guarded:
             n, bad, base = (
-                window.n[:, self._features],
-                window.bad[:, self._features],
-                self.evidence.base.value[:, self._features],
+                window.n[:, self._guarded],
+                window.bad[:, self._guarded],
+                self.evidence.base.value[:, self._guarded],
             )
-            self.feature_exclusion.update(n.reshape(-1, 2), bad.reshape(-1, 2), base.ravel(), at_s=since_s)
+            self.kpi_exclusion.update(n.reshape(-1, 2), bad.reshape(-1, 2), base.ravel(), at_s=since_s)
         self.evidence.update(window, since_exposure_s=since_s)
         self.harm.update(window, at_s=since_s, elapsed_s=elapsed_s)
         self.totals_n += window.n
@@ -217,7 +224,7 @@ class Ramp:
         self._look_ahead(index, state)
         state.breach_ticks = state.breach_ticks + 1 if self._breach_is_founded(index, state) else 0
         suspicion, suspect = self.suspicion(index)
-        healthy = self.unhealthy(index) is None
+        healthy = next(self._unexcluded(index), None) is None
         state.reward = self._reward(index, state)
         proposal = self._policy.propose(
             PolicyView(
@@ -248,7 +255,7 @@ class Ramp:
             phase=state.phase, split_bp=state.split_bp, proposal_bp=proposal_bp, cap_bp=state.cap_bp,
             max_split_bp=segment.max_split_bp, spec=spec,
             crash=bool(alarm.crash[index]), crash_everywhere=alarm.everywhere, silent=bool(alarm.silent[index]),
-            world_bad=alarm.world or self._baseline_breaks_limit(index, proven), proven=proven,
+            world_bad=alarm.world or self._world_breaks_limit(index, proven), proven=proven,
             suspicion=suspicion, suspect=suspect, forecast=state.forecast, breach_ticks=state.breach_ticks,
             breach_likely=self._breach_is_likely(index, state),
             budget_spent=self.harm.upper > self.harm.allowed, unhealthy=unhealthy,
@@ -368,7 +375,7 @@ class Ramp:
             "totals": [self.totals_n.tolist(), self.totals_bad.tolist()],
             "evidence": self.evidence.state(),
             "harm": self.harm.state(),
-            "feature_exclusion": self.feature_exclusion.state(),
+            "kpi_exclusion": self.kpi_exclusion.state(),
             "segments": {name: _state_of(state) for name, state in self.segments.items()},
         }
 
@@ -386,7 +393,7 @@ class Ramp:
                 raise StateError("the stored state of a rollout is of other segments")
             for name, values in state["segments"].items():
                 _restore_state(self.segments[name], values)
-            self.feature_exclusion.restore(state["feature_exclusion"])
+            self.kpi_exclusion.restore(state["kpi_exclusion"])
             self.harm.restore(state["harm"], gap_s=gap_s, split=self._splits())
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise StateError(f"the stored state of a rollout cannot be read: {error!r}") from error
@@ -456,18 +463,30 @@ class Ramp:
             return 0.0, None
         return value, self._reason(index, strongest)
 
-    def _baseline_breaks_limit(self, index: int, proven: tuple[Reason, ...]) -> bool:
-        """Whether all proof rests on limits that the baseline breaks as well, so that no comparison speaks against the canary."""
-        limits = [reason for reason in proven if reason.code.startswith(Against.LIMIT)]
-        if not proven or len(limits) < len(proven):
+    def _world_breaks_limit(self, index: int, proven: tuple[Reason, ...]) -> bool:
+        """Whether all proof rests on limits that the baseline comes near as well, and no comparison speaks against the canary."""
+        limits = {reason.kpi for reason in proven if reason.code.startswith(Against.LIMIT)}
+        if not proven or any(not reason.code.startswith(Against.LIMIT) for reason in proven):
             return False
-        names = {reason.kpi for reason in limits}
-        broken = []
-        for k, kpi in enumerate(self.spec.kpis):
-            if kpi.name in names and kpi.limit is not None:
-                n, bad = self.totals_n[index, k, BASELINE], self.totals_bad[index, k, BASELINE]
-                broken.append(_share(bad, n) > kpi.limit)
-        return all(broken)
+        return all(self._is_elevated(index, k) for k, kpi in enumerate(self.spec.kpis) if kpi.name in limits)
+
+    def _is_elevated(self, index: int, kpi: int) -> bool:
+        """Whether the baseline, here or in all segments together, has lately been near the limit, the canary no worse.
+
+        Lately, since a limit may be broken long before a share of the whole rollout shows it; all segments, since at a
+        high split hardly anybody is left on the baseline.
+        """
+        if self._log_e_against_zero(index, self.spec.kpis[kpi].name) >= COMPARED:
+            return False
+        own = self._baseline_lately(index, kpi)
+        together = sum((self._baseline_lately(i, kpi) for i in range(len(self.spec.segments))), np.zeros(2))
+        line = WORLD_LIMIT_SHARE * (self.spec.kpis[kpi].limit or 1.0)
+        return any(_share(float(bad), float(n)) > line for n, bad in (own, together))
+
+    def _baseline_lately(self, index: int, kpi: int) -> Floats:
+        """People judged on the baseline in the last ticks, and the bad ones: (2,)."""
+        recent = list(self.segments[self.spec.segments[index].name].history)[-WORLD_TICKS:]
+        return np.array([(n[kpi, BASELINE], bad[kpi, BASELINE]) for n, bad in recent], float).reshape(-1, 2).sum(axis=0)
 
     def unhealthy(self, index: int) -> Reason | None:
         """Why a segment's canary is not known to be healthy; None when it is."""
@@ -498,10 +517,12 @@ class Ramp:
         target = self._tolerable_excess(index)
         if self.harm.exclusion.worst[index] > target:
             yield self.harm.exclusion, index, target, float(self.harm.base.value[index])
-        for f, k in enumerate(self._features):
-            row = index * len(self._features) + f
-            if self.feature_exclusion.worst[row] > HEALTHY_EXCESS:
-                yield self.feature_exclusion, row, HEALTHY_EXCESS, float(self.evidence.base.value[index, k])
+        for f, k in enumerate(self._guarded):
+            row = index * len(self._guarded) + f
+            base = float(self.evidence.base.value[index, k])
+            visible = max(HEALTHY_TOLERANCES * self.spec.kpis[k].tolerance, HEALTHY_DEVIATIONS * (base * (1 - base)) ** 0.5)
+            if self.kpi_exclusion.worst[row] > min(visible, HEALTHY_EXCESS):
+                yield self.kpi_exclusion, row, min(visible, HEALTHY_EXCESS), base
 
     def _tolerable_excess(self, index: int) -> float:
         """The excess rate that must be excluded before a segment counts as healthy."""
