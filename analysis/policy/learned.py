@@ -72,18 +72,20 @@ def state_of(view: PolicyView) -> tuple[int, int, int, int]:
         int(np.searchsorted(SPLIT_EDGES, view.split, side="right")),
         int(np.searchsorted(SUSPICION_EDGES, view.suspicion, side="right")),
         int(np.searchsorted(EXCESS_EDGES, view.worst_excess, side="right")),
-        int(np.searchsorted(ANOMALY_EDGES, view.anomaly, side="right")),
+        int(np.searchsorted(ANOMALY_EDGES, np.nan_to_num(view.anomaly), side="right")),
     )
 
 
 class LearnedPolicy:
-    """Chooses greedily by the table; with `explore` > 0 (training only) at random with that probability.
+    """Chooses by the table; with `explore` > 0 (training only) at random with that probability.
 
-    A state that training hardly saw is answered like the closed form, by the whole cap: the cap is what is safe.
+    It leaves the closed form, the whole cap, only where training saw enough to tell that another action is worth more:
+    near ties are noise, and a hold that ties with a step is taken for ever.
     """
 
     name = "learned"
-    trusted_visits = 20
+    trusted_visits = 20  # of an action in a state
+    margin = 0.02  # by which another action must be worth more, in mean reward a tick
 
     def __init__(self, table: QTable, *, explore: float = 0.0) -> None:
         self._table = table
@@ -91,13 +93,18 @@ class LearnedPolicy:
 
     def choose(self, view: PolicyView, *, rng: np.random.Generator) -> tuple[int, float]:
         """Index into ACTIONS and its probability."""
-        state = state_of(view)
-        if self._table.visits[state].sum() < self.trusted_visits and self._explore == 0:
-            return len(ACTIONS) - 1, 1.0
-        best = int(np.argmax(self._table.values[state]))
+        best = self._best(state_of(view))
         floor = self._explore / len(ACTIONS)
         action = int(rng.integers(len(ACTIONS))) if rng.random() < self._explore else best
         return action, floor + (1 - self._explore if action == best else 0.0)
+
+    def _best(self, state: tuple[int, ...]) -> int:
+        values, whole = self._table.values[state], len(ACTIONS) - 1
+        trusted = self._table.visits[state] >= self.trusted_visits
+        if not trusted[whole]:
+            return whole
+        best = int(np.argmax(np.where(trusted, values, -np.inf)))
+        return best if values[best] > values[whole] + self.margin else whole
 
     def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal:
         """The split that uses the chosen share of the room below the cap."""

@@ -1,8 +1,9 @@
 """Training of the policy `learned`: Watkins' Q-learning on simulated rollouts that the live `Ramp` steers.
 
 Decision points are the ticks at which a segment may rise; between two of them the reward of every tick adds up. An
-episode goes on to a fixed horizon after its last decision (promoted: the canary's true harm at the full split; rolled
-back: nothing), so that neither a missed fault nor a false rollback needs a penalty of its own.
+episode goes on for ever after its last decision (promoted: the canary's true harm at the full split; rolled back:
+nothing), so that neither a missed fault nor a false rollback needs a penalty of its own. Later ticks count less, and a
+rollout that is cut off goes on at its value: what a state is worth must not hang on how late in an episode it came.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ from analysis.spec import (
     ServiceSpec,
 )
 
-GAMMA = 0.998  # discount of a tick: a tie between now and later goes to now
+GAMMA = 0.98  # discount of a tick; values are means of a tick's reward, those of the next 50 ticks or so
+FOREVER = 400  # ticks after which nothing counts any more
 EXPLORE_FIRST, EXPLORE_LAST = 0.8, 0.2  # chance of a random action; with four actions each keeps at least 0.05
-SLOWEST_RATE = 0.01  # at which a state seen often is still corrected
+SLOWEST_RATE = 0.02  # at which a state seen often is still corrected
 BAD_SHARE = 0.35  # of segments
 SEGMENTS = {"demo": ("power", "eu", "newcomers", "default"), "production": ("eu", "default")}
+RATES = {"demo": (2.0, 40.0), "production": (0.5, 20.0)}  # lowest and highest number of sessions/s in a segment
 HORIZONS = {"demo": 90, "production": 110}  # ticks
-HELD_OUT = 24  # rollouts at each pace that score a table
+HELD_OUT = 16  # rollouts at each pace that score a table
 NOT_TRAINING = 1_000_003  # keeps the held-out seeds apart from the training's
 
 
@@ -151,9 +154,7 @@ def _spec(pace: str, ages_s: tuple[float, ...], rollout: RolloutSpec) -> Service
         for (kind, accepted), age_s in zip(kinds, ages_s, strict=True)
     )
     segments = tuple(SegmentSpec(name=name) for name in SEGMENTS[pace])
-    return ServiceSpec(
-        name="simulated", baseline="v1", versions=("v1", "v2"), segments=segments, kpis=kpis, rollout=rollout
-    )
+    return ServiceSpec(name=pace, baseline="v1", versions=("v1", "v2"), segments=segments, kpis=kpis, rollout=rollout)
 
 
 def _segment(rng: np.random.Generator, spec: ServiceSpec, last_onset_s: float) -> SegmentWorld:
@@ -165,7 +166,7 @@ def _segment(rng: np.random.Generator, spec: ServiceSpec, last_onset_s: float) -
         excess[kind] = np.exp(rng.uniform(np.log(min(2 * spec.kpis[kind].tolerance, most)), np.log(most)))
         excess[4] = 0.5 * excess[kind] if kind >= 2 else 0.0  # sessions cut short, or unlike the others, look unusual
     return SegmentWorld(
-        sessions_per_s=float(np.exp(rng.uniform(np.log(0.5), np.log(40)))), base=base, excess=tuple(excess.tolist()),
+        sessions_per_s=float(np.exp(rng.uniform(*np.log(RATES[spec.name])))), base=base, excess=tuple(excess.tolist()),
         onset_s=float(rng.choice([0.0, rng.uniform(0, last_onset_s)])),
     )  # fmt: skip
 
@@ -192,11 +193,17 @@ class _Rollout:
         self._weight = 1 / (ERROR * scenario.spec.rollout.harm.tolerance)
 
     @property
+    def is_decided(self) -> bool:
+        """Whether no choice is left. A good canary's bake is not played: it ends in promotion but for 1 in 100."""
+        states = zip(self.scenario.world, self.ramp.segments.values(), strict=True)
+        return all(s.phase.is_final or (world.is_good and s.phase is Phase.BAKING) for world, s in states)
+
+    @property
     def is_over(self) -> bool:
         return self.ramp.is_finished or self.ticks >= self.scenario.horizon
 
     def tick(self) -> npt.NDArray[np.float64]:
-        """One tick; gives each segment's reward for it."""
+        """One tick; gives each segment's reward for it, in [-1, 1]."""
         splits = [state.split_bp for state in self.ramp.segments.values()]
         at_s = self.people.now_s + self.scenario.spec.rollout.interval_s / 2
         gained = np.array([self.reward(i, splits[i] / TOTAL_BP, at_s) for i in range(len(splits))])
@@ -213,21 +220,31 @@ class _Rollout:
         return gained
 
     def reward(self, segment: int, split: float, at_s: float) -> float:
-        """The reward of one tick by what is true, not by what was seen, as a share of the horizon."""
+        """The reward of one tick by what is true, not by what was seen."""
         world = self.scenario.world[segment]
         errors, slow, abandoned, feature, anomaly = world.excess if at_s >= world.onset_s else (0.0,) * 5
-        value = reward(
+        return reward(
             split=split, errors=errors, slowness=slow, abandonment=max(abandoned, feature), anomaly=anomaly,
             weight=self._weight,
         ).value  # fmt: skip
-        return value / self.scenario.horizon
 
-    def rest(self, segment: int) -> npt.NDArray[np.float64]:
-        """Rewards of the ticks from now to the horizon, in which nothing is decided any more."""
+    def rest(self, segment: int, ticks: int) -> npt.NDArray[np.float64]:
+        """Rewards of the next ticks, in which nothing is decided any more."""
         split = list(self.ramp.segments.values())[segment].split_bp / TOTAL_BP
         interval_s = self.scenario.spec.rollout.interval_s
-        at = self.people.now_s + interval_s * (np.arange(self.scenario.horizon - self.ticks) + 0.5)
+        at = self.people.now_s + interval_s * (np.arange(ticks) + 0.5)
         return np.array([self.reward(segment, split, float(at_s)) for at_s in at])
+
+    def ending(self, segment: int) -> Ending:
+        """How the segment's rollout went; what was final counts as it is up to the horizon."""
+        rest = self.rest(segment, self.scenario.horizon - self.ticks)
+        return Ending(
+            good=self.scenario.world[segment].is_good,
+            phase=list(self.ramp.segments.values())[segment].phase,
+            seconds=float(self.final_s[segment]),
+            reward=float(self.rewards[segment] + rest.sum()) / self.scenario.horizon,
+            harm=float(self.harm[segment]),
+        )
 
 
 def _episode(table: QTable, scenario: Scenario, explore: float) -> list[list[_Step]]:
@@ -235,7 +252,7 @@ def _episode(table: QTable, scenario: Scenario, explore: float) -> list[list[_St
     recorder = _Recorder(inner=LearnedPolicy(table, explore=explore))
     rollout = _Rollout(scenario, recorder)
     traces: list[list[_Step]] = [[] for _ in scenario.world]
-    while not rollout.is_over:
+    while not (rollout.is_over or rollout.is_decided):
         recorder.calls.clear()
         rising = [
             _is_rising(rollout.ramp, i, rollout.people.now_s + scenario.spec.rollout.interval_s)
@@ -250,14 +267,17 @@ def _episode(table: QTable, scenario: Scenario, explore: float) -> list[list[_St
                 if trace:
                     trace[-1].following = state_of(view)
                 trace.append(_Step(state=state_of(view), action=action))
-    for i, trace in enumerate(traces):
-        for value in rollout.rest(i) if trace else ():
-            _add(trace[-1], value)
+    for i, (trace, state) in enumerate(zip(traces, rollout.ramp.segments.values(), strict=True)):
+        if trace and state.phase is Phase.RAMPING:
+            trace[-1].following = state_of(recorder.calls[i][0])
+        elif trace:
+            for value in rollout.rest(i, FOREVER):
+                _add(trace[-1], value)
     return traces
 
 
 def _add(step: _Step, value: float) -> None:
-    step.gained += step.discount * value
+    step.gained += (1 - GAMMA) * step.discount * value
     step.discount *= GAMMA
 
 
@@ -296,13 +316,7 @@ def play(scenario: Scenario, policy: Policy) -> tuple[Ending, ...]:
     rollout = _Rollout(scenario, policy)
     while not rollout.is_over:
         rollout.tick()
-    return tuple(
-        Ending(
-            good=world.is_good, phase=state.phase, seconds=float(rollout.final_s[i]),
-            reward=float(rollout.rewards[i] + rollout.rest(i).sum()), harm=float(rollout.harm[i]),
-        )
-        for i, (world, state) in enumerate(zip(scenario.world, rollout.ramp.segments.values(), strict=True))
-    )  # fmt: skip
+    return tuple(rollout.ending(i) for i in range(len(scenario.world)))
 
 
 def _scores(table: QTable, seed: int, n: int) -> dict[str, dict[str, dict[str, float | None]]]:
