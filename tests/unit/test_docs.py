@@ -8,6 +8,7 @@ import shlex
 import typing
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -302,3 +303,10 @@ def test_every_phase_and_reason_is_documented() -> None:
     assert codes
     for code in codes - {"suspicion"}:  # a reason of last resort, which the tests' own reasons stand before
         assert f"`{code}`" in page, code
+
+
+def test_every_number_given_is_that_of_the_code() -> None:
+    given = re.findall(r"^\| `(analysis[\w.]*)\.(\w+)` \| ([\d.]+) \|", PAGES["statistics.md"], re.MULTILINE)
+    assert given
+    for module, name, value in given:
+        assert getattr(import_module(module), name) == float(value), name
