@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from typing import ClassVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from xds_server.ads.session import Acked, Nacked, Request, Response, StreamSession
 from xds_server.snapshot import Resource, ResourceType, Snapshot, content_version
@@ -43,6 +44,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
 class AnyClient(RuleBasedStateMachine):
     """A client that subscribes, answers, repeats itself and errs at will."""
 
+    ENVOY: ClassVar = {CDS: [], LDS: [], EDS: [*CLUSTERS], RDS: [*ROUTES]}
+
     def __init__(self) -> None:
         super().__init__()
         self.session = StreamSession()
@@ -70,7 +73,16 @@ class AnyClient(RuleBasedStateMachine):
 
     @rule(kind=TYPES)
     def subscribe_like_envoy(self, kind: ResourceType) -> None:
-        self.subscribe(kind, {CDS: [], LDS: [], EDS: list(CLUSTERS), RDS: list(ROUTES)}[kind])
+        self.subscribe(kind, self.ENVOY[kind])
+
+    @initialize(is_envoy=st.booleans(), snapshot=snapshots())
+    def connect(self, is_envoy: bool, snapshot: Snapshot) -> None:
+        """Most clients are Envoys, and most promises matter to a client that has something."""
+        self.publish(snapshot)
+        if is_envoy:
+            for kind in ResourceType:
+                self.subscribe_like_envoy(kind)
+            self.settle()
 
     @rule(kind=TYPES)
     def repeat(self, kind: ResourceType) -> None:
@@ -83,11 +95,25 @@ class AnyClient(RuleBasedStateMachine):
             nonce = data.draw(st.sampled_from(self.nonces[kind][:-1]))
             assert self._request(kind, self.names[kind], nonce, error="late") is None
 
-    @rule(kind=TYPES, accepts=st.booleans())
-    def answer(self, kind: ResourceType, accepts: bool) -> None:
-        response = self.unanswered.get(kind)
-        if response is None:
-            return
+    @rule(which=st.integers(0, 3), accepts=st.booleans())
+    def answer_one(self, which: int, accepts: bool) -> None:
+        self.write()
+        waiting = list(self.unanswered)
+        if waiting:
+            self.answer(waiting[which % len(waiting)], accepts=accepts)
+        self.write()
+
+    @rule(snapshot=snapshots(), refuses=st.lists(TYPES, max_size=4))
+    def push(self, snapshot: Snapshot, refuses: list[ResourceType]) -> None:
+        """A change is pushed to a client that takes some of it and refuses some."""
+        self.publish(snapshot)
+        self.write()
+        for kind in list(self.unanswered):
+            self.answer(kind, accepts=kind not in refuses)
+        self.write()
+
+    def answer(self, kind: ResourceType, *, accepts: bool) -> None:
+        response = self.unanswered[kind]
         said = self._request(kind, self.names[kind], response.nonce, error=None if accepts else "no")
         assert said is not None
         assert said.response == response
@@ -101,7 +127,16 @@ class AnyClient(RuleBasedStateMachine):
 
     @rule()
     def write(self) -> None:
-        self._write()
+        while self._write() is not None:
+            pass
+
+    @rule()
+    def settle(self) -> None:
+        """Everything is written and accepted, as with a healthy Envoy."""
+        for _ in range(10):
+            self.write()
+            for kind in list(self.unanswered):
+                self.answer(kind, accepts=True)
 
     def _request(self, kind: ResourceType, names: tuple[str, ...], nonce: str, error: str | None = None):
         self.names[kind] = names
@@ -184,4 +219,4 @@ def _content(response: Response) -> frozenset[tuple[str, str]]:
 
 
 TestAnyClient = AnyClient.TestCase
-TestAnyClient.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestAnyClient.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)

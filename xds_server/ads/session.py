@@ -259,13 +259,15 @@ class StreamSession:
         return {cluster for held in (state.sent, state.acked) for r in held.values() for cluster in r.needs}
 
     def _is_released(self, routes: Resource) -> bool:
-        """Whether every cluster that these routes name is ACKed, hence warm.
+        """Whether every cluster that these routes name is ACKed, hence warm, and not being removed just now.
 
-        Envoy ACKs a route to a cluster it does not know, and answers 503. Only a client that subscribes to all clusters
+        Envoy ACKs a route to a cluster that it does not know, and answers 503. Only a client that subscribes to all clusters
         can be waited for: proxyless gRPC asks for a cluster after it has seen the route.
         """
         clusters = self._types.get(ResourceType.CDS)
-        return clusters is None or not clusters.subscription.wildcard or routes.needs <= clusters.acked.keys()
+        if clusters is None or not clusters.subscription.wildcard:
+            return True
+        return routes.needs <= clusters.acked.keys() & clusters.sent.keys()
 
     def _send(self, kind: ResourceType, state: _TypeState, due: Mapping[str, Resource], target: Snapshot) -> Response:
         self._nonces += 1
