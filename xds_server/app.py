@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import logging
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine
 
@@ -82,10 +83,7 @@ async def _serve(
     telemetry: Telemetry,
     stop: asyncio.Event,
 ) -> None:
-    try:
-        listener = listen(options.http_host, options.http_port)
-    except OSError as error:
-        raise ListenError(f"cannot listen on {options.http_host}:{options.http_port}: {error.strerror}") from error
+    listener = _listen(options.http_host, options.http_port)
     app = create_app(
         not_ready=lambda: None if cache.ready.is_set() else "nothing has been published yet", metrics=telemetry.render
     )
@@ -122,12 +120,20 @@ async def _until(stop: asyncio.Event, controller: Controller, web: Coroutine[Non
         await serving
 
 
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return listen(host, port)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
 @contextlib.asynccontextmanager
 async def _grpc_server(host: str, port: int) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
     """A server bound to host:port (0: a free one), to be started by the caller; stopped with grace in the end."""
+    _listen(host, port).close()  # gRPC would say on stderr, in words of its own, what is wrong
     server = grpc.aio.server(options=SERVER_OPTIONS)
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     except RuntimeError as error:
         raise ListenError(f"cannot listen on {host}:{port}: the port is in use or the address is not ours") from error
     if bound == 0:

@@ -248,7 +248,7 @@ class Controller:
         """
         assert steered.row is not None  # noqa: S101 -- there are no decisions without a rollout
         splits = steered.splits_after(changed) if changed else steered.splits
-        rows = steered.unwritten + [
+        rows = [
             decision_row(
                 decision,
                 at_unix_ns=now_ns,
@@ -261,17 +261,27 @@ class Controller:
             )
             for decision in fresh
         ]
-        state = EngineState(rollout=steered.row.rollout, payload=steered.engine.to_bytes(now_ns), at_unix_ns=now_ns)
         try:
-            self._journal.commit(steered.name, splits, rows, state=state)
+            self._write(steered, splits, rows, now_ns)
         except JournalError:
             falling = self._without_rises(steered, changed, before, now_ns)
-            steered.unwritten = rows[-MAX_UNWRITTEN:] if falling else steered.unwritten
+            untrue = {decision.segment for decision in changed} - {decision.segment for decision in falling}
+            steered.unwritten += [row for row in rows if row.segment not in untrue]
+            del steered.unwritten[:-MAX_UNWRITTEN]
             self._adopt(steered, falling)
             raise
-        steered.saved_s, steered.unwritten = self._clock.monotonic(), []
         self._telemetry.journal_written("decision")
         self._adopt(steered, changed)
+
+    def _write(self, steered: SteeredService, splits: ServiceSplits, rows: Sequence[DecisionRow], now_ns: int) -> None:
+        """Journal all that a restart must know, and what could not be journalled before."""
+        assert steered.row is not None  # noqa: S101 -- as above
+        state = EngineState(rollout=steered.row.rollout, payload=steered.engine.to_bytes(now_ns), at_unix_ns=now_ns)
+        with self._journal.atomically():
+            self._journal.commit(steered.name, splits, [*steered.unwritten, *rows], state=state)
+            if steered.unwritten:
+                self._journal.set_state(steered.row.rollout, steered.row.state)
+        steered.unwritten, steered.saved_s = [], self._clock.monotonic()
 
     def _adopt(self, steered: SteeredService, changed: Sequence[SegmentDecision]) -> None:
         """Put changed splits before the Envoys."""
@@ -285,15 +295,14 @@ class Controller:
 
     def _save(self, steered: SteeredService) -> None:
         now_ns = self._clock.now_unix_ns()
-        if steered.row is not None and (payload := steered.engine.to_bytes(now_ns)):
-            if steered.unwritten:
-                state = EngineState(rollout=steered.row.rollout, payload=payload, at_unix_ns=now_ns)
-                self._journal.commit(steered.name, steered.splits, steered.unwritten, state=state)
-                steered.unwritten = []
-            else:
-                self._journal.save_state(steered.row.rollout, payload, now_ns)
-            self._telemetry.journal_written("state")
-        steered.saved_s = self._clock.monotonic()
+        if steered.row is None or not (payload := steered.engine.to_bytes(now_ns)):
+            return
+        if steered.unwritten:
+            self._write(steered, steered.splits, (), now_ns)
+        else:
+            self._journal.save_state(steered.row.rollout, payload, now_ns)
+            steered.saved_s = self._clock.monotonic()
+        self._telemetry.journal_written("state")
 
     def _finish_if_over(self, steered: SteeredService, now_ns: int) -> None:
         ramp, row = steered.engine.ramp, steered.row
@@ -395,11 +404,16 @@ class Controller:
         if ramp is None or not steered.is_running:
             return
         steered.held = _held(reason)
+        now_ns, before = self._clock.now_unix_ns(), steered.positions()
+        order = Order(action=Action.PAUSE, who=SERINUS, reason=steered.held)
+        stopped: list[SegmentDecision] = []
+        for name in ramp.arms:
+            segment = ramp.segments[name]
+            if not (segment.phase.is_final or segment.paused or segment.frozen):
+                stopped += steered.engine.command(replace(order, segment=name), now_ns)
         try:
-            for name in ramp.arms:
-                segment = ramp.segments[name]
-                if not (segment.phase.is_final or segment.paused or segment.frozen):
-                    self._order(steered, Order(action=Action.PAUSE, who=SERINUS, reason=steered.held, segment=name))
+            if stopped:
+                self._commit(steered, (), stopped, now_ns, before=before, order=order)
             if steered.row is not None and steered.row.state == "running":
                 self._set_state(steered, "paused")
         except JournalError as error:

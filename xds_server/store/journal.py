@@ -29,6 +29,7 @@ KEPT_REJECTIONS: Final = 10_000
 KEPT_ROLLOUTS: Final = 10_000
 PRUNE_EVERY: Final = 500  # rows; a bound may be exceeded by this many for a while
 SECRET_BYTES: Final = 32
+BUSY_MS: Final = 200  # a write waits so long for somebody else's tool that has locked the file; Envoys wait meanwhile
 
 _DECISION_COLUMNS: Final = tuple(column.name for column in fields(DecisionRow) if column.name != "id")
 _ROLLOUT_COLUMNS: Final = tuple(column.name for column in fields(RolloutRow))
@@ -317,6 +318,7 @@ def _open_writer(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = WAL")
             if not connection.execute("PRAGMA user_version").fetchone()[0]:
                 _create(connection)
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         except BaseException:
             connection.close()
             raise
