@@ -103,7 +103,7 @@ class FaultPlan:
 CHOSEN: Mapping[str, tuple[Fault, ...]] = {
     "none": (),
     "errors": (Fault(version=CANARY, segment="power", kind=FaultKind.ERRORS, size=0.08),),
-    "latency": (Fault(version=CANARY, segment="newcomers", kind=FaultKind.LATENCY, size=0.25, delay_ms=450),),
+    "latency": (Fault(version=CANARY, segment="newcomers", kind=FaultKind.LATENCY, size=0.25, delay_ms=1_000),),
     "abandonment": (Fault(version=CANARY, segment="eu", kind=FaultKind.ABANDONMENT),),
     "crash": (Fault(version=CANARY, segment=EVERYBODY, kind=FaultKind.CRASH),),
     "feature": (Fault(version=CANARY, segment="default", kind=FaultKind.FEATURE),),
@@ -135,7 +135,7 @@ def plan_faults(choice: str, seed: int, onset_s: float = ONSET_S) -> FaultPlan:
         version=CANARY if rng.random() < 0.8 else BASELINE,
         kind=kind,
         size=min(1.0, math.exp(rng.uniform(math.log(low), math.log(high)))),
-        delay_ms=rng.uniform(350, 700) if kind is FaultKind.LATENCY else 0.0,
+        delay_ms=rng.uniform(800, 1_200) if kind is FaultKind.LATENCY else 0.0,
     )
     return FaultPlan(onset_s=rng.uniform(10, 30), faults=(fault,))
 
