@@ -152,17 +152,11 @@ def _destinations(mesh: m.Mesh, entries: Iterable[_Entry]) -> Iterator[tuple[str
     """Each cluster that the routes of these entries can name."""
     for entry in entries:
         if entry.to is not None:
-            yield _forwarding_name(entry.to), m.Version(name=entry.to, endpoints=(_reach(mesh.sidecars[entry.to]),))
+            yield _forwarding_name(entry.to), m.Version(name=entry.to, endpoints=(mesh.sidecars[entry.to].listen,))
             continue
         for service in entry.services:
             for version in service.versions.values():
                 yield cluster_name(service.name, version.name), version
-
-
-def _reach(sidecar: m.Sidecar) -> m.Address:
-    """Where a gateway finds this sidecar: one that listens on every interface is a neighbour."""
-    host, port = sidecar.listen
-    return ("127.0.0.1" if host in ("0.0.0.0", "::") else host), port  # noqa: S104
 
 
 # --- Listeners --------------------------------------------------------------------------------------------------------
@@ -279,7 +273,7 @@ def _virtual_host(service: m.Service, routes: Iterable[Route]) -> VirtualHost:
     return VirtualHost(
         name=service.name,
         # `ignore_port_in_host_matching` lets one entry serve every published port of the domain.
-        domains=list(dict.fromkeys(_without_port(domain) for domain in service.domains)),
+        domains=service.domains,
         routes=routes,
         typed_per_filter_config={LUA_FILTER: _any(LuaPerRoute(filter_context=_identity(service.identity)))},
     )
@@ -508,11 +502,6 @@ def _is_ip(host: str) -> bool:
 
 def _needs_dns(endpoints: Iterable[m.Address]) -> bool:
     return any(not _is_ip(host) for host, _ in endpoints)
-
-
-def _without_port(domain: str) -> str:
-    host, colon, port = domain.rpartition(":")
-    return host if colon and port.isdecimal() else domain
 
 
 def _address(address: m.Address) -> EnvoyAddress:

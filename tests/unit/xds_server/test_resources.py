@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.route.v3.route_components_pb2 import Route
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
+
+from xds_server.mesh import Mesh, SegmentMatch, SegmentSplit, Service, ServiceSplits, ValueMatch
+from xds_server.node import ANY_SIDECAR, NodeKind, kind_of, kinds
+from xds_server.resources import Resources, build
+from xds_server.settings import parse_mesh
+
+TEXT = """
+services:
+  shop:
+    domains: [shop, shop.example]
+    port: 10000
+    identity: [{header: X-User-Id}, {cookie: {name: sid, ttl: 30d}}]
+    routes: [{prefix: /api/, timeout: 2s, retries: 1}, {prefix: /}]
+    versions:
+      v1: {endpoints: ["127.0.0.1:9001"], health: {path: /healthz}}
+      v2: {endpoints: ["127.0.0.1:9002", "shop-v2.example:9002"]}
+    baseline: v1
+    segments:
+      vip: {match: {headers: [{name: x-plan, exact: enterprise}]}, pin: v1}
+      beta: {match: {path: /api/beta}}
+  blog:
+    domains: [blog]
+    port: 10000
+    identity: [{header: x-user-id}]
+    versions: {v1: {endpoints: ["127.0.0.1:9003"]}}
+    baseline: v1
+gateways:
+  edge: {listen: "127.0.0.1:8000", services: [shop, blog], strip: [x-plan]}
+  front: {listen: "127.0.0.1:8001", services: [shop], to: inner}
+sidecars:
+  inner: {listen: "127.0.0.1:9500"}
+"""
+EDGE, FRONT, INNER = NodeKind("gateway", "edge"), NodeKind("gateway", "front"), NodeKind("sidecar", "inner")
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Mesh:
+    return parse_mesh(TEXT, "mesh.yaml")
+
+
+def splits(canary_bp: int = 500) -> dict[str, ServiceSplits]:
+    split = SegmentSplit(baseline="v1", canary="v2", canary_bp=canary_bp)
+    segments = dict.fromkeys(("vip", "beta", "default"), split)
+    return {"shop": ServiceSplits(rollout="shop-7", generation=3, segments=segments)}
+
+
+def routes_of(built: Resources, service: str = "shop") -> dict[str, Route]:
+    (config,) = built.routes
+    return {route.name: route for host in config.virtual_hosts if host.name == service for route in host.routes}
+
+
+def manager_of(built: Resources) -> HttpConnectionManager:
+    manager = HttpConnectionManager()
+    assert built.listeners[0].filter_chains[0].filters[0].typed_config.Unpack(manager)
+    return manager
+
+
+def test_every_weighted_route_lists_the_canary_first_and_adds_up_to_ten_thousand(mesh: Mesh) -> None:
+    for canary_bp in (0, 1, 9_500, 10_000):
+        action = routes_of(build(mesh, splits(canary_bp), ANY_SIDECAR))["shop|default|0"].route
+        weights = [(part.name, part.weight.value) for part in action.weighted_clusters.clusters]
+        assert weights == [("shop|v2", canary_bp), ("shop|v1", 10_000 - canary_bp)]
+        assert action.weighted_clusters.use_hash_policy.value
+        (policy,) = action.hash_policy
+        assert policy.header.header_name == "x-serinus-key"
+        assert policy.header.regex_rewrite.substitution == "shop-7:\\1"
+
+
+def test_a_split_outside_its_range_is_refused(mesh: Mesh) -> None:
+    with pytest.raises(ValueError, match="10001"):
+        build(mesh, splits(10_001), ANY_SIDECAR)
+
+
+def test_people_without_a_key_follow_to_the_baseline_alone(mesh: Mesh) -> None:
+    routes = routes_of(build(mesh, splits(), ANY_SIDECAR))
+    keyed, fallback = routes["shop|default|0"], routes["shop|default|1"]
+    assert [header.name for header in keyed.match.headers] == ["x-serinus-key"]
+    assert not fallback.match.headers
+    assert fallback.route.cluster == "shop|v1"
+
+
+def test_a_pinned_segment_takes_no_part(mesh: Mesh) -> None:
+    routes = routes_of(build(mesh, splits(), ANY_SIDECAR))
+    pinned = [route for name, route in routes.items() if name.startswith("shop|vip|")]
+    assert [(route.match.prefix, route.route.cluster) for route in pinned] == [("/api/", "shop|v1"), ("/", "shop|v1")]
+
+
+def test_a_segment_with_a_path_has_only_routes_that_can_match_and_keeps_their_options(mesh: Mesh) -> None:
+    routes = routes_of(build(mesh, splits(), ANY_SIDECAR))
+    beta = [route for name, route in routes.items() if name.startswith("shop|beta|")]
+    assert [route.match.prefix for route in beta] == ["/api/beta", "/api/beta"]  # with a key, and without
+    for route in beta:
+        assert route.route.timeout.ToMilliseconds() == 2_000
+        assert route.route.retry_policy.num_retries.value == 1
+
+
+def test_each_route_says_which_configuration_it_belongs_to(mesh: Mesh) -> None:
+    stamp = routes_of(build(mesh, splits(), ANY_SIDECAR))["shop|beta|0"].metadata.filter_metadata["serinus"]
+    assert dict(stamp) == {"service": "shop", "segment": "beta", "rollout": "shop-7", "generation": "3"}
+
+
+def test_a_service_without_decisions_is_served_by_its_baseline(mesh: Mesh) -> None:
+    routes = routes_of(build(mesh, {}, ANY_SIDECAR), "blog")
+    assert [route.route.cluster for route in routes.values()] == ["blog|v1"]
+
+
+def test_services_on_one_port_share_a_listener(mesh: Mesh) -> None:
+    built = build(mesh, splits(), ANY_SIDECAR)
+    assert [listener.name for listener in built.listeners] == ["sidecar|10000"]
+    assert [list(host.domains) for host in built.routes[0].virtual_hosts] == [["shop", "shop.example"], ["blog"]]
+    assert built.routes[0].ignore_port_in_host_matching
+
+
+def test_a_gateway_drops_what_clients_must_not_set_and_a_sidecar_believes_it(mesh: Mesh) -> None:
+    (strip,) = manager_of(build(mesh, splits(), EDGE)).early_header_mutation_extensions
+    assert b"x-serinus-" in strip.typed_config.value
+    assert b"x-plan" in strip.typed_config.value
+    assert manager_of(build(mesh, splits(), EDGE)).use_remote_address.value
+    assert not manager_of(build(mesh, splits(), ANY_SIDECAR)).early_header_mutation_extensions
+    assert not manager_of(build(mesh, splits(), ANY_SIDECAR)).use_remote_address.value
+
+
+def test_a_gateway_that_forwards_has_one_cluster_and_neither_signs_nor_stamps(mesh: Mesh) -> None:
+    built = build(mesh, splits(), FRONT)
+    assert [cluster.name for cluster in built.clusters] == ["forward|inner"]
+    (host,) = built.assignments[0].endpoints[0].lb_endpoints
+    assert host.endpoint.address.socket_address.address == "127.0.0.1"
+    assert host.endpoint.address.socket_address.port_value == 9_500
+    (route,) = routes_of(built).values()
+    assert route.route.cluster == "forward|inner"
+    assert not route.HasField("metadata")
+    assert not built.routes[0].request_headers_to_add
+
+
+def test_an_endpoint_with_a_name_makes_a_dns_cluster_and_an_address_an_eds_cluster(mesh: Mesh) -> None:
+    clusters = {cluster.name: cluster for cluster in build(mesh, splits(), ANY_SIDECAR).clusters}
+    assert clusters["shop|v1"].type == Cluster.EDS
+    assert clusters["shop|v1"].health_checks[0].http_health_check.path == "/healthz"
+    assert clusters["shop|v2"].type == Cluster.STRICT_DNS
+    named = {assignment.cluster_name for assignment in build(mesh, splits(), ANY_SIDECAR).assignments}
+    assert named == {"shop|v1", "blog|v1"}
+
+
+def test_what_envoy_cannot_match_is_refused(mesh: Mesh) -> None:
+    odd = SegmentMatch(query=(ValueMatch(name="q", kind="range", value=(1, 2)),))
+    service: Service = mesh.services["shop"]
+    service = replace(service, matches={**service.matches, "beta": odd})
+    with pytest.raises(ValueError, match="q: Envoy cannot match range"):
+        build(replace(mesh, services={"shop": service}), splits(), ANY_SIDECAR)
+
+
+@pytest.mark.parametrize(
+    ("node", "cluster", "kind"),
+    [
+        ("edge", "edge", EDGE),
+        ("pod-17", "edge", EDGE),
+        ("front", "whatever", FRONT),
+        ("pod-17", "front", FRONT),
+        ("inner", "sidecar", INNER),
+        ("pod-17", "sidecar", ANY_SIDECAR),
+        ("inner", "edge", INNER),  # the node's own ID outranks its cluster
+    ],
+)
+def test_a_node_is_known_by_its_id_or_its_cluster(mesh: Mesh, node: str, cluster: str, kind: NodeKind) -> None:
+    assert kind_of(mesh, node, cluster) == kind
+    assert kind in kinds(mesh)
