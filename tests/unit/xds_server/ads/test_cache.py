@@ -1,0 +1,231 @@
+"""The cache over a real gRPC channel, with a scripted client in Envoy's place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from envoy.config.core.v3.base_pb2 import Node
+from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
+
+from xds_server.ads.cache import GONE_NODES_KEPT, AdsCache, Rejection
+from xds_server.ads.servicer import SERVER_OPTIONS, SERVICE, add_ads
+from xds_server.mesh import Mesh, SegmentSplit, ServiceSplits
+from xds_server.settings import parse_mesh
+from xds_server.snapshot import InconsistentSnapshotError, ResourceType
+
+CDS, EDS, LDS, RDS = ResourceType
+MESH: Mesh = parse_mesh(
+    """
+services:
+  shop:
+    domains: [shop]
+    port: 10000
+    identity: [{header: x-user-id}]
+    versions: {v1: {endpoints: ["127.0.0.1:9001"]}, v2: {endpoints: ["127.0.0.1:9002"]}}
+    baseline: v1
+gateways:
+  edge: {listen: "127.0.0.1:8000", services: [shop]}
+""",
+    "mesh.yaml",
+)
+
+
+def splits(generation: int, canary: str = "v2") -> dict[str, ServiceSplits]:
+    split = SegmentSplit(baseline="v1", canary=canary, canary_bp=500)
+    return {"shop": ServiceSplits(rollout="shop-1", generation=generation, segments={"default": split})}
+
+
+class Client:
+    """One ADS stream."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.call = channel.stream_stream(
+            f"/{SERVICE}/StreamAggregatedResources",
+            request_serializer=DiscoveryRequest.SerializeToString,
+            response_deserializer=DiscoveryResponse.FromString,
+        )()
+
+    async def ask(
+        self, kind: ResourceType, *names: str, node: str = "", cluster: str = "", nonce: str = "", error: str = ""
+    ) -> None:
+        request = DiscoveryRequest(type_url=kind.url, resource_names=names, response_nonce=nonce)
+        if node:
+            request.node.CopyFrom(Node(id=node, cluster=cluster))
+        if error:
+            request.error_detail.message = error
+        await self.call.write(request)
+
+    async def read(self) -> DiscoveryResponse:
+        async with asyncio.timeout(5):
+            return await self.call.read()
+
+    async def take_routes(self, name: str = "sidecar|10000", node: str = "n1") -> DiscoveryResponse:
+        await self.ask(RDS, name, node=node)
+        return await self.read()
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[tuple[AdsCache, Callable[[], Client]]]:
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    cache = AdsCache()
+    add_ads(server, cache)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield cache, lambda: Client(channel)
+    await server.stop(None)
+
+
+def run(scenario: Callable[[AdsCache, Callable[[], Client]], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(20), serving() as (cache, client):
+            await scenario(cache, client)
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  # what it looks at has no event
+            await asyncio.sleep(0.005)
+
+
+def test_nobody_is_answered_before_the_first_publish() -> None:
+    """An empty answer would take a running Envoy's listeners away."""
+
+    async def scenario(cache: AdsCache, client: Callable[[], Client]) -> None:
+        stream = client()
+        await stream.ask(CDS, node="n1")
+        await until(lambda: cache.counters.streams == 1)
+        assert not cache.ready.is_set()
+        assert cache.counters.pushes == 0
+        cache.publish(MESH, {})
+        assert {r.type_url for r in (await stream.read()).resources} == {CDS.url}
+
+    run(scenario)
+
+
+def test_a_generation_is_in_force_when_every_node_has_acked_it() -> None:
+    async def scenario(cache: AdsCache, client: Callable[[], Client]) -> None:
+        cache.publish(MESH, splits(1))
+        one, two = client(), client()
+        first, second = await one.take_routes(node="n1"), await two.take_routes(node="n2")
+        await one.ask(RDS, "sidecar|10000", nonce=first.nonce)
+        assert await cache.in_force("shop", 1, {"n1"}, 1.0) == ()
+        assert await cache.in_force("shop", 1, None, 0.05) == ("n2",)
+        waiting = asyncio.create_task(cache.in_force("shop", 1, None, 5.0))
+        await two.ask(RDS, "sidecar|10000", nonce=second.nonce)
+        assert await waiting == ()
+        assert await cache.in_force("shop", 2, None, 0.05) == ("n1", "n2")
+        assert await cache.in_force("shop", 1, {"n1", "never-seen"}, 0.05) == ("never-seen",)
+
+    run(scenario)
+
+
+def test_a_node_that_left_is_no_laggard_unless_it_is_asked_for() -> None:
+    async def scenario(cache: AdsCache, client: Callable[[], Client]) -> None:
+        cache.publish(MESH, splits(1))
+        stream = client()
+        await stream.take_routes()
+        stream.call.cancel()
+        await until(lambda: not cache.nodes()[0].connected)
+        assert await cache.in_force("shop", 1, None, 1.0) == ()
+        assert await cache.in_force("shop", 1, {"n1"}, 0.05) == ("n1",)
+
+    run(scenario)
+
+
+def test_a_rejection_is_reported_once_and_seen_at_its_node() -> None:
+    async def scenario(cache: AdsCache, client: Callable[[], Client]) -> None:
+        reported: list[Rejection] = []
+        cache.on_rejection = reported.append
+        cache.publish(MESH, splits(1))
+        stream = client()
+        response = await stream.take_routes()
+        await stream.ask(RDS, "sidecar|10000", nonce=response.nonce, error="no such thing")
+        # Long before the time is up: the only node that is missing will not have it.
+        assert await cache.in_force("shop", 1, None, 15.0) == ("n1",)
+        (rejection,) = reported
+        assert (rejection.node, rejection.services, rejection.type) == ("n1", ("shop",), "RDS")
+        assert (rejection.version, rejection.message) == (response.version_info, "no such thing")
+        assert cache.nodes()[0].rejections == (rejection,)
+        assert (cache.counters.pushes, cache.counters.acks, cache.counters.nacks) == (1, 0, 1)
+
+    run(scenario)
+
+
+def test_an_inconsistent_mesh_is_refused_and_changes_nothing() -> None:
+    async def scenario(cache: AdsCache, client: Callable[[], Client]) -> None:
+        cache.publish(MESH, splits(1))
+        with pytest.raises(InconsistentSnapshotError):
+            cache.publish(MESH, splits(2, canary="v9"))
+        response = await client().take_routes()
+        assert b"v9" not in response.resources[0].value
+
+    run(scenario)
+
+
+def test_a_gateway_is_known_by_its_cluster_and_gets_its_own_configuration() -> None:
+    async def scenario(cache: AdsCache, client: Callable[[], Client]) -> None:
+        cache.publish(MESH, splits(1))
+        stream = client()
+        await stream.ask(LDS, node="pod-17", cluster="edge")
+        response = await stream.read()
+        assert len(response.resources) == 1
+        assert b"gateway|edge" in response.resources[0].value
+        assert (cache.nodes()[0].role, cache.nodes()[0].cluster) == ("gateway", "edge")
+        assert cache.nodes()[0].sent == {"LDS": response.version_info}
+
+    run(scenario)
+
+
+def test_an_urgent_change_takes_what_waits_along() -> None:
+    async def scenario(cache: AdsCache, client: Callable[[], Client]) -> None:
+        cache.publish(MESH, splits(1), urgent=True)
+        stream = client()
+        first = await stream.take_routes()
+        await stream.ask(RDS, "sidecar|10000", nonce=first.nonce)
+        await until(lambda: cache.counters.acks == 1)
+        cache.publish(MESH, splits(2))
+        cache.publish(MESH, splits(3), urgent=True)
+        second = await stream.read()
+        await stream.ask(RDS, "sidecar|10000", nonce=second.nonce)
+        assert await cache.in_force("shop", 3, None, 2.0) == ()
+        assert cache.counters.pushes == 2
+
+    run(scenario)
+
+
+def test_a_stream_that_does_not_say_who_it_is_is_refused() -> None:
+    async def scenario(cache: AdsCache, client: Callable[[], Client]) -> None:
+        stream = client()
+        await stream.ask(CDS)
+        assert await stream.call.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "node.id" in await stream.call.details()
+        assert cache.nodes() == ()
+
+    run(scenario)
+
+
+def test_types_that_are_not_served_are_met_with_silence() -> None:
+    async def scenario(cache: AdsCache, client: Callable[[], Client]) -> None:
+        cache.publish(MESH, {})
+        stream = client()
+        secret = DiscoveryRequest(type_url="type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret")
+        secret.node.id = "n1"
+        await stream.call.write(secret)
+        await stream.ask(LDS)
+        assert (await stream.read()).type_url == LDS.url
+
+    run(scenario)
+
+
+def test_nodes_that_come_and_go_do_not_pile_up() -> None:
+    cache = AdsCache()
+    for n in range(GONE_NODES_KEPT + 50):
+        cache.close(cache.open(f"pod-{n}", "sidecar"))
+    assert len(cache.nodes()) == GONE_NODES_KEPT
