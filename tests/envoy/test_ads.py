@@ -59,6 +59,38 @@ def test_a_rejected_route_is_reported_once_never_sent_again_and_the_last_good_on
     asyncio.run(scenario())
 
 
+def test_a_rejected_cluster_takes_nothing_with_it(rig):
+    """Envoy applies the good part of a rejected CDS response; the last good content is put back over it."""
+
+    async def scenario() -> None:
+        async with rig.backend("v1") as v1, rig.backend("v2") as v2, rig.control_plane() as plane:
+            port = rig.free_port()
+            mesh = Mesh(path="mesh.yaml", services={"shop": rig.service({"v1": v1, "v2": v2}, port=port)})
+            plane.cache.publish(mesh, rig.split(10_000))
+            async with rig.envoy(mesh, "side-1", plane.port) as envoy, aiohttp.ClientSession() as client:
+                assert await plane.cache.in_force("shop", 1, None, 5.0) == ()
+                built = resources.build(mesh, rig.split(10_000), ANY_SIDECAR)
+                built.clusters[0].connect_timeout.FromSeconds(7)  # fine, and applied
+                built.clusters[1].ClearField("eds_cluster_config")  # "cannot create an EDS cluster without …"
+                acked = plane.cache.nodes()[0].acked["CDS"]
+                plane.cache.publish_snapshots(mesh, {ANY_SIDECAR: Snapshot.of(built)}, urgent=True)
+
+                async def is_settled() -> bool:
+                    return plane.cache.counters.nacks == 1 and plane.cache.nodes()[0].sent["CDS"] == acked
+
+                await rig.eventually(is_settled, "the last good clusters are sent again")
+
+                async def is_put_back() -> bool:
+                    return "7s" not in await envoy.get("/config_dump?resource=dynamic_active_clusters")
+
+                await rig.eventually(is_put_back, "and are in place")
+                assert plane.cache.counters.nacks == 1
+                assert plane.cache.nodes()[0].rejections[0].services == ("shop",)
+                assert (await rig.ask(client, port, {"x-user-id": "anna"})).version == "v2"
+
+    asyncio.run(scenario())
+
+
 def test_a_restarted_control_plane_with_the_same_content_changes_nothing_in_envoy(rig):
     """Versions are hashes and bytes are deterministic: Envoy reconnects and finds what it has."""
 

@@ -210,6 +210,19 @@ def test_a_rejected_cluster_gives_way_to_its_last_acked_content_and_holds_up_no_
     assert response.resources == tuple(snapshot(clusters="a3 b1").resources[CDS].values())
 
 
+def test_whoever_was_rejected_with_a_culprit_is_sent_again_when_the_culprit_is_mended() -> None:
+    client = connected()
+    client.session.offer(snapshot(clusters="a2 b2"))
+    client.says()
+    client.ack(EDS)
+    client.ack(CDS, error="b is bad")
+    client.settle()
+    assert client.session.acked(CDS) == snapshot().resources[CDS]
+    client.session.offer(snapshot(clusters="a2 b3"))
+    client.settle()
+    assert client.session.acked(CDS) == snapshot(clusters="a2 b3").resources[CDS]
+
+
 def test_a_client_from_before_a_restart_that_rejects_its_clusters_keeps_what_it_has() -> None:
     """Nothing has been ACKed on this stream: an answer with less would delete clusters that carry traffic."""
     client = Client(snapshot())
