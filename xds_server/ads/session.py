@@ -119,7 +119,7 @@ class StreamSession:
     # --- Requests ---
 
     def receive(self, request: Request, now: float) -> Answer | None:
-        """Take one request; what it says about our newest response, if anything."""
+        """Take one request and return what it says about our newest response, if anything."""
         state = self._types.get(request.type)
         if state is None:
             state = _TypeState(subscription=Subscription(may_be_legacy=request.type.is_whole_state))
@@ -157,7 +157,7 @@ class StreamSession:
         return before != (state.subscription.names, state.subscription.wildcard)
 
     def _settle(self, request: Request, state: _TypeState, now: float) -> Answer | None:
-        """Count the request as ACK or NACK of the response in flight. A NACK is a request with error_detail."""
+        """Count the request as ACK or NACK of the response in flight (xDS protocol, "ACK/NACK and versioning")."""
         response, state.in_flight = state.in_flight, None
         if response is None:
             return None
@@ -261,8 +261,8 @@ class StreamSession:
     def _is_released(self, routes: Resource) -> bool:
         """Whether every cluster that these routes name is ACKed, hence warm, and not being removed just now.
 
-        Envoy ACKs a route to a cluster that it does not know, and answers 503. Only a client that subscribes to all clusters
-        can be waited for: proxyless gRPC asks for a cluster after it has seen the route.
+        Envoy ACKs a route to a cluster that it does not know, and answers 503. Only a client that subscribes to all
+        clusters can be waited for: proxyless gRPC asks for a cluster after it has seen the route.
         """
         clusters = self._types.get(ResourceType.CDS)
         if clusters is None or not clusters.subscription.wildcard:
