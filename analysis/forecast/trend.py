@@ -15,7 +15,7 @@ from scipy.stats import norm
 Floats = npt.NDArray[np.float64]
 
 MIN_TICKS = 12  # points before a trend means anything
-LEVEL_SHARE, SLOPE_SHARE = 0.005, 0.00001  # variance of a tick's step in level and in slope, as shares of the noise
+LEVEL_SHARE, SLOPE_SHARE = 0.001, 0.000001  # variance of a tick's step in level and in slope, as shares of the noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
