@@ -53,7 +53,7 @@ class NodeView:
 
 @dataclass(slots=True, kw_only=True)
 class Counters:
-    """Since the start. `stale`: requests that answered an overtaken response. `by_type`: by event and type of resource."""
+    """Since the start. `stale`: answers to a response that had been overtaken. `by_type`: by event and type."""
 
     streams: int = 0
     stale: int = 0
