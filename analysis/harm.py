@@ -195,7 +195,9 @@ class HarmLedger:
         self.judged = np.asarray(state["judged"], float).reshape(*shape, 2)
         unseen = self.rate * split * max(gap_s, 0.0)
         exposed = np.asarray(state["exposed"], float).reshape(shape)
-        self.lost = np.asarray(state["lost"], float).reshape(shape) + np.maximum(exposed - self.judged[:, CANARY], 0.0) + unseen
+        self.lost = (
+            np.asarray(state["lost"], float).reshape(shape) + np.maximum(exposed - self.judged[:, CANARY], 0.0) + unseen
+        )
         self.exposed = self.judged[:, CANARY].copy()
         self.exclusion.restore(state["exclusion"])  # type: ignore[arg-type] # written by `state` as a dict
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binom
 
 from analysis.alarm import Alarm, raise_alarms
 from analysis.decision import (
@@ -28,12 +29,13 @@ from analysis.decision import (
     Tier,
     Verdict,
     Withdraw,
+    verdict_name,
 )
 from analysis.errors import SpecError, StateError
 from analysis.evidence.exclusion import GRID, ExcessExclusion
 from analysis.evidence.regression import Against, RegressionEvidence
 from analysis.forecast.trend import Forecast, forecast
-from analysis.guard import BREACH_LIKELY, BREACH_SURE, GuardView, review
+from analysis.guard import ALARMING, BREACH_LIKELY, BREACH_SURE, UNKNOWN_CEILING_BP, GuardView, review
 from analysis.harm import HarmLedger, HarmView, to_bp
 from analysis.policy import Policy, PolicyView
 from analysis.reward import Reward, reward
@@ -44,10 +46,10 @@ Floats = npt.NDArray[np.float64]
 
 ROLLBACK_LATENCY_S = 3.0  # from a decision until the last request on the canary, ALS flush and one tick included
 HEALTHY_EXCESS = 0.25
-"""Healthy means two things. The excess of bad sessions that is not excluded is one that the budget could bear all through
-the bake, and never above this. And on each KPI an excess is excluded of so many tolerances or, where that would take too
+"""Healthy means two things. The excess of bad sessions that is not excluded is one that the budget could bear at full
+exposure until it is noticed, and never above this. And on each KPI an excess is excluded of so many tolerances or, where that would take too
 many sessions at this base rate, of so many standard deviations of one session (.6: some 150 sessions at an even split)."""
-HEALTHY_TOLERANCES = 3.0
+HEALTHY_TOLERANCES = 4.0
 HEALTHY_DEVIATIONS = 0.6
 EVIDENCE_FLOOR = 20.0  # e-value against zero excess that a predicted rollback needs (after the union over streams)
 LEANING = 1.0  # log e-value against zero excess below which a forecast is only noise
@@ -55,6 +57,7 @@ CALM_FORECAST_TICKS = 5
 WORLD_TICKS, WORLD_LIMIT_SHARE = 10, 0.5  # ticks of the baseline looked at, and how near to a limit is near
 COMPARED = math.log(20)  # log e-value against zero excess at which a comparison does speak against the canary
 FORECAST_TICKS = 120  # ticks of history behind a forecast
+SURPRISE = 1e-4  # chance of a look at the canary alone that takes the split back to where a control can be compared
 RECENT_TICKS = 30  # ticks behind the excess that the reward sees
 STALE_INTERVALS, STALE_MIN_S = 3.0, 5.0
 
@@ -132,7 +135,7 @@ class Ramp:
         self._guarded = [k for k, kpi in enumerate(spec.kpis) if kpi.kind is not KpiKind.ANOMALY]
         self.kpi_exclusion = ExcessExclusion(
             len(spec.segments) * len(self._guarded),
-            risk=spec.rollout.budget_risk,
+            risk=spec.rollout.budget_risk * len(spec.segments),  # a gate: its risk is each segment's own
             epoch_s=self.harm.epoch_s,
         )
         self.totals_n = np.zeros((len(spec.segments), len(spec.kpis), 2))
@@ -279,7 +282,8 @@ class Ramp:
         name = self.spec.segments[index].name
         state = self.segments[name]
         before_bp = state.split_bp
-        state.verdict, state.reason = type(verdict).__name__.lower(), verdict.reasons[0].text
+        if not state.phase.is_final:  # what ended it stays to be read
+            state.verdict, state.reason = verdict_name(verdict), verdict.reasons[0].text
         after_bp, phase = self._outcome(index, state, verdict)
         decision = SegmentDecision(
             segment=name, verdict=verdict, phase=phase, split_before_bp=before_bp, split_after_bp=after_bp,
@@ -459,9 +463,32 @@ class Ramp:
         grounds = [t for t, test in enumerate(self.evidence.tests) if test.against is not Against.ZERO]
         strongest = max(grounds, key=lambda t: log_e[t])
         value = float(log_e[strongest]) / float(self.evidence.log_thresholds[index])
+        dirty = self._dirty_bake(index)
+        if dirty is not None and not value >= ALARMING:
+            return ALARMING, dirty
         if not np.isfinite(value):
             return 0.0, None
         return value, self._reason(index, strongest)
+
+    def _dirty_bake(self, index: int) -> Reason | None:
+        """Above an even split the control is thin, and evidence against it slow. There the canary's last sessions are also held
+        against all that is known of the baseline: a surprise is no proof, but calls the control back.
+        """
+        state = self.segments[self.spec.segments[index].name]
+        if state.split_bp <= UNKNOWN_CEILING_BP:
+            return None
+        recent = list(state.history)[-RECENT_TICKS:]
+        for k in self._guarded:
+            n, bad = (sum(counts[k, CANARY] for counts in column) for column in zip(*recent, strict=True))
+            usual = float(np.clip(self.evidence.base.value[index, k] + self.spec.kpis[k].tolerance, 0, 1))
+            if binom.sf(bad - 1, n, usual) < SURPRISE:
+                text = (
+                    f"{self.spec.kpis[k].name} is {_share(bad, n):.1%} of the canary's last {n:.0f} sessions, "
+                    f"usual is {usual:.1%} at most"
+                )
+                return Reason(code=f"surprise:{self.spec.kpis[k].name}", text=text, kpi=self.spec.kpis[k].name,
+                              observed=_share(bad, n), limit=usual, unit="share of sessions")  # fmt: skip
+        return None
 
     def _world_breaks_limit(self, index: int, proven: tuple[Reason, ...]) -> bool:
         """Whether all proof rests on limits that the baseline comes near as well, and no comparison speaks against the canary."""
@@ -520,15 +547,17 @@ class Ramp:
         for f, k in enumerate(self._guarded):
             row = index * len(self._guarded) + f
             base = float(self.evidence.base.value[index, k])
-            visible = max(HEALTHY_TOLERANCES * self.spec.kpis[k].tolerance, HEALTHY_DEVIATIONS * (base * (1 - base)) ** 0.5)
+            visible = max(
+                HEALTHY_TOLERANCES * self.spec.kpis[k].tolerance, HEALTHY_DEVIATIONS * (base * (1 - base)) ** 0.5
+            )
             if self.kpi_exclusion.worst[row] > min(visible, HEALTHY_EXCESS):
                 yield self.kpi_exclusion, row, min(visible, HEALTHY_EXCESS), base
 
     def _tolerable_excess(self, index: int) -> float:
-        """The excess rate that must be excluded before a segment counts as healthy."""
-        bake_s = self.spec.rollout.bake_s + self.spec.oldest_judged_s + ROLLBACK_LATENCY_S
+        """The excess rate of bad sessions that must be excluded before a segment counts as healthy."""
+        reaction_s = self.spec.oldest_judged_s + ROLLBACK_LATENCY_S
         bearable = self.harm.affordable_excess(
-            self._splits(), self._live(), seconds=bake_s, latency_s=ROLLBACK_LATENCY_S
+            self._splits(), self._live(), seconds=reaction_s, latency_s=ROLLBACK_LATENCY_S
         )
         return float(np.clip(bearable[index], max(self.spec.rollout.harm.tolerance, GRID[0]), HEALTHY_EXCESS))
 

@@ -17,7 +17,28 @@ from analysis.evidence.two_by_two import expected_log_e, log_e
 Floats = npt.NDArray[np.float64]
 
 GRID = np.array(
-    [0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.32, 0.45, 0.6, 0.8]
+    [
+        0.002,
+        0.005,
+        0.01,
+        0.015,
+        0.02,
+        0.03,
+        0.04,
+        0.05,
+        0.06,
+        0.08,
+        0.1,
+        0.12,
+        0.15,
+        0.18,
+        0.2,
+        0.25,
+        0.32,
+        0.45,
+        0.6,
+        0.8,
+    ]
 )
 """Excess rates tested; above the last, 1.0 stands for 'anything is possible'."""
 
@@ -69,9 +90,9 @@ class ExcessExclusion:
 
         `share`: the canary's share of them. inf where an arm gets nothing.
         """
-        column = int(np.searchsorted(GRID, excess - 1e-12))
-        if column >= len(GRID) or not 0 < share < 1:
-            return 0.0 if column >= len(GRID) else float("inf")
+        column = max(int(np.searchsorted(GRID, excess + 1e-12)) - 1, 0)
+        if not 0 < share < 1:
+            return float("inf")
         missing = self.log_threshold - float(self._older.log_e[segment, column:].min())
         growth = float(expected_log_e(share, base, base, GRID[column]))
         return max(missing, 0.0) / growth if growth > 0 else float("inf")

@@ -25,6 +25,12 @@ Floats = npt.NDArray[np.float64]
 EFFECTS = np.array([0.4, 0.8, 1.5, 2.5, 4.0])
 """Effect sizes bet on: the canary's log-odds above the accepted rate."""
 
+PROOF_TICKS = 4
+BURST_TICKS = {KpiKind.LATENCY: 12}
+"""Ticks that a proof takes at least. A tick's evidence is cut off above a share of the proof: a stall of one process or one
+blip of a dependency hits many people at once, who then are no independent witnesses. What is cut off from above stays an
+e-value. Requests that queue behind each other are slow together, hence more for latency; a crash is the hard tier's."""
+
 NOW_SHARE = 0.5  # of the initial capital: bad from the first exposure on; the rest waits for later changes
 
 
@@ -77,6 +83,8 @@ class RegressionEvidence:
         self._spent = 0.0  # share of the restarts' capital already put to work
         self.base = BaseRate((n_segments, len(spec.kpis)))
         self._thresholds = self._log_thresholds(spec, n_segments)
+        ticks = np.array([BURST_TICKS.get(spec.kpis[test.kpi].kind, PROOF_TICKS) for test in self.tests])
+        self._ceilings = self._thresholds[:, None] / ticks
 
     def _log_thresholds(self, spec: ServiceSpec, n_segments: int) -> Floats:
         """Half of `false_rollback` to the pooled row, half spread over the segments; each half over the grounds of rollback.
@@ -99,6 +107,7 @@ class RegressionEvidence:
         n, bad = window.n[:, self._kpi, :].astype(float), window.bad[:, self._kpi, :].astype(float)
         factors = self._log_factors(n, bad)  # (S, T, effects)
         factors = np.concatenate([factors, factors.sum(axis=0, keepdims=True)])
+        factors = np.minimum(factors, self._ceilings[..., None])
         restart = self._restart_mass(since_exposure_s)
         self._log_r = np.logaddexp(self._log_r, np.log(restart) if restart > 0 else -np.inf) + factors
         self.base.learn(window.n[..., BASELINE] + window.unexposed_n, window.bad[..., BASELINE] + window.unexposed_bad)
@@ -123,7 +132,7 @@ class RegressionEvidence:
     def log_e_values(self) -> Floats:
         """(S + 1, T) logarithms of the e-processes now; -inf before the first tick."""
         peak = self._log_r.max(axis=-1)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore"):
             mean = np.log(np.exp(self._log_r - np.where(np.isfinite(peak), peak, 0.0)[..., None]).mean(axis=-1))
         return np.where(np.isfinite(peak), peak + mean, -np.inf)
 

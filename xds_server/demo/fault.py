@@ -29,7 +29,7 @@ ONSET_S = 15.0
 """When a chosen fault starts, in seconds after the people's first arrival."""
 
 REQUESTS_COMPLETE, REQUESTS_ABANDONED = 6.35, 3.2  # a session's requests on average; people.py makes them
-P_ABANDONED, P_REACHES_PRODUCT, P_WISHLIST = 0.10, 0.96, 0.35
+P_ABANDONED, P_CHANCE_ERROR, P_REACHES_PRODUCT, P_WISHLIST = 0.10, 0.005, 0.96, 0.35
 
 
 class FaultKind(StrEnum):
@@ -74,6 +74,18 @@ class Fault:
             case FaultKind.FEATURE:
                 return P_REACHES_PRODUCT * P_WISHLIST * self.size
 
+    def usual(self) -> float:
+        """Share of healthy sessions that look bad on the KPI that tells this fault: what it must stand out from."""
+        match self.kind:
+            case FaultKind.ERRORS | FaultKind.CRASH:
+                return P_CHANCE_ERROR
+            case FaultKind.LATENCY:
+                return 0.0
+            case FaultKind.ABANDONMENT:
+                return P_ABANDONED
+            case FaultKind.FEATURE:
+                return 1 - P_REACHES_PRODUCT * P_WISHLIST
+
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
@@ -113,13 +125,14 @@ CHOSEN: Mapping[str, tuple[Fault, ...]] = {
     ),
 }
 
-# From what is hardly there (an excess of about 2 % of sessions) to what nobody can miss; drawn evenly on a log scale.
+# From an excess of about a tenth of the sessions (which one minute's people cannot tell from chance on a KPI that is bad for
+# many anyway) to what nobody can miss; drawn evenly on a log scale.
 RANDOM_SIZES: Mapping[FaultKind, tuple[float, float]] = {
-    FaultKind.ERRORS: (0.003, 0.15),
-    FaultKind.LATENCY: (0.003, 0.5),
-    FaultKind.ABANDONMENT: (0.02, 1.0),
+    FaultKind.ERRORS: (0.015, 0.15),
+    FaultKind.LATENCY: (0.015, 0.5),
+    FaultKind.ABANDONMENT: (0.12, 1.0),
     FaultKind.CRASH: (1.0, 1.0),
-    FaultKind.FEATURE: (0.1, 1.0),
+    FaultKind.FEATURE: (0.4, 1.0),
 }
 
 

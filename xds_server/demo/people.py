@@ -29,6 +29,7 @@ from xds_server.demo.fault import (
     NEWCOMER_VISITS,
     ONSET_S,
     P_ABANDONED,
+    P_CHANCE_ERROR,
     P_WISHLIST,
     SEGMENTS,
     USER_HEADER,
@@ -37,7 +38,6 @@ from xds_server.demo.fault import (
     plan_faults,
 )
 
-P_CHANCE_ERROR = 0.005
 REQUESTS_PER_SESSION = 6.04  # on average, abandoned sessions and wishlists included
 PATHS = ("/", "/search", "/product/7", "/cart", "/checkout", "/checkout/done")
 ONWARD = b'rel="next"'

@@ -13,8 +13,9 @@ from xds_server.demo.fault import BASELINE, CANARY, SEGMENTS, Fault, FaultKind
 
 PROMOTED, ROLLED_BACK, WITHDRAWN, UNKNOWN = "promoted", "rolled_back", "withdrawn", "unknown"
 
-SMALL = 3.0
-"""A fault whose excess is below this many times the tolerance may also end as "don't know": it can hardly be seen."""
+SMALL_TOLERANCES, SMALL_DEVIATIONS = 3.0, 0.4
+"""A fault may also end as "don't know" when what it adds beyond the tolerance can hardly be seen in two minutes: its excess is
+below three tolerances, or stands out by less than .4 standard deviations of one session, so that it takes some hundreds."""
 
 TOO_LATE_S = 15.0
 """A fault that starts less than this before the promotion cannot be known yet: sessions are judged at a fixed age."""
@@ -168,12 +169,13 @@ def _fault_of(run: Run, segment: str, version: str) -> tuple[Fault, float | None
 def _expect_of_fault(run: Run, segment: str, fault: Fault, onset_unix: float | None) -> Expected:
     kpi = BLAMED[fault.kind]
     drawn = run.choice == "random"
-    strength = fault.excess() / max(run.tolerances[kpi], 1e-9)
+    tolerance, deviation = run.tolerances[kpi], (fault.usual() * (1 - fault.usual())) ** 0.5
+    small = max(SMALL_TOLERANCES * tolerance, tolerance + SMALL_DEVIATIONS * deviation)
     promoted = _final(run, segment, "promote")
     too_late = onset_unix is None or (promoted is not None and promoted.at_unix < onset_unix + TOO_LATE_S)
-    if drawn and strength < 1:
+    if drawn and fault.excess() < tolerance:
         outcomes, words = {PROMOTED, WITHDRAWN, UNKNOWN}, "tolerable: promoted or don't know"
-    elif drawn and strength < SMALL:
+    elif drawn and fault.excess() < small:
         outcomes, words = {ROLLED_BACK, WITHDRAWN, UNKNOWN}, f"small: rolled back ({kpi}) or don't know"
     else:
         outcomes, words = {ROLLED_BACK}, f"rolled back ({kpi})"
