@@ -24,6 +24,8 @@ ACTIONS = np.array([0.0, 0.25, 0.5, 1.0])
 SHAPE = (len(SPLIT_EDGES) + 1, len(SUSPICION_EDGES) + 1, len(EXCESS_EDGES) + 1, len(ANOMALY_EDGES) + 1, len(ACTIONS))
 FORMAT = 1
 ARTEFACT = "q_table.json"
+MARGIN = 0.05
+"""By how much another action must be worth more than the whole cap, in mean reward a tick: less than this is noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +87,10 @@ class LearnedPolicy:
 
     name = "learned"
     trusted_visits = 20  # of an action in a state
-    margin = 0.02  # by which another action must be worth more, in mean reward a tick
 
-    def __init__(self, table: QTable, *, explore: float = 0.0) -> None:
+    def __init__(self, table: QTable, *, explore: float = 0.0, margin: float = MARGIN) -> None:
         self._table = table
+        self._margin = margin
         self._explore = explore
 
     def choose(self, view: PolicyView, *, rng: np.random.Generator) -> tuple[int, float]:
@@ -104,7 +106,7 @@ class LearnedPolicy:
         if not trusted[whole]:
             return whole
         best = int(np.argmax(np.where(trusted, values, -np.inf)))
-        return best if values[best] > values[whole] + self.margin else whole
+        return best if values[best] > values[whole] + self._margin else whole
 
     def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal:
         """The split that uses the chosen share of the room below the cap."""

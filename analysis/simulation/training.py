@@ -34,6 +34,7 @@ from analysis.spec import (
 GAMMA = 0.98  # discount of a tick; values are means of a tick's reward, those of the next 50 ticks or so
 FOREVER = 400  # ticks after which nothing counts any more
 EXPLORE_FIRST, EXPLORE_LAST = 0.8, 0.2  # chance of a random action; with four actions each keeps at least 0.05
+LEARNING_MARGIN = 0.02  # while learning, what looks better by less is tried too
 SLOWEST_RATE = 0.02  # at which a state seen often is still corrected
 BAD_SHARE = 0.35  # of segments
 SEGMENTS = {"demo": ("power", "eu", "newcomers", "default"), "production": ("eu", "default")}
@@ -249,7 +250,7 @@ class _Rollout:
 
 def _episode(table: QTable, scenario: Scenario, explore: float) -> list[list[_Step]]:
     """Play a scenario; each segment's decisions, in order."""
-    recorder = _Recorder(inner=LearnedPolicy(table, explore=explore))
+    recorder = _Recorder(inner=LearnedPolicy(table, explore=explore, margin=LEARNING_MARGIN))
     rollout = _Rollout(scenario, recorder)
     traces: list[list[_Step]] = [[] for _ in scenario.world]
     while not (rollout.is_over or rollout.is_decided):
