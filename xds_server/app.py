@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Coroutine
 
 import grpc
@@ -33,7 +34,8 @@ from xds_server.web.server import listen, serve
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 200_000  # rows a service between two ticks; the oldest go first, and are counted
-GRACE_S = 2.0  # for streams to end by themselves
+GRACE_S = 0.5  # for calls to be answered; Envoys' streams have no end of their own
+FORECAST_MODULE = "statsmodels.tsa.statespace.structural"
 
 
 async def run(options: RunOptions) -> int:
@@ -94,7 +96,7 @@ async def _serve(
             _grpc_server(options.grpc_host, options.otlp_port) as (otlp, otlp_port),
         ):
             add_ads(main, cache)
-            add_als(main, ingest)
+            add_als(main, ingest, until=stop)
             add_otlp(main, ingest)
             add_control(main, controller)
             add_otlp(otlp, ingest)
@@ -113,10 +115,10 @@ async def _until(stop: asyncio.Event, controller: Controller, web: Coroutine[Non
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(web)
         ticking = tasks.create_task(controller.run())
-        warming = tasks.create_task(asyncio.to_thread(importlib.import_module, "statsmodels.tsa.statespace.structural"))
+        # The forecast's library takes seconds to import. A daemon, so that an early end need not wait for it.
+        threading.Thread(target=importlib.import_module, args=(FORECAST_MODULE,), daemon=True).start()
         await stop.wait()
         ticking.cancel()
-        warming.cancel()
         await serving
 
 
