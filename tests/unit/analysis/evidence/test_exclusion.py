@@ -13,7 +13,9 @@ from analysis.evidence.exclusion import GRID, ExcessExclusion
 BASE = 0.1
 
 
-def _tick(rng: np.random.Generator, runs: int, *, people: int, split: float, excess: float) -> tuple[np.ndarray, np.ndarray]:
+def _tick(
+    rng: np.random.Generator, runs: int, *, people: int, split: float, excess: float
+) -> tuple[np.ndarray, np.ndarray]:
     n_c = rng.binomial(people, split, runs)
     n = np.stack([people - n_c, n_c], axis=1)
     bad = np.stack([rng.binomial(people - n_c, BASE), rng.binomial(n_c, BASE + excess)], axis=1)

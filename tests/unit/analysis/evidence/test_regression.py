@@ -22,7 +22,9 @@ def _spec(n_segments: int = 1, *, tolerance: float = 0.0, limit: float | None = 
     )  # fmt: skip
 
 
-def _window(rng: np.random.Generator, n_segments: int, *, people: int, split: float, base: float, canary: float) -> Window:
+def _window(
+    rng: np.random.Generator, n_segments: int, *, people: int, split: float, base: float, canary: float
+) -> Window:
     window = empty(n_segments, 1)
     for segment in range(n_segments):
         n_c = rng.binomial(people, split)

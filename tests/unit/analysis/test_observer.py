@@ -1,0 +1,188 @@
+"""The observer: who belongs to which arm, and who is counted once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.observer import LATENESS_S, Observer, SplitHistory
+from analysis.sample import NO_BUCKET
+from analysis.session import NS
+from analysis.window import BASELINE, CANARY, Window
+from tests.unit.analysis.rows import ABANDONMENT, ERRORS, LABELS, LATENCY, row, small_spec, table
+
+
+def _observer(split_bp: int = 2_000, at_s: float = 10.0) -> Observer:
+    observer = Observer(small_spec())
+    observer.begin({"power": ("v1", "v2"), "default": ("v1", "v2")})
+    observer.set_split("power", split_bp, round(at_s * NS))
+    return observer
+
+
+def _window(observer: Observer, at_s: float) -> Window:
+    return observer.window(round((at_s + LATENESS_S) * NS), LABELS)
+
+
+def _both(observer: Observer, at_s: float) -> tuple[int, int]:
+    window = _window(observer, at_s)
+    return int(window.n[0, ERRORS, BASELINE]), int(window.n[0, ERRORS, CANARY])
+
+
+CANARY_ROW: dict[str, Any] = {"version": 1, "bucket": 100}
+
+
+def test_arms_are_told_by_bucket_and_version() -> None:
+    observer = _observer()
+    observer.observe(
+        table(
+            row(11, 1, **CANARY_ROW), row(11, 2, version=0, bucket=2_000), row(11, 3, version=0, bucket=1_999),
+            row(11, 4, version=1, bucket=2_000), row(11, 5, version=0, bucket=NO_BUCKET),
+        )
+    )  # fmt: skip
+    assert _both(observer, 30) == (1, 1)
+
+
+@pytest.mark.parametrize("to_bp", [500, 5_000])
+def test_people_who_were_moved_belong_to_neither_arm(to_bp: int) -> None:
+    """Whichever way the split went while they were being watched, and whatever became of them."""
+    observer = _observer()
+    observer.observe(
+        table(
+            row(11, 1, version=1, bucket=1_000),
+            row(11, 2, version=0, bucket=3_000, error=True),
+            row(11, 3, **CANARY_ROW),
+        )
+    )
+    observer.set_split("power", to_bp, 13 * NS)
+    assert _both(observer, 30) == ((1, 1) if to_bp == 500 else (0, 2))
+
+
+def test_move_after_the_judgement_s_age_changes_nothing() -> None:
+    observer = _observer()
+    observer.observe(table(row(11, 1, version=1, bucket=1_000), row(11, 2, version=0, bucket=3_000)))
+    observer.set_split("power", 0, round(15.1 * NS))
+    assert _both(observer, 30) == (1, 1)
+
+
+def test_judgement_is_the_same_whatever_comes_later() -> None:
+    """Two people, the same first four seconds; one goes on, errs later and reaches the goal."""
+    observer = _observer()
+    observer.observe(table(row(11, 1, **CANARY_ROW), row(11, 2, **CANARY_ROW)))
+    observer.observe(table(row(16, 1, error=True, **CANARY_ROW), row(17, 1, goal=True, **CANARY_ROW)))
+    window = _window(observer, 40)
+    assert window.n[0, ERRORS, CANARY] == 2
+    assert window.bad[0, ERRORS, CANARY] == 0
+    assert window.bad[0, ABANDONMENT, CANARY] == 1
+
+
+def test_person_counts_once_for_evidence_and_every_time_for_harm() -> None:
+    observer = _observer()
+    for at_s in (11, 30, 50):
+        observer.observe(table(row(at_s, 1, error=True, **CANARY_ROW)))
+    window = _window(observer, 100)
+    assert (window.n[0, ERRORS, CANARY], window.bad[0, ERRORS, CANARY]) == (1, 1)
+    assert (window.harm_n[0, CANARY], window.harm_bad[0, CANARY], window.exposed[0]) == (3, 3, 3)
+
+
+def test_sessions_from_before_the_exposure_never_count_as_evidence() -> None:
+    observer = _observer(at_s=10.0)
+    observer.observe(table(row(9.9, 1), row(9.9, 2, error=True), row(10.0, 3)))
+    window = _window(observer, 60)
+    assert window.n[0, ERRORS].tolist() == [1, 0]
+    assert window.harm_n[0].tolist() == [1, 0]
+    assert (window.unexposed_n[0, ERRORS], window.unexposed_bad[0, ERRORS]) == (2, 1)
+
+
+def test_visit_that_began_before_the_exposure_does_not_use_up_the_person() -> None:
+    observer = _observer(at_s=10.0)
+    observer.observe(table(row(9.0, 1), row(30.0, 1)))
+    assert _both(observer, 60) == (1, 0)
+
+
+def test_segment_that_is_not_exposed_gives_only_base_rates() -> None:
+    observer = _observer()
+    observer.observe(table(row(20, 1, segment=1)))
+    window = _window(observer, 60)
+    assert window.n[1].sum() == 0
+    assert window.unexposed_n[1, ERRORS] == 1
+
+
+def test_person_whose_first_visit_was_moved_is_not_counted_by_a_later_one() -> None:
+    """Otherwise who is judged would depend on when the split moved."""
+    observer = _observer()
+    observer.observe(table(row(11, 1, version=0, bucket=3_000)))
+    observer.set_split("power", 5_000, 12 * NS)
+    observer.observe(table(row(40, 1, version=1, bucket=3_000)))
+    assert _both(observer, 100) == (0, 0)
+
+
+def test_nothing_is_judged_before_late_entries_may_have_come() -> None:
+    observer = _observer()
+    observer.observe(table(row(11, 1, **CANARY_ROW)))
+    assert observer.window(round(15.0 * NS), LABELS).n.sum() == 0
+    observer.observe(table(row(12, 1, error=True, **CANARY_ROW)))  # came late, but in time
+    assert observer.window(round((15.0 + LATENESS_S) * NS), LABELS).bad[0, ERRORS, CANARY] == 1
+
+
+def test_recent_people_are_told_by_their_newest_request() -> None:
+    observer = _observer()
+    observer.observe(
+        table(
+            row(20, 1, error=True, **CANARY_ROW), row(21, 1, **CANARY_ROW), row(21, 2, error=True, **CANARY_ROW),
+            row(21, 3), row(10, 4, error=True, **CANARY_ROW),
+        )
+    )  # fmt: skip
+    window = observer.window(22 * NS, LABELS)
+    assert window.people[0].tolist() == [1, 2]
+    assert window.failing[0].tolist() == [0, 1]
+    assert observer.window(40 * NS, LABELS).people.sum() == 0
+
+
+def test_counts_of_a_tick_are_given_once() -> None:
+    observer = _observer()
+    observer.observe(table(row(11, 1, **CANARY_ROW)))
+    assert (_window(observer, 60).entries, _window(observer, 60).entries) == (1, 0)
+    assert _window(observer, 60).n.sum() == 0
+
+
+def test_new_rollout_counts_everybody_anew() -> None:
+    observer = _observer()
+    observer.observe(table(row(11, 1, **CANARY_ROW)))
+    observer.begin({"power": ("v1", "v2")})
+    observer.set_split("power", 2_000, 30 * NS)
+    observer.observe(table(row(40, 1, **CANARY_ROW)))
+    assert _both(observer, 100) == (0, 1)
+
+
+def test_slow_is_frozen_from_the_slowest_request_of_each_person() -> None:
+    observer = Observer(small_spec())
+    observer.begin({"power": ("v1", "v2"), "default": ("v1", "v2")})
+    assert observer.freeze_thresholds() is False
+    people = range(1, 101)
+    observer.observe(
+        table(*(row(1, user, duration_ms=10.0) for user in people), *(row(2, u, duration_ms=u) for u in people))
+    )
+    observer.observe(table(row(2, 900, duration_ms=np.nan), row(2, 901, duration_ms=5_000.0, version=1)))
+    assert observer.freeze_thresholds() is True
+    assert observer.tracker.slow_ms == pytest.approx([95.05 * 1.1] * 2, rel=0.01)  # too few in `default`: all people's
+
+
+def test_slow_limit_of_the_specification_goes_first() -> None:
+    spec = small_spec()
+    kpis = tuple(kpi if i != LATENCY else type(kpi)(kind=kpi.kind, judge_after_s=4, tolerance=0.05, slow_ms=400.0)
+                 for i, kpi in enumerate(spec.kpis))  # fmt: skip
+    observer = Observer(small_spec(kpis=kpis))
+    assert observer.freeze_thresholds() is True
+    assert observer.tracker.slow_ms.tolist() == [400.0, 400.0]
+
+
+def test_split_history_knows_what_was_in_force_between_two_times() -> None:
+    history = SplitHistory(keep_s=100)
+    for at_s, split_bp in ((10, 500), (20, 2_000), (30, 1_000)):
+        history.set(at_s * NS, split_bp)
+    assert history.extremes(0, 5 * NS) == (0, 0)
+    assert history.extremes(5 * NS, 25 * NS) == (0, 2_000)
+    assert history.extremes(20 * NS, 30 * NS) == (1_000, 2_000)
+    assert history.extremes(31 * NS, 99 * NS) == (1_000, 1_000)
