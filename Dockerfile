@@ -14,6 +14,8 @@ FROM python:3.11-slim
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --find-links /wheels \
     serinus aiohttp opentelemetry-exporter-otlp-proto-grpc \
+    # xds-protos installs older copies of the same modules over it; the demo's shop needs the real ones
+    && pip install --no-cache-dir --no-index --find-links /wheels --no-deps --force-reinstall opentelemetry-proto \
     && useradd --uid 10001 --create-home serinus \
     && install --directory --owner serinus /var/lib/serinus
 USER serinus

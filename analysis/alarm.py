@@ -1,7 +1,7 @@
 """The hard tier: what needs no patience. It may act on unfinished sessions.
 
-Two alarms: *crash* (most people on the canary meet failures right now, and the baseline's do not) and *silence* (the canary
-should be seen in the access logs and is not, while the baseline is).
+Two alarms: *crash* (most people on the canary meet failures right now, and the baseline's do not) and *silence* (the
+canary should be seen in the access logs and is not, while the baseline is).
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class Alarm:
 
 
 def raise_alarms(window: Window, *, expected_people: npt.NDArray[np.float64]) -> Alarm:
-    """Alarms from the people of the last seconds. `expected_people` (S,): on the canary, by its split and the baseline."""
+    """Alarms from the people of the last seconds.
+
+    `expected_people` (S,): on the canary, by its split and the baseline.
+    """
     people, failing = window.people, window.failing
     total, total_failing = people.sum(axis=0), failing.sum(axis=0)
     world = bool(total[BASELINE] > 0 and total_failing[BASELINE] > WORLD_SHARE * total[BASELINE])

@@ -98,7 +98,7 @@ Verdict = Advance | Hold | Reduce | Withdraw | Rollback | Promote
 
 
 def verdict_name(verdict: Verdict) -> str:
-    """The verdict's name as journalled and shown: `advance`, `hold`, …"""
+    """The verdict's name as journalled and shown: `advance`, `hold` and so on."""
     return type(verdict).__name__.lower()
 
 

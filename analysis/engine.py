@@ -44,7 +44,10 @@ class Rollout:
 
 
 class ServiceEngine:
-    """Watches one service all the time and steers its rollout while one runs. One owner; never touched by two threads."""
+    """Watches one service all the time and steers its rollout while one runs.
+
+    One owner; never touched by two threads.
+    """
 
     def __init__(self, spec: ServiceSpec, *, seed: int, policy: Policy | None = None) -> None:
         self.spec = spec
@@ -104,7 +107,10 @@ class ServiceEngine:
         return self.ramp is not None and not self.ramp.is_finished
 
     def to_bytes(self, now_ns: int) -> bytes:
-        """The rollout's state for the journal; empty while there is none. Open sessions are not kept: see `from_bytes`."""
+        """The rollout's state for the journal.
+
+        Empty while there is none. Open sessions are not kept: see `from_bytes`.
+        """
         if self.ramp is None or self.rollout is None:
             return b""
         body = {
@@ -130,8 +136,7 @@ class ServiceEngine:
         """
         try:
             body = json.loads(data, parse_constant=_refuse)
-            if body["format"] != STATE_FORMAT:
-                raise StateError(f"rollout state of format {body['format']}; this version reads format {STATE_FORMAT}")
+            _require_format(body["format"])
             about = body["rollout"]
             arms = {name: (pair[0], pair[1]) for name, pair in about["arms"].items()}
             at_ns = int(body["at_ns"])
@@ -157,3 +162,8 @@ class ServiceEngine:
 
 def _refuse(constant: str) -> float:
     raise StateError(f"rollout state holds {constant}, which is no number to go on with")
+
+
+def _require_format(number: object) -> None:
+    if number != STATE_FORMAT:
+        raise StateError(f"rollout state of format {number}; this version reads format {STATE_FORMAT}")

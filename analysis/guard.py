@@ -22,10 +22,11 @@ SMALLEST_BP = 100  # a split or a step below 1 % is not worth a push
 class GuardView:
     """All that is known of one segment at one tick.
 
-    `proposal_bp`: what the policy wants; `cap_bp`: what the harm budget allows. `proven`: reasons that are proof of harm,
-    `limit_only`: they rest on an absolute limit alone, and so on no comparison. `suspicion`: the strongest evidence as a share of the
-    proof. `breach_ticks`: ticks in a row with a foreseen breach *and* the evidence floor. `baseline_bad`: the baseline breaks the
-    same limit. `unhealthy`: why the canary is not known to be healthy, if it is not.
+    `proposal_bp`: what the policy wants; `cap_bp`: what the harm budget allows. `world_bad`: the baseline is as bad.
+    `proven`: reasons that are proof of harm. `suspicion`: the strongest evidence as a share of the proof, and `suspect`
+    what it is about. `breach_ticks`: ticks in a row with a foreseen breach *and* the evidence floor; `breach_likely`:
+    more likely than not. `unhealthy`: why the canary is not known to be healthy, if it is not. `stale_s`: seconds
+    without access logs, where that is long.
     """
 
     phase: Phase

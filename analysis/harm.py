@@ -24,7 +24,10 @@ RATE_MEMORY_S = 30.0  # time constant of the estimated arrival rate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HarmView:
-    """The budget as it stands. All in sessions: `upper` bounds the excess so far, `reserved` what open ones may cost."""
+    """The budget as it stands.
+
+    All in sessions: `upper` bounds the excess so far, `reserved` what open ones may cost.
+    """
 
     estimate: float
     upper: float
@@ -88,8 +91,8 @@ class HarmLedger:
     def upper(self) -> float:
         """Anytime-valid upper bound of the total excess so far, in weighted sessions, at least 0.
 
-        Normal mixture with estimated variance (Waudby-Smith et al. 2024, arXiv 2103.06476, Theorem 2.2): asymptotic, and
-        blind to bursts of sessions by one person.
+        Normal mixture with estimated variance (Waudby-Smith et al. 2024, arXiv 2103.06476, Theorem 2.2): asymptotic,
+        and blind to bursts of sessions by one person.
         """
         v = self._variance + self._rho
         width = math.sqrt(2 * v * (self._log_inverse_risk + 0.5 * math.log(v / self._rho)))
@@ -110,7 +113,10 @@ class HarmLedger:
         return self._harm.budget + self._harm.tolerance * float(np.sum(self._weights * self.exposed))
 
     def in_flight(self, split: npt.ArrayLike, *, latency_s: float) -> Floats:
-        """(S,) sessions at risk when splits stay as they are: until the first of them have been judged and acted upon."""
+        """(S,) sessions at risk when splits stay as they are.
+
+        Until the first of them have been judged and acted upon.
+        """
         coming: Floats = self.rate * np.asarray(split, float) * (self._age_s + latency_s)
         return np.maximum(self._unjudged, coming) + self.lost
 
@@ -138,8 +144,8 @@ class HarmLedger:
     ) -> Floats:
         """(S,) highest split in [0, 1] that the budget allows, the slack shared equally by the segments that may rise.
 
-        A segment that does not rise keeps its split while the budget holds. Where even today's splits cost too much, every
-        live segment is cut in proportion.
+        A segment that does not rise keeps its split while the budget holds. Where even today's splits cost too much,
+        every live segment is cut in proportion.
         """
         worst = self._weights * self.exclusion.worst
         slack = self.slack(split, live, latency_s=latency_s)

@@ -1,8 +1,8 @@
 """Rows in, windows out: one service's sessions, judged and sorted into segments and arms.
 
-An arm is told from the person's hash bucket, which no treatment can change: *canary* are those whose bucket was below the
-split all the while from their first request to the judgement, *baseline* those whose bucket was never below it. Who was
-moved in between belongs to neither, whatever happened to them.
+An arm is told from the person's hash bucket, which no treatment can change: *canary* are those whose bucket was below
+the split all the while from their first request to the judgement, *baseline* those whose bucket was never below it. Who
+was moved in between belongs to neither, whatever happened to them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ PEOPLE_MAX = 2_000_000  # people remembered as already counted; beyond it nobody
 
 
 class SplitHistory:
-    """The canary's share of one segment over the last `keep_s` seconds, in basis points; before that, the oldest kept."""
+    """The canary's share of one segment over the last `keep_s` seconds, in basis points.
+
+    Before that, the oldest kept.
+    """
 
     def __init__(self, *, keep_s: float) -> None:
         self._keep_ns = int(keep_s * NS)
@@ -104,8 +107,8 @@ class Observer:
     def freeze_thresholds(self) -> bool:
         """Freeze what 'slow' means; a limit in the specification goes first.
 
-        Else the 95th percentile of the slowest request of each baseline session so far, so that 5 % of healthy sessions are
-        slow however many requests a session has. False while the baseline has not been seen: try again.
+        Else the 95th percentile of the slowest request of each baseline session so far, so that 5 % of healthy sessions
+        are slow however many requests a session has. False while the baseline has not been seen: try again.
         """
         kpi = next((kpi for kpi in self._spec.kpis if kpi.kind is KpiKind.LATENCY), None)
         if kpi is None:

@@ -45,7 +45,8 @@ class Mode(StrEnum):
 class KpiSpec:
     """One guarded KPI of a service.
 
-    `limit`: absolute limit on the share of sessions in [0, 1] (for latency the threshold in ms is `slow_ms`); None: none.
+    `limit`: absolute limit on the share of sessions in [0, 1] (for latency the threshold in ms is `slow_ms`); None:
+    none.
     `tolerance`: accepted excess of canary over baseline, as a difference of shares in [0, 1).
     `slow_ms`: latency only: a request slower than this is slow; None: frozen from the baseline's 95th percentile.
     `regression`: latency only: a slow threshold frozen from the baseline is raised by this ratio.

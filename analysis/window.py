@@ -17,8 +17,8 @@ Counts = npt.NDArray[np.int64]
 class Window:
     """Counts of one tick. S segments, K KPIs, two arms (BASELINE, CANARY); every array is a count >= 0.
 
-    `n`, `bad` : (S, K, 2) people judged for the first time in this rollout, and how many of them showed the KPI's bad side
-    `harm_n`, `harm_bad` : (S, 2) sessions judged for harm, and the bad ones; every session counts, not only a person's first
+    `n`, `bad` : (S, K, 2) people judged for the first time in this rollout, and those who showed the KPI's bad side
+    `harm_n`, `harm_bad` : (S, 2) sessions judged for harm, and the bad ones; a person's later sessions count too
     `exposed` : (S,) sessions that started on the canary; `arrived` : (S,) sessions that started on either arm
     `unexposed_n`, `unexposed_bad` : (S, K) baseline sessions from before the first exposure, for the base rate only
     `unexposed_harm_n`, `unexposed_harm_bad` : (S,) the same for harm
@@ -53,7 +53,7 @@ def empty(n_segments: int, n_kpis: int) -> Window:
 
     s, k = n_segments, n_kpis
     return Window(
-        n=zeros(s, k, 2), bad=zeros(s, k, 2), harm_n=zeros(s, 2), harm_bad=zeros(s, 2), exposed=zeros(s), arrived=zeros(s),
-        unexposed_n=zeros(s, k), unexposed_bad=zeros(s, k), unexposed_harm_n=zeros(s), unexposed_harm_bad=zeros(s),
-        people=zeros(s, 2), failing=zeros(s, 2), entries=0,
+        n=zeros(s, k, 2), bad=zeros(s, k, 2), harm_n=zeros(s, 2), harm_bad=zeros(s, 2), exposed=zeros(s),
+        arrived=zeros(s), unexposed_n=zeros(s, k), unexposed_bad=zeros(s, k), unexposed_harm_n=zeros(s),
+        unexposed_harm_bad=zeros(s), people=zeros(s, 2), failing=zeros(s, 2), entries=0,
     )  # fmt: skip

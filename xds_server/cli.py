@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from analysis.decision import Action
 from xds_server.app_options import RunOptions
 from xds_server.arguments import (
     DEFAULT_SERVER,
@@ -36,7 +37,6 @@ from xds_server.arguments import (
     writable,
 )
 from xds_server.errors import SerinusError
-from analysis.decision import Action
 
 if TYPE_CHECKING:
     from xds_server.mesh import Address
@@ -302,9 +302,10 @@ def train_policy(
     output: Annotated[Path, typer.Option(metavar="FILE", callback=writable)] = Path("q_table.json"),
 ) -> None:
     """Train the reinforcement-learning policy in the simulator; write its table with seed, episodes and scores."""
-    from analysis.simulation.training import train
     from rich.console import Console
     from rich.progress import Progress
+
+    from analysis.simulation.training import train
 
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
         task = progress.add_task("episodes", total=episodes)

@@ -11,10 +11,10 @@ from typing import Final, Protocol, TypeAlias
 
 import grpc
 
+from analysis.decision import Action
 from xds_server.errors import BadRequestError, JournalError, RefusedError, SteeringError, UnknownNameError
 from xds_server.pb import control_pb2 as pb
 from xds_server.pb import control_pb2_grpc as pb_grpc
-from analysis.decision import Action
 from xds_server.rollout.explain import explain
 from xds_server.store.records import DecisionRow, RolloutRow
 

@@ -1,8 +1,8 @@
 """Anomaly scores of sessions: the distance of what people did from what is usual, calibrated by conformal p-values.
 
-The distance (Mahalanobis, covariance shrunk after Ledoit & Wolf 2004, scikit-learn) and the click-path chain learn from one
-half of the segment's baseline sessions from before the exposure; the other half calibrates. A score of p says: a share p of usual sessions looks at least as odd
-(split conformal: Vovk, Gammerman & Shafer 2005, chapter 4).
+The distance (Mahalanobis, covariance shrunk after Ledoit & Wolf 2004, scikit-learn) and the click-path chain learn from
+one half of the segment's baseline sessions from before the exposure; the other half calibrates. A score of p says: a
+share p of usual sessions looks at least as odd (split conformal: Vovk, Gammerman & Shafer 2005, chapter 4).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class BehaviourModel:
         if model.calibration is None or not sessions:
             return np.full(len(sessions), np.nan)
         at_least = len(model.calibration) - np.searchsorted(model.calibration, _oddity(model, sessions), side="left")
-        p: Floats = (1.0 + at_least) / (1.0 + len(model.calibration))
+        p: Floats = np.asarray((1.0 + at_least) / (1.0 + len(model.calibration)), float)
         return p
 
     def state(self) -> list[list[list[object]]]:
@@ -120,5 +120,6 @@ def _features(sessions: list[Behaviour], chain: ClickPaths) -> Floats:
 def _oddity(model: _SegmentModel, sessions: list[Behaviour]) -> Floats:
     assert model.usual is not None  # noqa: S101 -- callers look at `usual` or `calibration` first
     assert model.chain is not None  # noqa: S101 -- fitted together
-    odd: Floats = model.usual.mahalanobis(_features(sessions, model.chain) / model.scale)
+    assert model.scale is not None  # noqa: S101 -- fitted together
+    odd: Floats = np.asarray(model.usual.mahalanobis(_features(sessions, model.chain) / model.scale), float)
     return odd

@@ -1,8 +1,8 @@
 """The worst excess of bad sessions that recent data have not excluded: U of design section 5.
 
 For each excess d of a grid an e-process tests 'the canary's rate is at least the baseline's plus d' against 'it is the
-same'. U is the smallest d such that it and everything above are excluded. Two accumulators run, half an epoch apart, and
-the older one is read: it never looks back further than one epoch, so a fault that comes late is seen as late.
+same'. U is the smallest d such that it and everything above are excluded. Two accumulators run, half an epoch apart,
+and the older one is read: it never looks back further than one epoch, so a fault that comes late is seen as late.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ class _Accumulator:
 
 
 class ExcessExclusion:
-    """U for each of S segments. `risk`: chance that any of them is wrong in an epoch. Times in seconds of event time."""
+    """U for each of S segments.
+
+    `risk`: chance that any of them is wrong in an epoch. Times in seconds of event time.
+    """
 
     def __init__(self, n_segments: int, *, risk: float, epoch_s: float) -> None:
         self._shape = (n_segments, len(GRID))
@@ -115,4 +118,5 @@ class ExcessExclusion:
 
 def _reachable(base: Floats) -> Floats:
     """The grid, cut where baseline plus excess would pass 1 (there the test says nothing)."""
-    return np.minimum(GRID, 1 - base - 1e-6)
+    reachable: Floats = np.minimum(GRID, 1 - base - 1e-6)
+    return reachable

@@ -1,10 +1,11 @@
 """Is the canary worse than the baseline by more than its tolerance? One e-process a segment and test, and a pooled one.
 
-Each tick multiplies an e-process by the block's e-value (`two_by_two`), averaged over a grid of effect sizes. Late changes
-are found by restarts after Shiryaev and Roberts: at each tick a share of the initial capital is put on 'it changes now',
-R_t = e_t·(R_{t-1} + w_t), where the w_t are the masses of a density over event time that sums to at most one, so that R is
-itself an e-process, E[R_t] <= sum of w <= 1 (Shin, Ramdas & Rinaldo, arXiv 2203.03532, with weights in place of the ARL
-form). By Ville's inequality P(R ever >= 1/a) <= a, however often one looks and however the split moves.
+Each tick multiplies an e-process by the block's e-value (`two_by_two`), averaged over a grid of effect sizes. Late
+changes are found by restarts after Shiryaev and Roberts: at each tick a share of the initial capital is put on 'it
+changes now', R_t = e_t·(R_{t-1} + w_t), where the w_t are the masses of a density over event time that sums to at most
+one, so that R is itself an e-process, E[R_t] <= sum of w <= 1 (Shin, Ramdas & Rinaldo, arXiv 2203.03532, with weights
+in place of the ARL form). By Ville's inequality P(R ever >= 1/a) <= a, however often one looks and however the split
+moves.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ EFFECTS = np.array([0.4, 0.8, 1.5, 2.5, 4.0])
 
 PROOF_TICKS = 4
 BURST_TICKS = {KpiKind.LATENCY: 12}
-"""Ticks that a proof takes at least. A tick's evidence is cut off above a share of the proof: a stall of one process or one
-blip of a dependency hits many people at once, who then are no independent witnesses. What is cut off from above stays an
-e-value. Requests that queue behind each other are slow together, hence more for latency; a crash is the hard tier's."""
+"""Ticks that a proof takes at least. A tick's evidence is cut off above a share of the proof: a stall of one process
+or one blip of a dependency hits many people at once, who then are no independent witnesses. What is cut off from
+above stays an e-value. Requests that queue behind each other are slow together, hence more for latency; a crash is
+the hard tier's."""
 
 NOW_SHARE = 0.5  # of the initial capital: bad from the first exposure on; the rest waits for later changes
 
@@ -87,7 +89,7 @@ class RegressionEvidence:
         self._ceilings = self._thresholds[:, None] / ticks
 
     def _log_thresholds(self, spec: ServiceSpec, n_segments: int) -> Floats:
-        """Half of `false_rollback` to the pooled row, half spread over the segments; each half over the grounds of rollback.
+        """Half of `false_rollback` to the pooled row, half spread over the segments, each shared by the grounds.
 
         A union bound over e-processes holds under any dependence between KPIs.
         """
@@ -120,6 +122,9 @@ class RegressionEvidence:
         n_b, bad_b = n[..., BASELINE, None], bad[..., BASELINE, None]
         against_baseline = log_e(n_c, bad_c, n_b, bad_b, q_c, base[..., None], self._value[:, None])
         against_limit = log_likelihood_ratio(n_c, bad_c, q_c, self._value[:, None])
+        # near a base rate of 1 no excess beyond the tolerance exists: a bet that lies in the null itself would prove anything
+        is_bet = q_c > np.minimum(base[..., None] + self._value[:, None], 1.0) + 1e-9
+        against_baseline = np.where(is_bet, against_baseline, 0.0)
         return np.where(self._is_limit[:, None], against_limit, against_baseline)
 
     def _restart_mass(self, since_s: float) -> float:

@@ -3,8 +3,8 @@
 Null hypothesis: the canary's rate lies on the far side of the line p_c = p_b + d, seen from the alternative (q_c, q_b).
 For a convex null the e-value of a block of n_c and n_b outcomes is the likelihood ratio of the alternative against its
 projection onto the null, the point that minimises n_c·KL(q_c‖p_c) + n_b·KL(q_b‖p_b)
-(Turner, Ly & Grünwald 2024, "Generic E-variables for exact sequential k-sample tests", Theorem 1; Turner & Grünwald 2023,
-arXiv 2302.11401). Base rates may drift between blocks and differ between people: only the difference is tested.
+(Turner, Ly & Grünwald 2024, "Generic E-variables for exact sequential k-sample tests", Theorem 1; Turner & Grünwald
+2023, arXiv 2302.11401). Base rates may drift between blocks and differ between people: only the difference is tested.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def log_e(
     q_b: npt.ArrayLike,
     difference: npt.ArrayLike,
 ) -> Floats:
-    """Log of the e-value of one block. `q_c`, `q_b` must be chosen before the block is seen. 0 where an arm is empty."""
+    """Log of the e-value of one block.
+
+    `q_c`, `q_b` must be chosen before the block is seen. 0 where an arm is empty.
+    """
     p_c, p_b = project(n_c, n_b, q_c, q_b, difference)
     both = (np.asarray(n_c) > 0) & (np.asarray(n_b) > 0)
     ratio = log_likelihood_ratio(n_c, bad_c, q_c, p_c) + log_likelihood_ratio(n_b, bad_b, q_b, p_b)
@@ -66,7 +69,7 @@ def log_e(
 
 
 def expected_log_e(share: npt.ArrayLike, q_c: npt.ArrayLike, q_b: npt.ArrayLike, difference: npt.ArrayLike) -> Floats:
-    """Expected growth of log e a session when the alternative is true and a share of sessions is on the canary (nats)."""
+    """Expected growth of log e a session (nats) when the alternative is true; `share` of sessions on the canary."""
     share = np.asarray(share, float)
     p_c, p_b = project(share, 1 - share, q_c, q_b, difference)
     return share * log_likelihood_ratio(1.0, q_c, q_c, p_c) + (1 - share) * log_likelihood_ratio(1.0, q_b, q_b, p_b)

@@ -12,9 +12,11 @@ import numpy as np
 class PolicyView:
     """What a policy may know of one segment at one tick.
 
-    `split`, `cap` in [0, 1], cap >= 0 is what budget and guard allow now. `suspicion`: the strongest evidence of harm as a share
-    of what proves it, below 0 when it speaks for the canary. `worst_excess` in (0, 1]: excess not yet excluded. `anomaly`:
-    excess share of unusual sessions, 0 where unknown. `healthy`: whether enough is known to pass an even split.
+    `split`, `cap` in [0, 1], cap >= 0 is what budget and guard allow now. `suspicion`: the strongest evidence of harm
+    as a share of what proves it, below 0 when it speaks for the canary. `worst_excess` in (0, 1]: excess not yet
+    excluded.
+    `anomaly`: excess share of unusual sessions, 0 where unknown. `healthy`: whether enough is known to pass an even
+    split.
     """
 
     split: float

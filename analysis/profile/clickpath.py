@@ -1,4 +1,4 @@
-"""A segment's click paths as a first-order Markov chain: how surprising is a path?"""
+"""A segment's click paths as a first-order Markov chain, which says how surprising a path is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""People at the level of single requests: sessions that walk through a small shop, on whatever version the split gives them."""
+"""People at the level of single requests.
+
+Sessions that walk through a small shop, on whatever version the split gives them.
+"""
 
 from __future__ import annotations
 

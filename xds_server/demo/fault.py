@@ -125,8 +125,8 @@ CHOSEN: Mapping[str, tuple[Fault, ...]] = {
     ),
 }
 
-# From an excess of about a tenth of the sessions (which one minute's people cannot tell from chance on a KPI that is bad for
-# many anyway) to what nobody can miss; drawn evenly on a log scale.
+# From an excess of about a tenth of the sessions (which one minute's people cannot tell from chance on a KPI that is
+# bad for many anyway) to what nobody can miss; drawn evenly on a log scale.
 RANDOM_SIZES: Mapping[FaultKind, tuple[float, float]] = {
     FaultKind.ERRORS: (0.015, 0.15),
     FaultKind.LATENCY: (0.015, 0.5),

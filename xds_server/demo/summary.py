@@ -14,8 +14,9 @@ from xds_server.demo.fault import BASELINE, CANARY, SEGMENTS, Fault, FaultKind
 PROMOTED, ROLLED_BACK, WITHDRAWN, UNKNOWN = "promoted", "rolled_back", "withdrawn", "unknown"
 
 SMALL_TOLERANCES, SMALL_DEVIATIONS = 3.0, 0.4
-"""A fault may also end as "don't know" when what it adds beyond the tolerance can hardly be seen in two minutes: its excess is
-below three tolerances, or stands out by less than .4 standard deviations of one session, so that it takes some hundreds."""
+"""A fault may also end as "don't know" when what it adds beyond the tolerance can hardly be seen in two minutes: its
+excess is below three tolerances, or stands out by less than .4 standard deviations of one session, so that it takes
+some hundreds of sessions to tell."""
 
 TOO_LATE_S = 15.0
 """A fault that starts less than this before the promotion cannot be known yet: sessions are judged at a fixed age."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from analysis.decision import Action, Order, Rollback, SegmentDecision
 from analysis.engine import Rollout, ServiceEngine
 from analysis.errors import SpecError, StateError
-from analysis.ramp import SegmentState
+from analysis.segment import SegmentState
 from analysis.spec import Mode
 from xds_server import __version__
 from xds_server.ads.cache import AdsCache, NodeView, Rejection
@@ -216,8 +216,8 @@ class Controller:
         before: Mapping[str, SegmentState],
         now_ns: int,
     ) -> None:
-        if not decisions or steered.row is None:
-            return
+        if steered.row is None or not (steered.is_running or any(each.changes_split for each in decisions)):
+            return  # of a finished rollout there is nothing more to tell
         observed = steered.service.spec.rollout.mode is Mode.OBSERVE
         changed = [] if observed else [decision for decision in decisions if decision.changes_split]
         fresh = steered.news(decisions, observed_only=observed)
@@ -319,7 +319,7 @@ class Controller:
         ramp = steered.engine.ramp
         if ramp is None:
             return
-        self._telemetry.harm(steered.name, ramp.harm.upper)
+        self._telemetry.harm(steered.name, ramp.reading.harm.upper)
         for segment in ramp.arms:
             for kpi in ramp.view(segment).kpis:
                 if np.isfinite(kpi.log_e):

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from analysis.decision import SegmentDecision, verdict_name
 from analysis.engine import ServiceEngine
-from analysis.ramp import SegmentState
 from analysis.sample import SAMPLE_DTYPE
+from analysis.segment import SegmentState
 from analysis.spec import TOTAL_BP
 from xds_server.mesh import SegmentSplit, Service, ServiceSplits
 from xds_server.store.records import DecisionRow, RolloutRow
