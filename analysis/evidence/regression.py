@@ -122,7 +122,7 @@ class RegressionEvidence:
         n_b, bad_b = n[..., BASELINE, None], bad[..., BASELINE, None]
         against_baseline = log_e(n_c, bad_c, n_b, bad_b, q_c, base[..., None], self._value[:, None])
         against_limit = log_likelihood_ratio(n_c, bad_c, q_c, self._value[:, None])
-        # near a base rate of 1 no excess beyond the tolerance exists: a bet that lies in the null itself would prove anything
+        # near a base rate of 1 there is no excess beyond the tolerance, and a bet inside the null would prove anything
         is_bet = q_c > np.minimum(base[..., None] + self._value[:, None], 1.0) + 1e-9
         against_baseline = np.where(is_bet, against_baseline, 0.0)
         return np.where(self._is_limit[:, None], against_limit, against_baseline)

@@ -71,6 +71,17 @@ def test_split_that_follows_the_evidence_does_not_raise_the_error() -> None:
     assert (highest >= np.log(10)).mean() <= 0.1 + 2.6 * np.sqrt(0.09 / runs)
 
 
+@pytest.mark.parametrize("base", [0.93, 0.97, 0.999, 1.0])
+def test_base_rate_near_one_proves_nothing(base: float) -> None:
+    """A feature that hardly anybody uses: no bet beyond base rate and tolerance is left."""
+    evidence = RegressionEvidence(_spec(tolerance=0.05))
+    rng = np.random.default_rng(4)
+    for tick in range(100):
+        window = _window(rng, 1, people=100, split=0.5, base=base, canary=base)
+        evidence.update(window, since_exposure_s=tick)
+        assert evidence.log_e_values[0, 0] < np.log(20)
+
+
 def _ticks_until_proven(*, onset: int, canary: float, ticks: int = 300, tolerance: float = 0.02) -> int | None:
     evidence = RegressionEvidence(_spec(tolerance=tolerance))
     rng = np.random.default_rng(3)
