@@ -101,12 +101,16 @@ def train(*, seed: int, episodes: int, progress: Callable[[int], None], held_out
         explore = max(EXPLORE_LAST, EXPLORE_FIRST * (1 - 2 * done / episodes))
         _learn(table, _episode(table, draw((seed, done)), explore))
         progress(done + 1)
-    origin: dict[str, object] = {
+    return replace(table, origin=_origin(table, seed, episodes, held_out))
+
+
+def _origin(table: QTable, seed: int, episodes: int, held_out: int) -> dict[str, object]:
+    scores = _scores(table, seed, held_out) if held_out else {}
+    return {
         "made_by": "analysis.simulation.training", "algorithm": "tabular Q-learning", "seed": seed,
-        "episodes": episodes, "held_out_rollouts": held_out,
-        "scores": _scores(table, seed, held_out) if held_out else {},
+        "episodes": episodes, "held_out_rollouts": held_out, "scores": scores,
+        "finding": {pace: _finding(by_policy) for pace, by_policy in scores.items()},
     }  # fmt: skip
-    return replace(table, origin=origin)
 
 
 # -- scenarios --------------------------------------------------------------------------------------------------------
@@ -329,6 +333,15 @@ def _scores(table: QTable, seed: int, n: int) -> dict[str, dict[str, dict[str, f
         }
         for pace in ("demo", "production")
     }
+
+
+def _finding(scores: dict[str, dict[str, float | None]]) -> str:
+    """Whether learning was worth it, in words."""
+    learned, budget = scores["learned"], scores["budget"]
+    gain = (learned["mean_reward"] or 0.0) - (budget["mean_reward"] or 0.0)
+    noise = learned["reward_standard_error"] or 0.0
+    word = "no different from" if abs(gain) <= 2 * noise else "better than" if gain > 0 else "worse than"
+    return f"{word} budget: mean reward differs by {gain:+.4f}, standard error {noise:.4f}"
 
 
 def score(rollouts: list[tuple[Ending, ...]]) -> dict[str, float | None]:
