@@ -61,8 +61,11 @@ class HarmLedger:
         self.epoch_s = max(60 * self._interval_s, 24 * self._age_s)
         self.exclusion = ExcessExclusion(n_segments, risk=spec.rollout.budget_risk / 2, epoch_s=self.epoch_s)
 
-    def update(self, window: Window, *, at_s: float, elapsed_s: float) -> None:
-        """Add one tick that lasted `elapsed_s`, ending `at_s` after the first exposure (negative before it)."""
+    def update(self, window: Window, *, at_s: float, elapsed_s: float, blind: bool = False) -> None:
+        """Add one tick that lasted `elapsed_s`, ending `at_s` after the first exposure.
+
+        `blind`: no access log has come for long. Then nothing is learnt of the traffic: silence is not emptiness.
+        """
         n, bad = window.harm_n.astype(float), window.harm_bad.astype(float)
         base = self.base.value
         self.exclusion.update(n, bad, base, at_s=at_s)
@@ -70,7 +73,12 @@ class HarmLedger:
         self.base.learn(window.unexposed_harm_n, window.unexposed_harm_bad)
         self.exposed += window.exposed
         self.judged += window.harm_n
-        self._learn_rate(window.arrived, elapsed_s)
+        if not blind:
+            self._learn_rate(window.arrived, elapsed_s)
+
+    def miss(self, split: Floats, *, seconds: float) -> None:
+        """Nobody watched for so long: what the splits (S,) in [0, 1] must have exposed meanwhile is charged at its worst."""
+        self.lost += self.rate * split * seconds
 
     def _add_past(self, n: Floats, bad: Floats, base: Floats) -> None:
         n_c, n_b = n[:, CANARY], n[:, BASELINE]

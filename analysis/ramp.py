@@ -96,7 +96,8 @@ class Ramp:
         self._ticks += 1
         if window.entries:
             self._seen_s = self._now_s
-        self.reading.learn(window, since_s=self._since_exposure_s, elapsed_s=elapsed_s)
+        blind = self._stale_s() is not None
+        self.reading.learn(window, since_s=self._since_exposure_s, elapsed_s=elapsed_s, blind=blind)
         self._leave_warmup()
         alarm = raise_alarms(window, expected_people=self._expected_people(window))
         caps_bp = self._caps()

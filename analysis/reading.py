@@ -71,8 +71,8 @@ class Reading:
         self.totals_n = np.zeros((len(spec.segments), len(spec.kpis), 2))
         self.totals_bad = np.zeros_like(self.totals_n)
 
-    def learn(self, window: Window, *, since_s: float, elapsed_s: float) -> None:
-        """Add one tick that lasted `elapsed_s`, ending `since_s` after the first exposure."""
+    def learn(self, window: Window, *, since_s: float, elapsed_s: float, blind: bool) -> None:
+        """Add one tick that lasted `elapsed_s`, ending `since_s` after the first exposure; `blind`: no logs for long."""
         if self._guarded:
             n, bad, base = (
                 window.n[:, self._guarded],
@@ -81,7 +81,9 @@ class Reading:
             )
             self.kpi_exclusion.update(n.reshape(-1, 2), bad.reshape(-1, 2), base.ravel(), at_s=since_s)
         self.evidence.update(window, since_exposure_s=since_s)
-        self.harm.update(window, at_s=since_s, elapsed_s=elapsed_s)
+        self.harm.update(window, at_s=since_s, elapsed_s=elapsed_s, blind=blind)
+        if blind:
+            self.harm.miss(self.splits() * self.live(), seconds=elapsed_s)
         self.totals_n += window.n
         self.totals_bad += window.bad
         for i, state in enumerate(self.segments.values()):
