@@ -77,7 +77,7 @@ class HarmLedger:
             self._learn_rate(window.arrived, elapsed_s)
 
     def miss(self, split: Floats, *, seconds: float) -> None:
-        """Nobody watched for so long: what the splits (S,) in [0, 1] must have exposed meanwhile is charged at its worst."""
+        """Charge what the splits (S,) in [0, 1] must have exposed while nobody watched, at its worst."""
         self.lost += self.rate * split * seconds
 
     def _add_past(self, n: Floats, bad: Floats, base: Floats) -> None:
