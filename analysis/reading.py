@@ -72,7 +72,7 @@ class Reading:
         self.totals_bad = np.zeros_like(self.totals_n)
 
     def learn(self, window: Window, *, since_s: float, elapsed_s: float, blind: bool) -> None:
-        """Add one tick that lasted `elapsed_s`, ending `since_s` after the exposure began; `blind`: no logs for long."""
+        """Add one tick that lasted `elapsed_s`, ending `since_s` after the first exposure. `blind`: no logs."""
         if self._guarded:
             n, bad, base = (
                 window.n[:, self._guarded],
