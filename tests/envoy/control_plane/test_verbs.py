@@ -84,8 +84,9 @@ async def check_what_is_told(serinus) -> None:
     explained = await serinus.say("explain", "shop", "power")
     assert (explained.code, explained.err) == (0, "")
     assert "anna: ticket 4711" in explained.out
-    for plain in (("status",), ("history",), ("rollout", "list")):
-        assert (await serinus.say(*plain)).code == 0, plain
+    plain = await asyncio.gather(*(serinus.say(*verb) for verb in (("status",), ("history",), ("rollout", "list"))))
+    assert [said.code for said in plain] == [0, 0, 0]
+    assert all("shop-v2-1" in said.out for said in plain[:1] + plain[2:])
     with closing(sqlite3.connect(f"file:{serinus.data_dir / 'journal.sqlite'}?mode=ro", uri=True)) as journal:
         assert journal.execute("SELECT who, reason FROM rollouts").fetchall() == [("anna", "ticket 4711")]
 

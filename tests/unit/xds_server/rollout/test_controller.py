@@ -1,0 +1,249 @@
+"""The loop when something in it fails: the service is held, and nothing else is touched. Real parts, no Envoy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.decision import Action
+from analysis.policy import PolicyView
+from analysis.policy.protocol import Proposal
+from analysis.ramp import Ramp
+from xds_server.ads.cache import AdsCache, Rejection
+from xds_server.clock import SystemClock
+from xds_server.errors import RefusedError
+from xds_server.ingest import Ingest
+from xds_server.rollout.controller import Controller
+from xds_server.settings import parse_mesh
+from xds_server.store.journal import Journal
+from xds_server.telemetry import Telemetry
+
+SERVICE = """
+  {name}:
+    domains: [{name}]
+    port: {port}
+    identity: [{{header: x-user-id}}]
+    versions: {{v1: {{endpoints: ["127.0.0.1:1"]}}, v2: {{endpoints: ["127.0.0.1:2"]}}}}
+    baseline: v1
+    segments:
+      power: {{match: {{headers: [{{name: x-plan, exact: pro}}]}}}}
+    rollout: {{interval: 200ms, warmup: 1h, min_dwell: 1h, harm: {{budget: 1000000}}}}
+"""
+MESH = "services:" + "".join(
+    SERVICE.format(name=name, port=port) for name, port in (("shop", 10_000), ("cart", 10_001))
+)
+
+
+class Broken:
+    """A policy that fails for as long as it is told to."""
+
+    def __init__(self, *, fails: bool = True) -> None:
+        self.fails = fails
+        self.asked_n = 0
+
+    def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal:
+        del rng
+        self.asked_n += 1
+        if self.fails:
+            raise ZeroDivisionError("no such luck")
+        return Proposal(split=view.split, propensity=1.0)
+
+
+class Slow(Broken):
+    """A policy that takes its time; `began` says when it has been asked."""
+
+    def __init__(self) -> None:
+        super().__init__(fails=False)
+        self.began = False
+
+    def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal:
+        self.began = True
+        time.sleep(0.3)
+        return super().propose(view, rng=rng)
+
+
+@contextlib.asynccontextmanager
+async def controller(data: Path, mesh: str = MESH) -> AsyncIterator[Controller]:
+    """A controller as `serinus run` composes it, ticking."""
+    parsed, clock, telemetry = parse_mesh(mesh, "mesh.yaml"), SystemClock(), Telemetry("test")
+    with contextlib.closing(Journal(data)) as journal, contextlib.closing(telemetry):
+        ingest = Ingest(parsed, user_hash_key=journal.secret(), queue_limit=100, clock=clock)
+        result = Controller(
+            mesh=parsed, journal=journal, cache=AdsCache(), ingest=ingest, telemetry=telemetry, clock=clock
+        )
+        result.restore()
+        running = asyncio.create_task(result.run())
+        try:
+            yield result
+            assert not running.done(), "the loop has died"
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+
+async def begin(control: Controller, service: str, split_bp: int = 4_000) -> None:
+    await control.start_rollout(service=service, canary="v2", who="test", reason="")
+    await act(control, Action.SET, service, split_bp)
+
+
+async def act(control: Controller, action: Action, service: str = "shop", split_bp: int = 0) -> None:
+    await control.act(service=service, segment=None, action=action, split_bp=split_bp, who="test", reason="")
+
+
+def reasons(control: Controller, service: str) -> set[str]:
+    return {segment.reason for segment in control.status(service).services[0].segments}
+
+
+def splits(control: Controller, service: str) -> set[float]:
+    return {segment.split for segment in control.status(service).services[0].segments}
+
+
+def ramp(control: Controller, service: str) -> Ramp:
+    found = control._services[service].engine.ramp
+    assert found is not None
+    return found
+
+
+async def until(check) -> None:
+    async with asyncio.timeout(10):
+        while not check():  # noqa: ASYNC110 -- what is looked at tells nobody that it has changed
+            await asyncio.sleep(0.02)
+
+
+def test_an_engine_that_fails_holds_its_service_visibly_and_no_other(tmp_path):
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await begin(control, "shop")
+            await begin(control, "cart")
+            policy = ramp(control, "shop")._policy = Broken()
+            other = ramp(control, "cart")._policy = Broken(fails=False)
+            await until(lambda: policy.asked_n > 2 and other.asked_n > 2)
+            assert reasons(control, "shop") == {"held: the engine failed (ZeroDivisionError: no such luck)"}
+            assert control.status("shop").services[0].state == "paused"
+            assert control.status("cart").services[0].state == "running"
+            assert splits(control, "shop") == {0.4}
+            pauses = [
+                row for row in await control.history(service="shop", rollout=None, limit=99) if row.who == "serinus"
+            ]
+            assert len(pauses) == 2, "once a segment, not once a tick"
+            policy.fails = False
+            asked_n = policy.asked_n
+            await until(lambda: policy.asked_n > asked_n + 4)
+            assert control.status("shop").services[0].state == "paused", "until a person resumes it"
+            await act(control, Action.RESUME)
+            assert control.status("shop").services[0].state == "running"
+            await until(lambda: reasons(control, "shop") != {""} and "held" not in "".join(reasons(control, "shop")))
+
+    asyncio.run(scenario())
+
+
+def test_a_rejection_holds_but_does_not_thaw_what_a_person_froze(tmp_path):
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await begin(control, "shop")
+            await begin(control, "cart")
+            await act(control, Action.FREEZE)
+            refusal = Rejection(
+                node="edge", services=("shop", "cart", "?"), type="RDS", version="1", message="no\nway", at_unix_ns=1
+            )
+            control._rejected(refusal)
+            assert reasons(control, "cart") == {"held: edge rejected RDS: no way"}, "at once"
+            await until(lambda: control.status("cart").services[0].state == "paused")
+            assert control.status("shop").services[0].state == "frozen"
+            stopped = ramp(control, "shop").segments.values()
+            assert all(segment.frozen and not segment.paused for segment in stopped)
+
+    asyncio.run(scenario())
+
+
+def test_why_a_rollout_is_held_is_known_after_a_restart(tmp_path):
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await begin(control, "shop")
+            control._rejected(
+                Rejection(node="edge", services=("shop",), type="RDS", version="1", message="no way", at_unix_ns=1)
+            )
+            await until(lambda: control.status("shop").services[0].state == "paused")
+        async with controller(tmp_path) as control:
+            assert reasons(control, "shop") == {"held: edge rejected RDS: no way"}
+            assert splits(control, "shop") == {0.4}
+            await act(control, Action.RESUME)
+            await act(control, Action.PAUSE)
+        async with controller(tmp_path) as control:
+            assert control.status("shop").services[0].state == "paused"
+            assert "held" not in "".join(reasons(control, "shop"))
+
+    asyncio.run(scenario())
+
+
+def test_what_the_engine_decides_while_serinus_ends_is_still_carried_out(tmp_path):
+    """Else the engine would know of a rollback that no Envoy has heard of, and never speak of it again."""
+
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await begin(control, "shop")
+            slow = ramp(control, "shop")._policy = Slow()
+            ramp(control, "shop")._caps = lambda: np.array(
+                [1_000, 1_000]
+            )  # the budget takes back the rest at this tick
+            await until(lambda: slow.began)
+        async with controller(tmp_path) as control:
+            assert splits(control, "shop") == {0.1}
+            assert {segment.split_bp for segment in ramp(control, "shop").segments.values()} == {1_000}
+
+    asyncio.run(scenario())
+
+
+def test_a_rollout_whose_state_cannot_be_read_keeps_its_splits_and_waits_for_a_person(tmp_path):
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await begin(control, "shop")
+        with contextlib.closing(Journal(tmp_path)) as journal:
+            journal.save_state("shop-v2-1", b"{", 1)
+        async with controller(tmp_path) as control:
+            status = control.status("shop").services[0]
+            assert (status.state, splits(control, "shop")) == ("frozen", {0.4})
+            assert all(reason.startswith("held: ") for reason in reasons(control, "shop"))
+            await asyncio.sleep(0.5)
+            assert splits(control, "shop") == {0.4}
+            await act(control, Action.ROLLBACK)
+            assert (control.status("shop").services[0].state, splits(control, "shop")) == ("finished", {0.0})
+
+    asyncio.run(scenario())
+
+
+def test_a_finished_rollout_can_be_rolled_back_after_a_restart_and_nothing_else(tmp_path):
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await begin(control, "shop")
+            await act(control, Action.PROMOTE)
+            assert control.status("shop").services[0].state == "finished"
+        async with controller(tmp_path) as control:
+            await asyncio.sleep(0.5)
+            history = await control.history(service="shop", rollout=None, limit=99)
+            assert history[-1].verdict == "promote", "a finished rollout says nothing more"
+            with pytest.raises(RefusedError, match="is finished"):
+                await act(control, Action.SET, split_bp=1)
+            await act(control, Action.ROLLBACK)
+            assert splits(control, "shop") == {0.0}
+            assert await control.start_rollout(service="shop", canary="v2", who="test", reason="") == "shop-v2-2"
+
+    asyncio.run(scenario())
+
+
+def test_without_any_envoy_nothing_is_in_force(tmp_path):
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await begin(control, "shop")
+            await asyncio.sleep(0.7)
+            assert not control.status("shop").services[0].in_force
+            assert reasons(control, "shop") != {""}
+
+    asyncio.run(scenario())
