@@ -32,8 +32,8 @@ CLEAR = GuardView(
     phase=Phase.RAMPING, split_bp=2_000, proposal_bp=10_000, cap_bp=10_000, max_split_bp=10_000, spec=RolloutSpec()
 )
 TROUBLE: dict[str, Any] = {
-    "frozen": True, "crash": True, "proven": PROOF, "silent": True, "budget_spent": True, "paused": True, "stale_s": 30.0,
-    "confirmed": False, "dwelt": False, "waits_for": ("internal",), "unhealthy": DOUBT,
+    "frozen": True, "crash": True, "proven": PROOF, "silent": True, "budget_spent": True, "paused": True,
+    "stale_s": 30.0, "confirmed": False, "dwelt": False, "waits_for": ("internal",), "unhealthy": DOUBT,
 }  # fmt: skip
 
 
