@@ -27,7 +27,7 @@ from xds_server.mesh import Mesh, SegmentSplit, ServiceSplits
 from xds_server.pb import control_pb2 as pb
 from xds_server.rollout.rows import decision_row
 from xds_server.rollout.status import service_status
-from xds_server.rollout.steered import SteeredService, reconciled
+from xds_server.rollout.steered import HELD, SteeredService, reconciled
 from xds_server.store.journal import Journal
 from xds_server.store.records import DecisionRow, EngineState, RolloutRow
 from xds_server.telemetry import Telemetry
@@ -92,7 +92,7 @@ class Controller:
         except StateError as error:
             if not steered.is_running:
                 return
-            steered.held = f"held: {error}; resume or roll back"
+            steered.held = _held(f"{error}; resume or roll back")
             log.warning("rollout %s is held: %s", row.rollout, error)
             self._begin(steered, row)
             steered.engine.command(Order(action=Action.FREEZE, who=SERINUS, reason=str(error)), now_ns)
@@ -174,9 +174,11 @@ class Controller:
             except JournalError as error:
                 self._hold(steered, str(error))
             except Exception as error:
-                log.exception("a tick of %s failed", steered.name)
+                reason = f"the engine failed ({type(error).__name__}: {error})"
+                if steered.held != _held(reason):  # not the same stack at each tick
+                    log.exception("a tick of %s failed", steered.name)
                 steered.put_back(before, self._clock.now_unix_ns())  # what it decided before it failed was not done
-                self._hold(steered, f"the engine failed ({type(error).__name__}: {error})")
+                self._hold(steered, reason)
         self._tell()
 
     async def _decide(self, steered: SteeredService, before: Mapping[str, SegmentState]) -> None:
@@ -399,10 +401,12 @@ class Controller:
 
     def _hold(self, steered: SteeredService, reason: str) -> None:
         """Let nothing of a rollout rise until a person resumes it; what must fall still does. Never raises."""
-        log.error("%s: %s", steered.name, reason)
         ramp = steered.engine.ramp
         if ramp is None or not steered.is_running:
+            log.error("%s: %s", steered.name, reason)
             return
+        if steered.held != _held(reason):
+            log.error("%s is %s", steered.name, _held(reason))
         steered.held = _held(reason)
         now_ns, before = self._clock.now_unix_ns(), steered.positions()
         order = Order(action=Action.PAUSE, who=SERINUS, reason=steered.held)
@@ -570,7 +574,7 @@ def _refuse_unfit(steered: SteeredService, order: Order) -> None:
 
 
 def _held(reason: str) -> str:
-    return f"held: {' '.join(reason.split())}"
+    return HELD + " ".join(reason.split())
 
 
 def _advance(

@@ -9,6 +9,7 @@ from typing import Final
 
 from analysis.decision import Phase, Tier
 from xds_server.pb import control_pb2 as pb
+from xds_server.rollout.steered import HELD
 from xds_server.store.records import DecisionRow
 
 PHASES: Final = {
@@ -66,10 +67,12 @@ def _overview(service: pb.ServiceStatus, now_unix_ns: int) -> list[str]:
     ]
     if service.mode == "observe":
         lines.append("Serinus only observes: it says what it would do and changes nothing.")
+    is_held = any(segment.reason.startswith(HELD) for segment in service.segments)
+    who = "Serinus itself" if is_held else "A person"
     if service.state == "paused":
-        lines.append("A person paused it: splits may fall, never rise, until `resume`.")
+        lines.append(f"{who} paused it: splits may fall, never rise, until `resume`.")
     if service.state == "frozen":
-        lines.append("A person froze it: nothing moves, not even down, until `resume`.")
+        lines.append(f"{who} froze it: nothing moves, not even down, until `resume`.")
     lines.append(
         f"Harm: at most {_count(service.harm_upper)} of the {_count(service.harm_budget)} bad sessions that it may "
         f"cost beyond the baseline; sessions still open could add {_count(service.harm_reserved)}."
@@ -90,7 +93,7 @@ def _segment(
     *,
     in_full: bool,
 ) -> list[str]:
-    phase = Phase(segment.phase)
+    phase = Phase(segment.phase or Phase.PINNED)  # no phase: it took no part
     split = _percent(segment.split)
     names = {"baseline": segment.baseline or service.baseline, "canary": segment.canary or service.canary}
     lines = [f"{segment.segment}: {PHASES[phase].format(split=split, **names)}."]

@@ -17,6 +17,7 @@ from analysis.spec import TOTAL_BP
 from xds_server.mesh import SegmentSplit, Service, ServiceSplits
 from xds_server.store.records import DecisionRow, RolloutRow
 
+HELD = "held: "  # how the reason of what Serinus itself has stopped begins
 INBOX_LIMIT = 1_000_000  # rows, of 38 bytes or so: other services' ticks drain what a slow one's has yet to take
 
 

@@ -128,6 +128,7 @@ def test_a_rejected_configuration_holds_the_rollout_and_the_last_good_one_serves
                 assert len(pauses) == 2, "once a segment"
                 assert [await place.visit(client, port, person) for person in people] == before
                 told = await serinus.say("explain", "shop")
+                assert "Serinus itself paused it" in told.out
                 assert "rejected RDS" in told.out
                 # The cause is mended; new content is taken, and after a person's word the rollout goes on.
                 await client.post(f"{envoy.admin}/runtime_modify?re2.max_program_size.error_level=100000")

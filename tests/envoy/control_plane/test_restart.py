@@ -91,11 +91,15 @@ def test_a_signal_ends_it_cleanly_and_envoys_serve_on(rig, place, number):
                 await serinus.set(3_000)
                 async with place.crowd(port) as crowd:
                     await rig.eventually(serinus.in_force, "30 % is in force")
+                    watch = asyncio.create_task(serinus.say("status", "--watch", "--json"))
+                    await asyncio.sleep(1.5)
                     code, seconds = await serinus.end(number)
                     log.info("%s: ended after %.1f s", number.name, seconds)
                     await asyncio.sleep(0.5)
                 assert (code, crowd.failed_n) == (0, 0), serinus.log.read_text()
                 assert seconds <= 5.0
+                watched = await watch
+                assert (watched.code, watched.err.count("\n")) == (1, 1), watched.err
                 assert set().union(*crowd.versions.values()) == {"v1", "v2"}
                 journal = Journal(serinus.data_dir)
                 splits = journal.load_splits()["shop"].segments
