@@ -146,7 +146,8 @@ class ServiceEngine:
             self.start(rollout)
             assert self.ramp is not None  # noqa: S101 -- `start` has just made it
             self.ramp.restore(body["ramp"], gap_s=max(now_ns - at_ns, 0) / NS)
-            self.observer.tracker.slow_ms[:] = [np.nan if x is None else x for x in body["slow_ms"]]
+            slow_ms = np.array([np.nan if x is None else x for x in body["slow_ms"]], float)
+            self.observer.tracker.slow_ms[:] = slow_ms.reshape(self.observer.tracker.slow_ms.shape)
             self.observer.behaviour.restore(body["behaviour"])
         except StateError:
             self.ramp, self.rollout = None, None

@@ -1,0 +1,151 @@
+"""The engine: what it keeps, what it takes back, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.decision import Action, Order
+from analysis.engine import POLICIES, Rollout, ServiceEngine, policy_named
+from analysis.errors import StateError
+from analysis.session import NS
+from analysis.simulation.people import FEATURE_LABEL, People, World
+from analysis.simulation.people import Habits as SimHabits
+from tests.unit.analysis.rows import small_spec
+
+ARMS = {"power": ("v1", "v2"), "default": ("v1", "v2")}
+
+
+def _started(until_s: int = 25) -> tuple[ServiceEngine, int]:
+    """An engine in mid-rollout, and the time."""
+    engine = ServiceEngine(small_spec(), seed=1)
+    people = People(World(habits=(SimHabits(),) * 2), baseline=0, canary=1, rng=np.random.default_rng(1))
+    now_ns = 0
+    split: dict[int, int] = {}
+    for at_s in range(1, until_s + 1):
+        rows = people.advance(at_s, split)
+        now_ns = int((at_s + 0.3) * NS)
+        if at_s == 2:
+            engine.start(Rollout(rollout="r1", canary="v2", started_ns=now_ns, arms=ARMS))
+        engine.observe(rows)
+        for i, decision in enumerate(engine.tick(now_ns, {"wishlist": FEATURE_LABEL})):
+            assert engine.ramp is not None
+            engine.ramp.confirm(decision.segment)
+            split[i] = decision.split_after_bp
+    return engine, now_ns
+
+
+@pytest.fixture(scope="module")
+def stored() -> tuple[bytes, int]:
+    engine, now_ns = _started()
+    return engine.to_bytes(now_ns), now_ns
+
+
+def _again(data: bytes, now_ns: int) -> ServiceEngine:
+    engine = ServiceEngine(small_spec(), seed=1)
+    engine.from_bytes(data, now_ns)
+    return engine
+
+
+def test_state_goes_round(stored: tuple[bytes, int]) -> None:
+    """Whatever was stored is stored again, but for the sessions that are lost from sight."""
+    data, now_ns = stored
+    engine = _again(data, now_ns)
+    once, twice = json.loads(data), json.loads(engine.to_bytes(now_ns))
+    for part in ("ramp", "behaviour", "slow_ms", "rollout"):
+        if part != "ramp":
+            assert once[part] == twice[part]
+    assert once["ramp"]["segments"] == twice["ramp"]["segments"]
+    assert engine.to_bytes(now_ns) == _again(engine.to_bytes(now_ns), now_ns).to_bytes(now_ns)
+    assert engine.ramp is not None
+    assert engine.ramp.segments["power"].split_bp > 0
+
+
+def test_restored_engine_ticks_on(stored: tuple[bytes, int]) -> None:
+    data, now_ns = stored
+    engine = _again(data, now_ns + 60 * NS)
+    decisions = engine.tick(now_ns + 61 * NS, {})
+    assert all(decision.split_after_bp <= decision.split_before_bp for decision in decisions)
+
+
+def test_nothing_is_stored_before_a_rollout_and_nothing_is_decided() -> None:
+    engine = ServiceEngine(small_spec(), seed=1)
+    assert engine.to_bytes(0) == b""
+    assert engine.tick(NS, {}) == ()
+    assert not engine.is_running
+    with pytest.raises(StateError, match="no rollout"):
+        engine.command(Order(action=Action.PAUSE, who="ann"), 0)
+
+
+def _with(data: bytes, path: tuple[str, ...], value: Any) -> bytes:
+    body = json.loads(data)
+    place = body
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return json.dumps(body).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("format",), 99),
+        (("format",), None),
+        (("at_ns",), "yesterday"),
+        (("rollout",), None),
+        (("rollout", "arms"), ["power"]),
+        (("rollout", "arms"), {"nobody": ["v1", "v2"]}),
+        (("rollout", "arms"), {"power": ["v1", "v9"]}),
+        (("rollout", "started_ns"), 1e400),
+        (("ramp",), {}),
+        (("ramp", "segments"), {}),
+        (("ramp", "segments", "power", "split_bp"), 20_000),
+        (("ramp", "segments", "power", "split_bp"), -5),
+        (("ramp", "segments", "power", "split_bp"), "much"),
+        (("ramp", "segments", "power", "phase"), "flying"),
+        (("ramp", "segments", "power", "confirmed"), "yes"),
+        (("ramp", "segments", "power", "changed_s"), None),
+        (("ramp", "segments", "power", "history"), [[[1], [2]]]),
+        (("ramp", "now_s"), float("nan")),
+        (("ramp", "reading", "evidence", "log_r"), [[1.0]]),
+        (("ramp", "reading", "evidence", "spent"), float("nan")),
+        (("ramp", "reading", "harm", "excess"), [0.0]),
+        (("ramp", "reading", "harm", "rate"), None),
+        (("ramp", "reading", "harm", "exclusion"), []),
+        (("slow_ms",), [1.0]),
+        (("slow_ms",), None),
+        (("behaviour",), [[]]),
+        (("behaviour",), [[["a"]], []]),
+    ],
+)
+def test_damaged_state_is_refused_and_leaves_no_rollout(
+    stored: tuple[bytes, int], path: tuple[str, ...], value: Any
+) -> None:
+    data, now_ns = stored
+    engine = ServiceEngine(small_spec(), seed=1)
+    with pytest.raises(StateError):
+        engine.from_bytes(_with(data, path, value), now_ns)
+    assert engine.ramp is None
+    assert engine.tick(now_ns + NS, {}) == ()
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": 1}'])
+def test_bytes_that_are_no_state_are_refused(data: bytes) -> None:
+    with pytest.raises(StateError):
+        _again(data, 0)
+
+
+def test_cut_off_state_is_refused(stored: tuple[bytes, int]) -> None:
+    data, now_ns = stored
+    for share in (0.1, 0.5, 0.99):
+        with pytest.raises(StateError):
+            _again(data[: int(len(data) * share)], now_ns)
+
+
+def test_every_policy_has_a_name_and_other_names_are_refused() -> None:
+    assert [policy_named(name).name for name in POLICIES] == list(POLICIES)
+    with pytest.raises(ValueError, match="budget, fixed, learned"):
+        policy_named("luck")

@@ -1,0 +1,267 @@
+"""The ramp: phases, people's orders, and what a mode or a segment's terms forbid."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.decision import Action, Advance, Hold, Order, Phase, Promote, Rollback, SegmentDecision, Tier
+from analysis.errors import SpecError, StateError
+from analysis.policy import BudgetPolicy
+from analysis.ramp import Ramp
+from analysis.spec import Mode, SegmentSpec, ServiceSpec
+from analysis.window import BASELINE, CANARY, Window, empty
+from tests.unit.analysis.rows import small_spec
+
+ARMS = {"power": ("v1", "v2"), "default": ("v1", "v2")}
+PEOPLE = 40  # a tick and segment
+USUAL = 0.02
+
+
+def _spec(*, segments: tuple[SegmentSpec, ...] | None = None, **rollout: Any) -> ServiceSpec:
+    spec = small_spec() if segments is None else small_spec(segments=segments)
+    return replace(spec, rollout=replace(spec.rollout, **rollout))
+
+
+class Driver:
+    """A ramp fed with windows in which the canary is as good as the baseline, or as bad as it is told."""
+
+    def __init__(self, spec: ServiceSpec | None = None, arms: dict[str, tuple[str, str]] | None = None) -> None:
+        self.spec = spec or _spec()
+        self.ramp = Ramp(self.spec, BudgetPolicy(), arms or ARMS)
+        self.now_s = 0.0
+        self.rng = np.random.default_rng(1)
+        self.told: list[SegmentDecision] = []
+
+    def window(self, excess: float) -> Window:
+        window = empty(2, 5)
+        for i, state in enumerate(self.ramp.segments.values()):
+            n_c = round(PEOPLE * state.split_bp / 10_000)
+            n = np.array([PEOPLE - n_c, n_c])
+            exposed = state.since_s is not None
+            bad = self.rng.binomial(n, [USUAL, USUAL + excess])
+            if exposed:
+                window.n[i], window.bad[i] = n, bad
+                window.harm_n[i], window.harm_bad[i], window.exposed[i] = n, bad, n_c
+            else:
+                window.unexposed_n[i], window.unexposed_bad[i] = PEOPLE, bad[BASELINE]
+                window.unexposed_harm_n[i], window.unexposed_harm_bad[i] = PEOPLE, bad[BASELINE]
+            window.arrived[i] = PEOPLE
+            window.people[i] = n * 3
+        return replace(window, entries=200)
+
+    def run(self, ticks: int, *, excess: float = 0.0, quiet: bool = False) -> Driver:
+        for _ in range(ticks):
+            self.now_s += 1
+            window = empty(2, 5) if quiet else self.window(excess)
+            self.told = list(self.ramp.step(window, now_s=self.now_s, rng=self.rng))
+            for name in self.ramp.segments:
+                self.ramp.confirm(name)
+        return self
+
+    def order(self, action: Action, **fields: Any) -> tuple[SegmentDecision, ...]:
+        return self.ramp.command(Order(action=action, who="ann", **fields))
+
+    def split(self, name: str = "power") -> int:
+        return self.ramp.segments[name].split_bp
+
+    def phase(self, name: str = "power") -> Phase:
+        return self.ramp.segments[name].phase
+
+
+def test_good_release_passes_every_phase_in_order() -> None:
+    driver, seen = Driver(), []
+    for _ in range(150):
+        driver.run(1)
+        if not seen or seen[-1] is not driver.phase():
+            seen.append(driver.phase())
+        if driver.ramp.is_finished:
+            break
+    assert seen == [Phase.WARMUP, Phase.RAMPING, Phase.BAKING, Phase.PROMOTED]
+    assert driver.split() == 10_000
+
+
+def test_nobody_is_exposed_during_the_warmup() -> None:
+    driver = Driver().run(4)
+    assert (driver.split(), driver.phase()) == (0, Phase.WARMUP)
+
+
+def test_steps_are_bounded_and_dwelt_on() -> None:
+    driver, before, changed_at = Driver(_spec(max_step_bp=700, min_dwell_s=4)), 0, -10
+    for tick in range(60):
+        driver.run(1)
+        if driver.split() != before:
+            assert driver.split() - before <= 700
+            assert before == 0 or tick - changed_at >= 4
+            before, changed_at = driver.split(), tick
+    assert before > 1_400
+
+
+def test_unacknowledged_split_is_not_raised() -> None:
+    driver = Driver().run(8)
+    held = driver.split()
+    assert held > 0
+    for _ in range(20):
+        driver.ramp.segments["power"].confirmed = False
+        driver.now_s += 1
+        driver.ramp.step(driver.window(0.0), now_s=driver.now_s, rng=driver.rng)
+    assert driver.split() == held
+
+
+def test_bad_canary_is_rolled_back_and_stays_there() -> None:
+    driver = Driver().run(10).run(40, excess=0.5)
+    assert (driver.phase(), driver.split()) == (Phase.ROLLED_BACK, 0)
+    driver.run(30)
+    assert (driver.phase(), driver.split()) == (Phase.ROLLED_BACK, 0)
+
+
+def test_without_logs_nothing_rises() -> None:
+    driver = Driver(_spec(max_step_bp=500)).run(9).run(6, quiet=True)
+    held = driver.split()
+    assert 0 < held < 9_500
+    driver.run(40, quiet=True)
+    assert driver.split() <= held
+    assert driver.phase() in (Phase.RAMPING, Phase.BAKING)
+
+
+def test_mode_observe_says_what_it_would_do_and_changes_nothing() -> None:
+    driver = Driver(_spec(mode=Mode.OBSERVE)).run(40)
+    assert driver.split() == 0
+    assert isinstance(driver.told[0].verdict, Advance)
+    assert driver.told[0].split_after_bp > 0
+
+
+def test_segment_waits_for_the_promotion_of_another() -> None:
+    segments = (SegmentSpec(name="power", after=("default",)), SegmentSpec(name="default"))
+    driver = Driver(_spec(segments=segments)).run(15)
+    assert (driver.phase(), driver.split()) == (Phase.WAITING, 0)
+    assert driver.split("default") > 0
+    driver.order(Action.PROMOTE, segment="default")
+    driver.run(10)
+    assert driver.split() > 0
+
+
+def test_segment_after_one_that_was_rolled_back_never_starts() -> None:
+    segments = (SegmentSpec(name="power", after=("default",)), SegmentSpec(name="default"))
+    driver = Driver(_spec(segments=segments)).run(10)
+    driver.order(Action.ROLLBACK, segment="default")
+    assert driver.run(40).split() == 0
+
+
+def test_pinned_segment_takes_no_part() -> None:
+    driver = Driver(arms={"default": ("v1", "v2")}).run(30)
+    assert (driver.phase(), driver.split()) == (Phase.PINNED, 0)
+    assert driver.split("default") > 0
+    with pytest.raises(SpecError, match="pinned"):
+        driver.order(Action.SET, segment="power", split_bp=100)
+
+
+def test_segment_s_own_ceiling_is_kept_to_the_end() -> None:
+    segments = (SegmentSpec(name="power", max_split_bp=3_000), SegmentSpec(name="default"))
+    driver = Driver(_spec(segments=segments))
+    for _ in range(150):
+        assert driver.run(1).split() <= 3_000
+    assert (driver.phase(), driver.split()) == (Phase.PROMOTED, 3_000)
+
+
+def test_promotion_needs_health_even_where_the_bake_s_split_is_low() -> None:
+    """Below one half the way up asks for no health: the end does."""
+    segments = (SegmentSpec(name="power", max_split_bp=100), SegmentSpec(name="default"))
+    driver = Driver(_spec(segments=segments, bake_s=1)).run(24)
+    assert driver.phase() is Phase.BAKING
+    assert driver.ramp.view("power").needed is not None
+    assert isinstance(driver.told[0].verdict, Hold)
+    assert driver.told[0].verdict.reasons[0].code == "unknown"
+
+
+def test_pause_stops_a_rise_but_no_rollback() -> None:
+    driver = Driver().run(10)
+    driver.order(Action.PAUSE)
+    held = driver.split()
+    assert driver.run(15).split() <= held
+    assert driver.run(40, excess=0.5).phase() is Phase.ROLLED_BACK
+
+
+def test_freeze_stops_everything_until_resume() -> None:
+    driver = Driver().run(10)
+    driver.order(Action.FREEZE)
+    held = driver.split()
+    assert driver.run(30, excess=0.5).split() == held
+    driver.order(Action.RESUME)
+    assert driver.run(10, excess=0.5).phase() is Phase.ROLLED_BACK
+
+
+def test_orders_outrank_the_engine_and_name_who_gave_them() -> None:
+    driver = Driver().run(10)
+    (decision,) = driver.order(Action.ROLLBACK, segment="power", reason="ticket 7")
+    assert isinstance(decision.verdict, Rollback)
+    assert decision.verdict.tier is Tier.OPERATOR
+    assert (driver.split(), driver.phase()) == (0, Phase.ROLLED_BACK)
+    assert "ann" in driver.ramp.segments["power"].reason
+    assert "ticket 7" in decision.verdict.reasons[0].text
+    (promoted,) = driver.order(Action.PROMOTE, segment="power")
+    assert isinstance(promoted.verdict, Promote)
+    assert driver.split() == 10_000
+
+
+def test_order_without_a_segment_is_for_all_that_take_part() -> None:
+    driver = Driver().run(10)
+    assert len(driver.order(Action.ROLLBACK)) == 2
+    assert driver.ramp.is_finished
+
+
+def test_order_to_set_counts_in_mode_observe_too() -> None:
+    driver = Driver(_spec(mode=Mode.OBSERVE)).run(10)
+    driver.order(Action.SET, segment="power", split_bp=1_234)
+    assert driver.run(5).split() == 1_234
+
+
+def test_split_set_to_the_bake_s_is_a_bake_and_does_not_hang() -> None:
+    driver = Driver().run(10)
+    driver.order(Action.SET, segment="power", split_bp=9_500)
+    assert driver.phase() is Phase.BAKING
+
+
+@pytest.mark.parametrize("split_bp", [-1, 10_001])
+def test_split_out_of_range_is_refused(split_bp: int) -> None:
+    driver = Driver().run(10)
+    held = driver.split()
+    with pytest.raises(SpecError, match="0 to 10000"):
+        driver.order(Action.SET, segment="power", split_bp=split_bp)
+    assert driver.split() == held
+
+
+def test_unknown_segment_is_refused_with_the_legal_ones() -> None:
+    with pytest.raises(SpecError, match="power, default"):
+        Driver().order(Action.PAUSE, segment="nobody")
+
+
+def test_restart_goes_on_as_if_nothing_had_happened_but_for_the_time_charged() -> None:
+    driver, again = Driver().run(20), Driver()
+    again.ramp.restore(json.loads(json.dumps(driver.ramp.state())), gap_s=0)
+    for name in ARMS:
+        assert again.split(name) == driver.split(name)
+        assert again.phase(name) is driver.phase(name)
+        assert again.ramp.segments[name].reason == driver.ramp.segments[name].reason
+    np.testing.assert_array_equal(again.ramp.reading.evidence.log_e_values, driver.ramp.reading.evidence.log_e_values)
+
+
+def test_state_of_other_segments_is_refused() -> None:
+    other = _spec(segments=(SegmentSpec(name="vip"), SegmentSpec(name="default")))
+    stored = json.loads(json.dumps(Driver().run(10).ramp.state()))
+    with pytest.raises(StateError):
+        Ramp(other, BudgetPolicy(), {"vip": ("v1", "v2"), "default": ("v1", "v2")}).restore(stored, gap_s=0)
+
+
+def test_clock_that_goes_back_stops_the_dwelling() -> None:
+    """Time does not pass: one step may be due, never a second."""
+    driver = Driver(_spec(max_step_bp=500)).run(9)
+    held = driver.split()
+    for _ in range(10):
+        driver.ramp.step(driver.window(0.0), now_s=-1e6, rng=driver.rng)
+        driver.ramp.confirm("power")
+    assert held <= driver.split() <= held + 500
