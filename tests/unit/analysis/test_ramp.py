@@ -14,7 +14,7 @@ from analysis.errors import SpecError, StateError
 from analysis.policy import BudgetPolicy
 from analysis.ramp import Ramp
 from analysis.spec import Mode, SegmentSpec, ServiceSpec
-from analysis.window import BASELINE, CANARY, Window, empty
+from analysis.window import BASELINE, Window, empty
 from tests.unit.analysis.rows import small_spec
 
 ARMS = {"power": ("v1", "v2"), "default": ("v1", "v2")}
