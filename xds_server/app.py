@@ -95,10 +95,10 @@ async def _serve(
             _grpc_server(options.grpc_host, options.grpc_port) as (main, grpc_port),
             _grpc_server(options.grpc_host, options.otlp_port) as (otlp, otlp_port),
         ):
-            add_ads(main, cache)
+            add_ads(main, cache, until=stop)
             add_als(main, ingest, until=stop)
             add_otlp(main, ingest)
-            add_control(main, controller)
+            add_control(main, controller, until=stop)
             add_otlp(otlp, ingest)
             controller.restore()
             await main.start()

@@ -69,16 +69,17 @@ class Steering(Protocol):
         """Return the newest decisions, oldest first."""
 
 
-def add_control(server: grpc.aio.Server, steering: Steering) -> None:
-    """Serve the control API on `server`."""
-    pb_grpc.add_ControlServicer_to_server(ControlServicer(steering), server)  # type: ignore[no-untyped-call]  # generated
+def add_control(server: grpc.aio.Server, steering: Steering, *, until: asyncio.Event | None = None) -> None:
+    """Serve the control API on `server`; `until` ends every watch."""
+    pb_grpc.add_ControlServicer_to_server(ControlServicer(steering, until or asyncio.Event()), server)  # type: ignore[no-untyped-call]  # generated
 
 
 class ControlServicer(pb_grpc.ControlServicer):
     """Reads requests, asks `Steering`, writes replies."""
 
-    def __init__(self, steering: Steering) -> None:
+    def __init__(self, steering: Steering, until: asyncio.Event) -> None:
         self._steering = steering
+        self._until = until
         self._n_watchers = 0
 
     async def StartRollout(self, request: pb.StartRolloutRequest, context: _Context) -> pb.RolloutReply:
@@ -121,17 +122,20 @@ class ControlServicer(pb_grpc.ControlServicer):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_WATCHERS} watch already; try again later")
         self._n_watchers += 1
         change: asyncio.Task[None] | None = None
+        end = asyncio.create_task(self._until.wait())
         try:
             async with _answering(context):
-                while True:
+                while not end.done():
                     # Waiting begins before the status is taken, so that no change falls between the two.
                     change = asyncio.create_task(self._steering.changed())
                     await asyncio.sleep(0)
                     yield self._steering.status(request.service or None)
                     await asyncio.sleep(MIN_WATCH_INTERVAL_S)
-                    await change
+                    await asyncio.wait((change, end), return_when=asyncio.FIRST_COMPLETED)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the control plane is ending")
         finally:
             self._n_watchers -= 1
+            end.cancel()
             if change is not None:
                 change.cancel()
 

@@ -38,9 +38,9 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-def add_ads(server: grpc.aio.Server, cache: AdsCache) -> None:
+def add_ads(server: grpc.aio.Server, cache: AdsCache, *, until: asyncio.Event | None = None) -> None:
     """Serve ADS, state of the world, from `cache`. The server must be made with `SERVER_OPTIONS`."""
-    servicer = _AdsServicer(cache)
+    servicer = _AdsServicer(cache, until or asyncio.Event())
     handler = grpc.method_handlers_generic_handler(
         SERVICE,
         # Without serializers both directions are bytes: a response is put together from parts that are shared.
@@ -50,8 +50,9 @@ def add_ads(server: grpc.aio.Server, cache: AdsCache) -> None:
 
 
 class _AdsServicer:
-    def __init__(self, cache: AdsCache) -> None:
+    def __init__(self, cache: AdsCache, until: asyncio.Event) -> None:
         self._cache = cache
+        self._until = until  # ends every stream: one that the server has to cancel makes gRPC print a traceback
 
     async def stream(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         """Run one stream until either side ends it."""
@@ -60,6 +61,7 @@ class _AdsServicer:
         tasks = (
             asyncio.create_task(self._read(stream, first, requests, context)),
             asyncio.create_task(self._write(stream, context)),
+            asyncio.create_task(self._end()),
         )
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -71,6 +73,9 @@ class _AdsServicer:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _end(self) -> None:
+        await self._until.wait()
 
     async def _read(
         self,
