@@ -26,7 +26,7 @@ class GuardView:
     `proven`: reasons that are proof of harm. `suspicion`: the strongest evidence as a share of the proof, and `suspect`
     what it is about. `breach_ticks`: ticks in a row with a foreseen breach *and* the evidence floor; `breach_likely`:
     more likely than not. `unhealthy`: why the canary is not known to be healthy, if it is not. `stale_s`: seconds
-    without access logs, where that is long.
+    without access logs, where that is long. `dirty`: what speaks against a promotion now.
     """
 
     phase: Phase
@@ -51,6 +51,7 @@ class GuardView:
     confirmed: bool = True
     dwelt: bool = True
     bake_done: bool = False
+    dirty: Reason | None = None
     paused: bool = False
     frozen: bool = False
     already_reduced: bool = False
@@ -142,6 +143,8 @@ def _forward(view: GuardView) -> Verdict:
     if view.phase is Phase.BAKING:
         if view.bake_done and view.unhealthy is not None:
             return Hold(reasons=(view.unhealthy,))
+        if view.bake_done and view.dirty is not None:
+            return Hold(reasons=(view.dirty,))
         if view.bake_done:
             return Promote(reasons=(_reason("baked", "healthy after baking"),))
         return Hold(reasons=(_reason("baking", f"baking at {view.split_bp / 100:.0f} %"),))

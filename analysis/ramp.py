@@ -195,6 +195,7 @@ class Ramp:
             confirmed=state.confirmed,
             dwelt=state.split_bp == 0 or self._now_s - state.changed_s >= spec.min_dwell_s,
             bake_done=self._bake_is_done(state),
+            dirty=reading.dirty(index),
             paused=state.paused,
             frozen=state.frozen,
             already_reduced=state.reduced,

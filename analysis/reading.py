@@ -38,6 +38,8 @@ CALM_FORECAST_TICKS = 5
 WORLD_TICKS, WORLD_LIMIT_SHARE = 10, 0.5  # ticks of the baseline looked at, and how near to a limit is near
 COMPARED = math.log(20)  # log e-value against zero excess at which a comparison does speak against the canary
 SURPRISE = 1e-4  # chance of a look at the canary alone that takes the split back to where a control can be compared
+CLEAN = 0.01  # … and below which nothing is promoted: waiting costs little
+SURPRISE_TICKS = 20  # ticks of the canary looked at
 RECENT_TICKS = 30  # ticks behind the excess that the reward sees
 
 
@@ -152,34 +154,47 @@ class Reading:
         grounds = [t for t, test in enumerate(self.evidence.tests) if test.against is not Against.ZERO]
         strongest = max(grounds, key=lambda t: log_e[t])
         value = float(log_e[strongest]) / float(self.evidence.log_thresholds[index])
-        dirty = self._dirty_bake(index)
-        if dirty is not None and not value >= ALARMING:
-            return ALARMING, dirty
+        chance, surprise = self.surprise(index)
+        if surprise is not None and chance < SURPRISE and not value >= ALARMING:
+            return ALARMING, surprise
         if not np.isfinite(value):
             return 0.0, None
         return value, self._reason(index, strongest)
 
-    def _dirty_bake(self, index: int) -> Reason | None:
-        """What surprises in the canary's last sessions above an even split; None where nothing does.
+    def surprise(self, index: int) -> tuple[float, Reason | None]:
+        """How surprising the canary's last sessions are above an even split, and on which KPI; (1, None): not at all.
 
         There the control is thin, and evidence against it slow. So the canary is also held against all that is known of
-        the baseline: a surprise is no proof, but calls the control back.
+        the baseline, its tolerance added: the chance of as many bad sessions or more. A surprise is no proof.
         """
         state = self.segments[self.spec.segments[index].name]
-        if state.split_bp <= UNKNOWN_CEILING_BP:
-            return None
-        recent = list(state.history)[-RECENT_TICKS:]
-        for k in self._guarded if recent else ():
-            n, bad = (sum(counts[k, CANARY] for counts in column) for column in zip(*recent, strict=True))
-            usual = float(np.clip(self.evidence.base.value[index, k] + self.spec.kpis[k].tolerance, 0, 1))
-            if binom.sf(bad - 1, n, usual) < SURPRISE:
-                text = (
-                    f"{self.spec.kpis[k].name} is {_share(bad, n):.1%} of the canary's last {n:.0f} sessions, "
-                    f"usual is {usual:.1%} at most"
-                )
-                return Reason(code=f"surprise:{self.spec.kpis[k].name}", text=text, kpi=self.spec.kpis[k].name,
-                              observed=_share(bad, n), limit=usual, unit="share of sessions")  # fmt: skip
-        return None
+        recent = list(state.history)[-SURPRISE_TICKS:]
+        if state.split_bp <= UNKNOWN_CEILING_BP or not recent:
+            return 1.0, None
+        n, bad = (np.sum([counts[:, CANARY] for counts in column], axis=0) for column in zip(*recent, strict=True))
+        tolerances = np.array([kpi.tolerance for kpi in self.spec.kpis])
+        usual = np.clip(self.evidence.base.value[index] + tolerances, 0.0, 1.0)
+        chances = np.where(np.isin(np.arange(len(n)), self._guarded), binom.sf(bad - 1, n, usual), 1.0)
+        k = int(chances.argmin())
+        name = self.spec.kpis[k].name
+        text = (
+            f"{name} is {_share(bad[k], n[k]):.1%} of the canary's last {n[k]:.0f} sessions, "
+            f"usual is {usual[k]:.1%} at most"
+        )
+        reason = Reason(
+            code=f"surprise:{name}",
+            text=text,
+            kpi=name,
+            observed=_share(bad[k], n[k]),
+            limit=float(usual[k]),
+            unit="share of sessions",
+        )
+        return float(chances[k]), reason
+
+    def dirty(self, index: int) -> Reason | None:
+        """What speaks against promoting now: a milder surprise than calls the canary back."""
+        chance, surprise = self.surprise(index)
+        return surprise if chance < CLEAN else None
 
     def world_breaks_limit(self, index: int, proven: tuple[Reason, ...]) -> bool:
         """Whether all proof rests on limits that the baseline comes near as well, and on no comparison."""
