@@ -43,6 +43,7 @@ from analysis.window import BASELINE, CANARY, Window
 Floats = npt.NDArray[np.float64]
 
 CALM = 0.25  # share of the proof below which a watch that a suspicion began ends, and may begin anew
+MISSED_SESSIONS = 5.0  # sessions expected in a tick without a single log entry: it is the logs that are missing
 STALE_INTERVALS, STALE_MIN_S = 3.0, 5.0  # without access logs for longer than both, nothing rises
 
 
@@ -96,7 +97,8 @@ class Ramp:
         self._ticks += 1
         if window.entries:
             self._seen_s = self._now_s
-        blind = self._stale_s() is not None
+        expected = float(self.reading.harm.rate.sum()) * elapsed_s
+        blind = self._stale_s() is not None or (window.entries == 0 and expected >= MISSED_SESSIONS)
         self.reading.learn(window, since_s=self._since_exposure_s, elapsed_s=elapsed_s, blind=blind)
         self._leave_warmup()
         alarm = raise_alarms(window, expected_people=self._expected_people(window))

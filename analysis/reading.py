@@ -32,7 +32,6 @@ where that would take too many sessions at this base rate, of so many standard d
 sessions at an even split)."""
 HEALTHY_TOLERANCES = 4.0
 HEALTHY_DEVIATIONS = 0.6
-EVIDENCE_FLOOR = 20.0  # e-value against zero excess that a predicted rollback needs (after the union over streams)
 LEANING = 1.0  # log e-value against zero excess below which a forecast is only noise
 CALM_FORECAST_TICKS = 5
 WORLD_TICKS, WORLD_LIMIT_SHARE = 10, 0.5  # ticks of the baseline looked at, and how near to a limit is near
@@ -281,7 +280,7 @@ class Reading:
         if state.forecast is None or state.forecast.p_breach < BREACH_SURE:
             return False
         zero = sum(test.against is Against.ZERO for test in self.evidence.tests)
-        floor = math.log(EVIDENCE_FLOOR * len(self.spec.segments) * zero)
+        floor = math.log(len(self.spec.segments) * zero / self.spec.rollout.false_rollback)
         return self._log_e_against_zero(index, state.forecast.kpi) >= floor
 
     def breach_is_likely(self, index: int, state: SegmentState) -> bool:

@@ -298,7 +298,9 @@ def test_every_phase_and_reason_is_documented() -> None:
     page = PAGES["operations.md"]
     for phase in Phase:
         assert f"| {phase} |" in page
-    source = (ROOT / "analysis" / "guard.py").read_text() + (ROOT / "analysis" / "ramp.py").read_text()
+    source = (ROOT / "analysis" / "guard.py").read_text() + "".join(
+        (ROOT / "analysis" / name).read_text() for name in ("ramp.py", "reading.py")
+    )
     codes = set(re.findall(r'_reason\(\s*"(\w+)"', source)) | set(re.findall(r'code="(\w+)"', source))
     assert codes
     for code in codes - {"suspicion"}:  # a reason of last resort, which the tests' own reasons stand before

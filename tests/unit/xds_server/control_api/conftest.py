@@ -10,10 +10,10 @@ from dataclasses import replace
 import grpc
 import pytest
 
+from analysis.decision import Action
 from xds_server.control import add_control
 from xds_server.errors import BadRequestError, RefusedError, UnknownNameError
 from xds_server.pb import control_pb2 as pb
-from analysis.decision import Action
 from xds_server.store.records import DecisionRow, RolloutRow
 
 NOW = 1_700_000_000_000_000_000
