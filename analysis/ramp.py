@@ -343,6 +343,15 @@ class Ramp:
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise StateError(f"the stored state of a rollout cannot be read: {error!r}") from error
 
+    def adopt(self, segment: str, split_bp: int) -> None:
+        """Go on from the split that Envoys really have; where it was not known of, people count as exposed from now."""
+        state = self.segments[segment]
+        state.split_bp = split_bp
+        if split_bp > 0 and state.since_s is None:
+            state.since_s = self._now_s
+        if split_bp > 0 and self._first_exposure_s is None:
+            self._first_exposure_s = self._now_s
+
     def confirm(self, segment: str) -> None:
         """Envoys have acknowledged the segment's newest split."""
         self.segments[segment].confirmed = True

@@ -26,6 +26,8 @@ FORMAT = 1
 ARTEFACT = "q_table.json"
 MARGIN = 0.05
 """By how much another action must be worth more than the whole cap, in mean reward a tick: less than this is noise."""
+DOUBT = 0.6
+"""… and how much more after a single visit, shrinking with the root of the visits: about two standard errors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +90,10 @@ class LearnedPolicy:
     name = "learned"
     trusted_visits = 20  # of an action in a state
 
-    def __init__(self, table: QTable, *, explore: float = 0.0, margin: float = MARGIN) -> None:
+    def __init__(self, table: QTable, *, explore: float = 0.0, margin: float = MARGIN, doubt: float = DOUBT) -> None:
         self._table = table
         self._margin = margin
+        self._doubt = doubt
         self._explore = explore
 
     def choose(self, view: PolicyView, *, rng: np.random.Generator) -> tuple[int, float]:
@@ -106,7 +109,9 @@ class LearnedPolicy:
         if not trusted[whole]:
             return whole
         best = int(np.argmax(np.where(trusted, values, -np.inf)))
-        return best if values[best] > values[whole] + self._margin else whole
+        visits = self._table.visits[state]
+        doubt = self._doubt * np.sqrt(1 / visits[best] + 1 / visits[whole])
+        return best if values[best] > values[whole] + self._margin + doubt else whole
 
     def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal:
         """The split that uses the chosen share of the room below the cap."""

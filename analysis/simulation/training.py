@@ -254,7 +254,7 @@ class _Rollout:
 
 def _episode(table: QTable, scenario: Scenario, explore: float) -> list[list[_Step]]:
     """Play a scenario; each segment's decisions, in order."""
-    recorder = _Recorder(inner=LearnedPolicy(table, explore=explore, margin=LEARNING_MARGIN))
+    recorder = _Recorder(inner=LearnedPolicy(table, explore=explore, margin=LEARNING_MARGIN, doubt=0.0))
     rollout = _Rollout(scenario, recorder)
     traces: list[list[_Step]] = [[] for _ in scenario.world]
     while not (rollout.is_over or rollout.is_decided):

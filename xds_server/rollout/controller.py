@@ -129,7 +129,7 @@ class Controller:
         now_ns = self._clock.now_unix_ns()
         for name, split in steered.splits.segments.items():
             if name in ramp.arms:
-                ramp.segments[name].split_bp = split.canary_bp
+                ramp.adopt(name, split.canary_bp)
                 steered.engine.observer.set_split(name, split.canary_bp, now_ns)
 
     async def run(self) -> None:
