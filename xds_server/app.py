@@ -58,7 +58,7 @@ async def run(options: RunOptions) -> int:
         controller = Controller(
             mesh=mesh, journal=journal, cache=cache, ingest=ingest, telemetry=telemetry, clock=clock
         )
-        _watch(telemetry, ingest, cache)
+        _watch(telemetry, ingest, cache, controller)
         try:
             await _serve(options, cache, ingest, controller, telemetry, stop)
         finally:
@@ -66,11 +66,12 @@ async def run(options: RunOptions) -> int:
     return 0
 
 
-def _watch(telemetry: Telemetry, ingest: Ingest, cache: AdsCache) -> None:
+def _watch(telemetry: Telemetry, ingest: Ingest, cache: AdsCache, controller: Controller) -> None:
     telemetry.watch_ready(cache.ready.is_set)
     telemetry.watch_ingest(
         entries=lambda: ingest.counts, depth=ingest.depths, dropped=ingest.dropped, samples=ingest.accepted
     )
+    telemetry.watch_sessions(followed=controller.open_sessions, evicted=controller.evicted_sessions)
     telemetry.watch_xds(
         responses=lambda: dict(cache.counters.by_type),
         nodes=lambda: sum(node.connected for node in cache.nodes()),

@@ -124,6 +124,13 @@ class Telemetry:
         )
         self._gauge("serinus.xds.nodes", "Envoys connected.", (), lambda: [((), nodes())])
 
+    def watch_sessions(self, *, followed: Reading, evicted: Reading) -> None:
+        """Show the sessions that are followed, and those lost to their bound, by service."""
+        self._gauge("serinus.sessions.open", "Sessions being followed.", ("service",), _by_label(followed))
+        self._counter(
+            "serinus.sessions.evicted", "Sessions never judged: too many were open.", ("service",), _by_label(evicted)
+        )
+
     # --- out
 
     def render(self) -> bytes:

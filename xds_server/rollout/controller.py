@@ -18,7 +18,7 @@ from analysis.errors import SpecError, StateError
 from analysis.segment import SegmentState
 from analysis.spec import Mode
 from xds_server import __version__
-from xds_server.ads.cache import AdsCache, NodeView, Rejection
+from xds_server.ads.cache import AdsCache, Rejection
 from xds_server.clock import Clock
 from xds_server.errors import BadRequestError, JournalError, RefusedError, UnknownNameError
 from xds_server.ingest.decode import feature_label
@@ -26,7 +26,7 @@ from xds_server.ingest.ingest import Ingest
 from xds_server.mesh import Mesh, SegmentSplit, ServiceSplits
 from xds_server.pb import control_pb2 as pb
 from xds_server.rollout.rows import decision_row
-from xds_server.rollout.status import service_status
+from xds_server.rollout.status import node_status, service_status
 from xds_server.rollout.steered import HELD, SteeredService, reconciled
 from xds_server.store.journal import Journal
 from xds_server.store.records import DecisionRow, EngineState, RolloutRow
@@ -527,14 +527,22 @@ class Controller:
 
     # --- looking (the control API's Steering)
 
+    def open_sessions(self) -> dict[str, int]:
+        """Sessions being followed, by service."""
+        return {name: steered.engine.observer.tracker.open_n for name, steered in self._services.items()}
+
+    def evicted_sessions(self) -> dict[str, int]:
+        """Sessions dropped unjudged since too many were open, by service."""
+        return {name: steered.engine.observer.tracker.evicted_n for name, steered in self._services.items()}
+
     def status(self, service: str | None) -> pb.Status:
         """Return the status now, of one service or of all."""
         chosen = [self._find(service)] if service else list(self._services.values())
         counters = self._cache.counters
         return pb.Status(
             at_unix_ns=self._clock.now_unix_ns(),
-            services=[service_status(steered) for steered in chosen],
-            nodes=[_node(view) for view in self._cache.nodes()],
+            services=[service_status(steered, self._ingest.generations(steered.name)) for steered in chosen],
+            nodes=[node_status(view) for view in self._cache.nodes()],
             pushes=counters.pushes,
             acks=counters.acks,
             nacks=counters.nacks,
@@ -587,18 +595,3 @@ def _advance(
 def _seed(name: str) -> int:
     """A service's own seed: the same service draws the same numbers in every run, and no two services the same ones."""
     return int.from_bytes(name.encode()[-8:].rjust(8, b"\0"), "big") & 0x7FFFFFFF
-
-
-def _node(view: NodeView) -> pb.NodeStatus:
-    return pb.NodeStatus(
-        node=view.node,
-        cluster=view.cluster,
-        role=view.role,
-        connected=view.connected,
-        acked=view.acked,
-        sent=view.sent,
-        rejections=[
-            pb.Rejection(at_unix_ns=r.at_unix_ns, type=r.type, version=r.version, message=r.message)
-            for r in view.rejections
-        ],
-    )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from analysis.decision import Phase
 from analysis.ramp import SegmentView
 from analysis.spec import TOTAL_BP
+from xds_server.ads.cache import NodeView
 from xds_server.pb import control_pb2 as pb
 from xds_server.rollout.steered import SteeredService
 
 
-def service_status(steered: SteeredService) -> pb.ServiceStatus:
-    """The status of one service; segments in matching order."""
+def service_status(steered: SteeredService, routed_by: Mapping[str, int]) -> pb.ServiceStatus:
+    """The status of one service; segments in matching order. `routed_by`: node to the generation seen in its logs."""
     row, spec = steered.row, steered.service.spec
     status = pb.ServiceStatus(
         service=steered.name,
@@ -23,6 +25,7 @@ def service_status(steered: SteeredService) -> pb.ServiceStatus:
         in_force=steered.in_force,
         waiting_for=steered.waiting_for,
         harm_budget=spec.rollout.harm.budget,
+        routed_by=routed_by,
     )
     if row is not None:
         status.rollout, status.canary, status.started_unix_ns = row.rollout, row.canary, row.started_unix_ns
@@ -96,3 +99,19 @@ def _segment(steered: SteeredService, view: SegmentView) -> pb.SegmentStatus:
 def _finite(value: float) -> float:
     """JSON knows no NaN: what is unknown is 0, and the count beside it says so."""
     return value if math.isfinite(value) else 0.0
+
+
+def node_status(view: NodeView) -> pb.NodeStatus:
+    """What one Envoy has been sent, has ACKed and has rejected."""
+    return pb.NodeStatus(
+        node=view.node,
+        cluster=view.cluster,
+        role=view.role,
+        connected=view.connected,
+        acked=view.acked,
+        sent=view.sent,
+        rejections=[
+            pb.Rejection(at_unix_ns=r.at_unix_ns, type=r.type, version=r.version, message=r.message)
+            for r in view.rejections
+        ],
+    )

@@ -79,6 +79,8 @@ def test_two_envoys_in_a_row_are_one_count(rig, place):
                 await rig.eventually(all_here, "both have sent their logs")
                 await asyncio.sleep(0.5)
                 assert await serinus.metrics("serinus_samples_total") == {("shop",): 300}
+                status = await serinus.shop()
+                assert status["routed_by"] == {"inner": status["generation"]}  # the stamp came back in the logs
                 entries = await serinus.metrics("serinus_ingest_entries_total")
                 assert entries == {("accepted", "access_log"): 300, ("forwarding_hop", "access_log"): 300}
                 assert len(shop[0].seen) + len(shop[1].seen) == 300

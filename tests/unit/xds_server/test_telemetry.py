@@ -71,6 +71,7 @@ def test_what_others_count_is_read_when_asked(telemetry: Telemetry) -> None:
         entries=lambda: entries, depth=lambda: {"shop": 4}, dropped=lambda: {"shop": 2}, samples=lambda: {"shop": 9}
     )
     telemetry.watch_xds(responses=lambda: {("nack", "RDS"): 3}, nodes=lambda: 5)
+    telemetry.watch_sessions(followed=lambda: {"shop": 6}, evicted=lambda: {"shop": 8})
     entries["access_log", "accepted"] = 7
     assert value(telemetry, "serinus_ingest_entries_total", source="access_log", reason="accepted") == 7
     assert value(telemetry, "serinus_ingest_queue_rows", service="shop") == 4
@@ -78,6 +79,8 @@ def test_what_others_count_is_read_when_asked(telemetry: Telemetry) -> None:
     assert value(telemetry, "serinus_samples_total", service="shop") == 9
     assert value(telemetry, "serinus_xds_responses_total", event="nack", type="RDS") == 3
     assert value(telemetry, "serinus_xds_nodes") == 5
+    assert value(telemetry, "serinus_sessions_open", service="shop") == 6
+    assert value(telemetry, "serinus_sessions_evicted_total", service="shop") == 8
     assert value(telemetry, "serinus_up", version="1.2.3") == 0
     ready = True
     assert value(telemetry, "serinus_up", version="1.2.3") == 1
