@@ -36,6 +36,7 @@ LEANING = 1.0  # log e-value against zero excess below which a forecast is only 
 CALM_FORECAST_TICKS = 5
 WORLD_TICKS, WORLD_LIMIT_SHARE = 10, 0.5  # ticks of the baseline looked at, and how near to a limit is near
 COMPARED = math.log(20)  # log e-value against zero excess at which a comparison does speak against the canary
+AGREEING = 0.25  # share of the proof that a segment's own people must show for proof over all segments to count there
 SURPRISE = 1e-4  # chance of a look at the canary alone that takes the split back to where a control can be compared
 CLEAN = 0.01  # … and below which nothing is promoted: waiting costs little
 SURPRISE_TICKS = 20  # ticks of the canary looked at
@@ -100,23 +101,22 @@ class Reading:
         return np.array([not state.phase.is_final for state in self.segments.values()])
 
     def proven(self, index: int) -> tuple[Reason, ...]:
-        """Reasons that are proof of harm in a segment, or of the whole canary where this segment agrees.
+        """Reasons that are proof of harm in a segment, or in all together where this one agrees; gravest first.
 
-        Gravest first.
+        Proof over all segments may come from one of them alone. It counts here only for what this segment's own people
+        show as well, on the same KPI.
         """
-        own = self._crossed(index)
-        pooled = self._crossed(len(self.spec.segments))
-        if own or not pooled or self.suspicion(index)[0] < 0.25:
-            return own
-        return pooled
-
-    def _crossed(self, row: int) -> tuple[Reason, ...]:
-        log_e = self.evidence.log_e_values[row]
-        needed = self.evidence.log_thresholds[row]
-        grounds = [
-            t for t, test in enumerate(self.evidence.tests) if test.against is not Against.ZERO and log_e[t] >= needed
-        ]
+        together, log_e = len(self.spec.segments), self.evidence.log_e_values[index]
+        needed = float(self.evidence.log_thresholds[index])
+        agreeing = [t for t in self._crossed(together) if log_e[t] >= AGREEING * needed]
+        row, grounds = (index, own) if (own := self._crossed(index)) else (together, agreeing)
         return tuple(self._reason(row, t) for t in sorted(grounds, key=lambda t: _GRAVITY[self._kpi_kind(t)]))
+
+    def _crossed(self, row: int) -> list[int]:
+        """Tests whose evidence is proof in a row, those against zero left out: they are no ground."""
+        log_e, needed = self.evidence.log_e_values[row], self.evidence.log_thresholds[row]
+        tests = enumerate(self.evidence.tests)
+        return [t for t, test in tests if test.against is not Against.ZERO and log_e[t] >= needed]
 
     def _kpi_kind(self, test: int) -> KpiKind:
         return self.spec.kpis[self.evidence.tests[test].kpi].kind

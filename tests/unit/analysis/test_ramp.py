@@ -265,3 +265,15 @@ def test_clock_that_goes_back_stops_the_dwelling() -> None:
         driver.ramp.step(driver.window(0.0), now_s=-1e6, rng=driver.rng)
         driver.ramp.confirm("power")
     assert held <= driver.split() <= held + 500
+
+
+@pytest.mark.parametrize(("leaning_on", "proven"), [(0, True), (2, False)], ids=["the same KPI", "another KPI"])
+def test_proof_over_all_segments_counts_only_where_a_segment_shows_the_same(leaning_on: int, proven: bool) -> None:
+    """One segment's errors may prove the pooled test; a segment that leans on something else is not blamed for them."""
+    reading = Driver().ramp.reading
+    evidence, together = reading.evidence, len(reading.spec.segments)
+    evidence._log_r[:] = -5.0
+    evidence._log_r[together, 0] = evidence.log_thresholds[together] + 1.0
+    evidence._log_r[0, leaning_on] = 0.5 * evidence.log_thresholds[0]
+    assert bool(reading.proven(0)) is proven
+    assert not reading.proven(1)
