@@ -74,7 +74,7 @@ def _watch(telemetry: Telemetry, ingest: Ingest, cache: AdsCache, controller: Co
     telemetry.watch_sessions(followed=controller.open_sessions, evicted=controller.evicted_sessions)
     telemetry.watch_xds(
         responses=lambda: dict(cache.counters.by_type),
-        nodes=lambda: sum(node.connected for node in cache.nodes()),
+        nodes=cache.connected_n,
     )
 
 
@@ -96,7 +96,7 @@ async def _serve(
             _grpc_server(options.grpc_host, options.grpc_port) as (main, grpc_port),
             _grpc_server(options.grpc_host, options.otlp_port) as (otlp, otlp_port),
         ):
-            add_ads(main, cache, until=stop)
+            xds = add_ads(main, cache)
             add_als(main, ingest, until=stop)
             add_otlp(main, ingest)
             add_control(main, controller, until=stop)
@@ -109,6 +109,7 @@ async def _serve(
             log.info("HTTP on %s:%d", options.http_host, http_port)
             await _until(stop, controller, serve(app, listener, stop))
             log.info("ending")
+            await xds.drain()
 
 
 async def _until(stop: asyncio.Event, controller: Controller, web: Coroutine[None, None, None]) -> None:

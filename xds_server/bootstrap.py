@@ -46,7 +46,7 @@ def _over_ads() -> dict[str, Any]:
 
 def _ads_config() -> dict[str, Any]:
     return {
-        "api_type": "GRPC",
+        "api_type": "DELTA_GRPC",
         "transport_api_version": "V3",
         "set_node_on_first_message_only": True,
         "grpc_services": [{"envoy_grpc": {"cluster_name": CLUSTER}}],

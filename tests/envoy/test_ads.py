@@ -7,11 +7,44 @@ import contextlib
 from dataclasses import replace
 
 import aiohttp
+import pytest
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from xds_server import resources
 from xds_server.mesh import HealthCheck, Mesh, Version
 from xds_server.node import ANY_SIDECAR
-from xds_server.snapshot import Snapshot
+from xds_server.snapshot import ResourceType, Snapshot, pack
+
+
+@pytest.fixture(params=["DELTA_GRPC", "GRPC"])
+def start(rig, request):
+    """`async with start(mesh, node, xds_port)`: a live Envoy of either variant of xDS."""
+
+    def run(mesh, node, xds_port, *, edit=lambda _: None):
+        def choose(config) -> None:
+            config["dynamic_resources"]["ads_config"]["api_type"] = request.param
+            edit(config)
+
+        return rig.envoy(mesh, node, xds_port, edit=choose)
+
+    return run
+
+
+def packed(built: resources.Resources, *, exposed: str = "") -> Snapshot:
+    """Messages that may be wrong, as a snapshot. `exposed`: the segments of `shop` that are told to have a canary."""
+    clusters = {c.name: pack.cluster(c) for c in built.clusters}
+    routes = [
+        pack.routes(RouteConfiguration(name=r.name), [pack.host(host, exposed.split()) for host in r.virtual_hosts])
+        for r in built.routes
+    ]
+    return Snapshot(
+        {
+            ResourceType.CDS: clusters,
+            ResourceType.EDS: {a.cluster_name: pack.assignment(a, clusters[a.cluster_name]) for a in built.assignments},
+            ResourceType.LDS: {each.name: pack.listener(each, [each.name]) for each in built.listeners},
+            ResourceType.RDS: {r.name: r for r in routes},
+        }
+    )
 
 
 def tampered(mesh, splits) -> Snapshot:
@@ -20,10 +53,10 @@ def tampered(mesh, splits) -> Snapshot:
     parts = built.routes[0].virtual_hosts[0].routes[0].route.weighted_clusters.clusters
     for part in parts:
         part.weight.value = 0
-    return Snapshot.of(built)
+    return packed(built, exposed="default")
 
 
-def test_a_rejected_route_is_reported_once_never_sent_again_and_the_last_good_one_serves(rig):
+def test_a_rejected_route_is_reported_once_never_sent_again_and_the_last_good_one_serves(rig, start):
     """Re-sending what was rejected would loop some 1,500 times a second."""
 
     async def scenario() -> None:
@@ -33,7 +66,7 @@ def test_a_rejected_route_is_reported_once_never_sent_again_and_the_last_good_on
             rejections = []
             plane.cache.on_rejection = rejections.append
             plane.cache.publish(mesh, rig.split(10_000, generation=1))
-            async with rig.envoy(mesh, "side-1", plane.port) as envoy, aiohttp.ClientSession() as client:
+            async with start(mesh, "side-1", plane.port) as envoy, aiohttp.ClientSession() as client:
                 assert await plane.cache.in_force("shop", 1, None, 5.0) == ()
                 plane.cache.publish_snapshots(mesh, {ANY_SIDECAR: tampered(mesh, rig.split(0, generation=2))})
                 # It was rejected, so there is nothing to wait for: the answer comes long before the time is up.
@@ -59,39 +92,68 @@ def test_a_rejected_route_is_reported_once_never_sent_again_and_the_last_good_on
     asyncio.run(scenario())
 
 
-def test_a_rejected_cluster_takes_nothing_with_it(rig):
-    """Envoy applies the good part of a rejected CDS response; the last good content is put back over it."""
+def test_a_rejected_rollback_gives_way_to_the_newest_routes_without_that_canary(rig, start):
+    async def scenario() -> None:
+        async with rig.backend("v1") as v1, rig.backend("v2") as v2, rig.control_plane() as plane:
+            port = rig.free_port()
+            mesh = Mesh(path="mesh.yaml", services={"shop": rig.service({"v1": v1, "v2": v2}, port=port)})
+            rejections = []
+            plane.cache.on_rejection = rejections.append
+            plane.cache.publish(mesh, rig.split(0, generation=1))
+            async with start(mesh, "side-1", plane.port), aiohttp.ClientSession() as client:
+                assert await plane.cache.in_force("shop", 1, None, 5.0) == ()
+                for generation, canary_bp in ((2, 5_000), (3, 10_000)):
+                    plane.cache.publish(mesh, rig.split(canary_bp, generation=generation))
+                    assert await plane.cache.in_force("shop", generation, None, 5.0) == ()
+                assert (await rig.ask(client, port, {"x-user-id": "anna"})).version == "v2"
+                built = resources.build(mesh, rig.split(0, generation=4), ANY_SIDECAR)
+                built.routes[0].virtual_hosts[0].routes[0].route.weighted_clusters.clusters[0].weight.value = 0
+                plane.cache.publish_snapshots(mesh, {ANY_SIDECAR: packed(built)})
+
+                async def is_taken_back() -> bool:
+                    return (await rig.ask(client, port, {"x-user-id": "anna"})).version == "v1"
+
+                await rig.eventually(is_taken_back, "the canary is taken back nevertheless")
+                (rejection,) = rejections
+                assert (rejection.rolled_back, rejection.fell_back) == (("shop",), True)
+                assert await plane.cache.in_force("shop", 4, None, 5.0) == ("side-1",)
+
+    asyncio.run(scenario())
+
+
+def test_a_rejected_cluster_takes_nothing_with_it(rig, start):
+    """Envoy names the culprit. What else was in the response is in force, and the culprit stays as it was."""
 
     async def scenario() -> None:
         async with rig.backend("v1") as v1, rig.backend("v2") as v2, rig.control_plane() as plane:
             port = rig.free_port()
             mesh = Mesh(path="mesh.yaml", services={"shop": rig.service({"v1": v1, "v2": v2}, port=port)})
             plane.cache.publish(mesh, rig.split(10_000))
-            async with rig.envoy(mesh, "side-1", plane.port) as envoy, aiohttp.ClientSession() as client:
+            async with start(mesh, "side-1", plane.port) as envoy, aiohttp.ClientSession() as client:
                 assert await plane.cache.in_force("shop", 1, None, 5.0) == ()
                 built = resources.build(mesh, rig.split(10_000), ANY_SIDECAR)
-                built.clusters[0].connect_timeout.FromSeconds(7)  # fine, and applied
+                built.clusters[0].connect_timeout.FromSeconds(7)
                 built.clusters[1].ClearField("eds_cluster_config")  # "cannot create an EDS cluster without …"
-                acked = plane.cache.nodes()[0].acked["CDS"]
-                plane.cache.publish_snapshots(mesh, {ANY_SIDECAR: Snapshot.of(built)}, urgent=True)
+                wanted = packed(built, exposed="default")
+                before = plane.cache.counters.by_type["ack", "CDS"]
+                plane.cache.publish_snapshots(mesh, {ANY_SIDECAR: wanted}, urgent=True)
 
                 async def is_settled() -> bool:
-                    return plane.cache.counters.nacks == 1 and plane.cache.nodes()[0].sent["CDS"] == acked
+                    return plane.cache.counters.nacks == 1 and plane.cache.counters.by_type["ack", "CDS"] == before + 1
 
-                await rig.eventually(is_settled, "the last good clusters are sent again")
-
-                async def is_put_back() -> bool:
-                    return "7s" not in await envoy.get("/config_dump?resource=dynamic_active_clusters")
-
-                await rig.eventually(is_put_back, "and are in place")
+                await rig.eventually(is_settled, "the others are sent again")
+                clusters = await envoy.get("/config_dump?resource=dynamic_active_clusters")
+                assert '"7s"' in clusters
                 assert plane.cache.counters.nacks == 1
-                assert plane.cache.nodes()[0].rejections[0].services == ("shop",)
+                (rejection,) = plane.cache.nodes()[0].rejections
+                assert (rejection.services, rejection.resources) == (("shop",), ("shop|v2",))
+                assert "shop|v2" in rejection.message
                 assert (await rig.ask(client, port, {"x-user-id": "anna"})).version == "v2"
 
     asyncio.run(scenario())
 
 
-def test_a_restarted_control_plane_with_the_same_content_changes_nothing_in_envoy(rig):
+def test_a_restarted_control_plane_with_the_same_content_changes_nothing_in_envoy(rig, start):
     """Versions are hashes and bytes are deterministic: Envoy reconnects and finds what it has."""
 
     watched = (
@@ -105,7 +167,7 @@ def test_a_restarted_control_plane_with_the_same_content_changes_nothing_in_envo
             client = await until_the_end.enter_async_context(aiohttp.ClientSession())
             async with rig.control_plane() as first:
                 first.cache.publish(mesh, rig.split(10_000))
-                envoy = await until_the_end.enter_async_context(rig.envoy(mesh, "side-1", first.port))
+                envoy = await until_the_end.enter_async_context(start(mesh, "side-1", first.port))
                 assert await first.cache.in_force("shop", 1, None, 5.0) == ()
             before = await envoy.stats(watched)
             assert sum(before.values()) >= 5  # route, listener, two clusters, two memberships
@@ -125,7 +187,7 @@ def test_a_restarted_control_plane_with_the_same_content_changes_nothing_in_envo
     asyncio.run(scenario())
 
 
-def test_keepalive_pings_do_not_cut_an_idle_stream(rig):
+def test_keepalive_pings_do_not_cut_an_idle_stream(rig, start):
     """gRPC's defaults cut it every four seconds: its core takes Envoy's pings for an attack."""
 
     def every_second(config) -> None:
@@ -138,7 +200,7 @@ def test_keepalive_pings_do_not_cut_an_idle_stream(rig):
         async with rig.control_plane() as plane:
             mesh = Mesh(path="mesh.yaml", services={"shop": rig.service({"v1": 1}, port=rig.free_port())})
             plane.cache.publish(mesh, {})
-            async with rig.envoy(mesh, "side-1", plane.port, edit=every_second) as envoy:
+            async with start(mesh, "side-1", plane.port, edit=every_second) as envoy:
                 await asyncio.sleep(6)
                 assert plane.cache.counters.streams == 1
                 pings = await envoy.stats("cluster.serinus.http2.keepalive_timeout")
@@ -147,7 +209,7 @@ def test_keepalive_pings_do_not_cut_an_idle_stream(rig):
     asyncio.run(scenario())
 
 
-def test_a_changed_cluster_is_warm_at_once_and_a_removed_one_outlives_its_routes(rig):
+def test_a_changed_cluster_is_warm_at_once_and_a_removed_one_outlives_its_routes(rig, start):
     """Without EDS right behind CDS, Envoy would warm the changed cluster for 15 s; not one request may fail."""
 
     async def scenario() -> None:
@@ -164,7 +226,7 @@ def test_a_changed_cluster_is_warm_at_once_and_a_removed_one_outlives_its_routes
             moved["shop"] = replace(
                 moved["shop"], segments={"default": replace(moved["shop"].segments["default"], canary="v3")}
             )
-            async with rig.envoy(old, "side-1", plane.port) as envoy, aiohttp.ClientSession() as client:
+            async with start(old, "side-1", plane.port) as envoy, aiohttp.ClientSession() as client:
                 assert await plane.cache.in_force("shop", 1, None, 5.0) == ()
                 statuses = []
                 stop = asyncio.Event()
@@ -193,7 +255,7 @@ def test_a_changed_cluster_is_warm_at_once_and_a_removed_one_outlives_its_routes
     asyncio.run(scenario())
 
 
-def test_an_endpoint_with_a_name_is_resolved_by_envoy(rig):
+def test_an_endpoint_with_a_name_is_resolved_by_envoy(rig, start):
     async def scenario() -> None:
         async with rig.backend("v1") as v1, rig.control_plane() as plane:
             port = rig.free_port()
@@ -201,7 +263,7 @@ def test_an_endpoint_with_a_name_is_resolved_by_envoy(rig):
             service = replace(service, versions={"v1": Version(name="v1", endpoints=(("localhost", v1),))})
             mesh = Mesh(path="mesh.yaml", services={"shop": service})
             plane.cache.publish(mesh, {})
-            async with rig.envoy(mesh, "side-1", plane.port), aiohttp.ClientSession() as client:
+            async with start(mesh, "side-1", plane.port), aiohttp.ClientSession() as client:
                 assert (await rig.ask(client, port)).version == "v1"
 
     asyncio.run(scenario())

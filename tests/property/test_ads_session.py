@@ -1,4 +1,4 @@
-"""An ADS session holds its promises whatever a client says, in whatever order."""
+"""An xDS session holds its promises whatever a client says, in whatever order, in both variants of the protocol."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from xds_server.ads.session import Acked, Nacked, Request, Response, StreamSession
-from xds_server.snapshot import Resource, ResourceType, Snapshot, content_version
+from xds_server.ads.answer import Acked, Answer, Nacked
+from xds_server.ads.response import Response, Target, Variant
+from xds_server.ads.session import DeltaRequest, Request, StreamSession
+from xds_server.snapshot import Resource, ResourceType, Snapshot
 
-CDS, EDS, LDS, RDS = ResourceType
+CDS, EDS, LDS, SRDS, RDS = ResourceType
 CLUSTERS = ("a", "b", "c")
 ROUTES = ("r1", "r2")
 TYPES = st.sampled_from(list(ResourceType))
 CONTENTS = st.sampled_from("123")
+NAMES = st.lists(st.sampled_from(("a", "b", "r1", "r2", "s-r1", "nobody", "*")), unique=True)
 
 
-def resource(name: str, content: str, needs: frozenset[str] = frozenset()) -> Resource:
-    digest = hashlib.sha256(f"{name}{content}{sorted(needs)}".encode()).hexdigest()
-    return Resource(name=name, hash=digest, packed=b"", needs=needs)
+def resource(name: str, content: str, needs: frozenset[str] = frozenset(), exposed: bool = False) -> Resource:
+    digest = hashlib.sha256(f"{name}{content}{sorted(needs)}{exposed}".encode()).hexdigest()[:16]
+    services = frozenset({"shop"}) if exposed else frozenset()
+    return Resource(name=name, version=digest, packed=content.encode(), needs=needs, exposed=services)
 
 
 @st.composite
@@ -30,46 +34,58 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     clusters = draw(st.sets(st.sampled_from(CLUSTERS), min_size=1))
     routes = draw(st.sets(st.sampled_from(ROUTES)))
     named = st.frozensets(st.sampled_from(sorted(clusters)), min_size=1)
-    resources = {
-        CDS: {c: resource(c, draw(CONTENTS), frozenset({c})) for c in clusters},
-        EDS: {c: resource(c, draw(CONTENTS)) for c in clusters},
-        LDS: {r: resource(r, draw(CONTENTS), frozenset({r})) for r in routes},
-        RDS: {r: resource(r, draw(CONTENTS), draw(named)) for r in routes},
-    }
     return Snapshot(
-        resources=resources, versions={t: content_version(named.values()) for t, named in resources.items()}
+        {
+            CDS: {c: resource(c, draw(CONTENTS), frozenset({c})) for c in clusters},
+            EDS: {c: resource(c, draw(CONTENTS)) for c in clusters},
+            LDS: {r: resource(r, draw(CONTENTS), frozenset({r})) for r in routes},
+            SRDS: {f"s-{r}": resource(f"s-{r}", draw(CONTENTS), frozenset({r})) for r in routes},
+            RDS: {r: resource(r, draw(CONTENTS), draw(named), draw(st.booleans())) for r in routes},
+        }
     )
 
 
 class AnyClient(RuleBasedStateMachine):
     """A client that subscribes, answers, repeats itself and errs at will."""
 
-    ENVOY: ClassVar = {CDS: [], LDS: [], EDS: [*CLUSTERS], RDS: [*ROUTES]}
+    variant: ClassVar[Variant]
+    ENVOY: ClassVar = {CDS: ["*"], LDS: ["*"], SRDS: ["*"], EDS: [*CLUSTERS], RDS: [*ROUTES]}
 
     def __init__(self) -> None:
         super().__init__()
-        self.session = StreamSession()
+        self.session = StreamSession(self.variant)
         self.now = 0.0
         self.target: Snapshot | None = None
-        self.names: dict[ResourceType, tuple[str, ...]] = {}
-        self.has_named: set[ResourceType] = set()
+        self.names: dict[ResourceType, set[str]] = {}
         self.unanswered: dict[ResourceType, Response] = {}
         self.nonces: dict[ResourceType, list[str]] = {t: [""] for t in ResourceType}
-        self.acked_clusters: set[str] = set()
+        self.has: dict[ResourceType, dict[str, str]] = {t: {} for t in ResourceType}  # versions, as ACKed
         self.refused: set[tuple[ResourceType, frozenset[tuple[str, str]]]] = set()
 
-    # --- What the client may do ---
+        self.refused_to_lose: set[str] = set()
+
+    # --- What the client may do
 
     @rule(snapshot=snapshots())
     def publish(self, snapshot: Snapshot) -> None:
-        self.target = snapshot
-        self.session.offer(snapshot)
+        """What takes a canary back goes out first."""
+        self.target, since = snapshot, self.target
+        self.session.offer(Target(snapshot, since))
         self.refused.clear()  # content changed
 
-    @rule(kind=TYPES, names=st.lists(st.sampled_from(("a", "b", "r1", "r2", "nobody", "*")), unique=True))
+    @rule(kind=TYPES, names=NAMES)
     def subscribe(self, kind: ResourceType, names: list[str]) -> None:
-        self._request(kind, tuple(names), self.nonces[kind][-1])
+        """State of the world names everything anew; delta adds."""
+        self._request(kind, names=names, nonce=self._newest(kind))
         self.refused = {refusal for refusal in self.refused if refusal[0] is not kind}
+
+    @rule(kind=TYPES, names=NAMES)
+    def unsubscribe(self, kind: ResourceType, names: list[str]) -> None:
+        if kind in self.names:
+            if self.variant is Variant.SOTW:
+                names = sorted(self.names[kind] - set(names))
+            self._request(kind, names=names, nonce=self._newest(kind), leave=True)
+            self.refused = {refusal for refusal in self.refused if refusal[0] is not kind}
 
     @rule(kind=TYPES)
     def subscribe_like_envoy(self, kind: ResourceType) -> None:
@@ -87,13 +103,13 @@ class AnyClient(RuleBasedStateMachine):
     @rule(kind=TYPES)
     def repeat(self, kind: ResourceType) -> None:
         if kind in self.names:
-            self._request(kind, self.names[kind], self.nonces[kind][-1])
+            self._request(kind, names=None, nonce=self._newest(kind))
 
     @rule(kind=TYPES, data=st.data())
     def answer_what_is_long_overtaken(self, kind: ResourceType, data: st.DataObject) -> None:
         if kind in self.names and len(self.nonces[kind]) > 1:
             nonce = data.draw(st.sampled_from(self.nonces[kind][:-1]))
-            assert self._request(kind, self.names[kind], nonce, error="late") is None
+            assert self._request(kind, names=None, nonce=nonce, error="late") is None
 
     @rule(which=st.integers(0, 3), accepts=st.booleans())
     def answer_one(self, which: int, accepts: bool) -> None:
@@ -114,12 +130,13 @@ class AnyClient(RuleBasedStateMachine):
 
     def answer(self, kind: ResourceType, *, accepts: bool) -> None:
         response = self.unanswered[kind]
-        said = self._request(kind, self.names[kind], response.nonce, error=None if accepts else "no")
+        said = self._request(kind, names=None, nonce=response.nonce, error=None if accepts else "no")
         assert said is not None
         assert said.response == response
         assert isinstance(said, Acked) is accepts
-        if isinstance(said, Nacked) and response.resources:
+        if isinstance(said, Nacked) and (response.resources or response.removed):
             self.refused.add((kind, _content(response)))
+            self.refused_to_lose.update(response.removed)
 
     @rule(seconds=st.sampled_from((0.1, 1.0, 5.0)))
     def time_passes(self, seconds: float) -> None:
@@ -133,30 +150,68 @@ class AnyClient(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         """Everything is written and accepted, as with a healthy Envoy."""
-        for _ in range(10):
+        for _ in range(20):
             self.write()
             for kind in list(self.unanswered):
                 self.answer(kind, accepts=True)
 
-    def _request(self, kind: ResourceType, names: tuple[str, ...], nonce: str, error: str | None = None):
-        self.names[kind] = names
-        if names:
-            self.has_named.add(kind)
+    # --- The client
+
+    def _request(
+        self,
+        kind: ResourceType,
+        *,
+        names: list[str] | None,
+        nonce: str,
+        error: str | None = None,
+        leave: bool = False,
+    ) -> Answer | None:
+        """`names` None: nothing changes."""
+        is_first = kind not in self.names
         response = self.unanswered.get(kind)
-        if response is not None and nonce == response.nonce:
+        if not is_first and response is not None and nonce == response.nonce:
             del self.unanswered[kind]
-            if error is None and kind is CDS:
-                self.acked_clusters = {r.name for r in response.resources}
-        said = self.session.receive(Request(type=kind, names=names, nonce=nonce, error=error), self.now)
-        self.acked_clusters = {name for name in self.acked_clusters if self._covers(CDS, name)}
+            if error is None:
+                self._apply(response)
+        request: Request | DeltaRequest
+        if self.variant is Variant.SOTW:
+            self.names[kind] = self.names.get(kind, set()) if names is None else set(names)
+            request = Request(type=kind, names=tuple(self.names[kind]), nonce=nonce, error=error)
+        else:
+            add = [] if names is None or leave else names
+            drop = names if names is not None and leave else []
+            self.names[kind] = (self.names.get(kind, set()) | set(add)) - set(drop)
+            if is_first and not add and kind.is_whole_state:
+                self.names[kind] = {"*"}
+            request = DeltaRequest(type=kind, subscribe=add, unsubscribe=drop, nonce=nonce, error=error)
+        self.legacy = getattr(self, "legacy", set())
+        if self.variant is Variant.SOTW and is_first and not self.names[kind] and kind.is_whole_state:
+            self.legacy.add(kind)
+        if self.names[kind] and self.variant is Variant.SOTW:
+            self.legacy.discard(kind)
+        said = self.session.receive(request, self.now)
+        self.has[kind] = {name: v for name, v in self.has[kind].items() if self._covers(kind, name)}
         return said
 
-    def _covers(self, kind: ResourceType, name: str) -> bool:
-        names = self.names.get(kind, ())
-        legacy = kind in (CDS, LDS) and kind not in self.has_named
-        return name in names or "*" in names or (legacy and kind in self.names)
+    def _apply(self, response: Response) -> None:
+        has = {r.name: r.version for r in response.resources}
+        if not response.body.is_whole:
+            has = {n: v for n, v in self.has[response.type].items() if n not in response.removed} | has
+        self.has[response.type] = has
+        # What was refused together and has been taken one by one since is no longer refused.
+        self.refused = {r for r in self.refused if r[0] is not response.type or not r[1] <= has.items()}
 
-    # --- What the session promises ---
+    def _newest(self, kind: ResourceType) -> str:
+        """An empty nonce is what a spontaneous request of delta carries."""
+        return self.nonces[kind][-1] if self.variant is Variant.SOTW else ""
+
+    def _covers(self, kind: ResourceType, name: str) -> bool:
+        if kind not in self.names:
+            return False
+        names = self.names[kind]
+        return name in names or "*" in names or kind in getattr(self, "legacy", set())
+
+    # --- What the session promises
 
     def _write(self) -> Response | None:
         response = self.session.next_response(self.now)
@@ -166,26 +221,35 @@ class AnyClient(RuleBasedStateMachine):
         assert kind not in self.unanswered, "two responses of one type in flight"
         assert kind in self.names, "an answer to nobody"
         assert all(self._covers(kind, r.name) for r in response.resources), "not subscribed"
-        assert len({r.name for r in response.resources}) == len(response.resources), "one name twice"
+        assert all(self._covers(kind, name) for name in response.removed), "removal of what is not subscribed"
+        assert not set(response.removed) & {r.name for r in response.resources}
         assert response.nonce not in self.nonces[kind], "a nonce twice"
-        assert (kind, _content(response)) not in self.refused, "what was rejected, again"
-        if kind is RDS:
-            assert len(response.resources) == 1
-            if self._covers(CDS, "any cluster"):
-                assert response.resources[0].needs <= self.acked_clusters, "a route to a cold cluster"
+        if response.resources or response.removed:
+            assert (kind, _content(response)) not in self.refused, "what was rejected, again"
+        if kind is RDS and self._covers(CDS, "any cluster"):
+            for routes in response.resources:
+                assert routes.needs <= self.has[CDS].keys(), "a route to a cold cluster"
         self.nonces[kind].append(response.nonce)
         self.unanswered[kind] = response
         return response
 
     @invariant()
+    def what_is_taken_for_acked_is_what_the_client_has(self) -> None:
+        for kind in self.names:
+            acked = {name: r.version for name, r in self.session.acked(kind).items()}
+            # State of the world does not say that routes or endpoints are gone: the client may have more than is known.
+            assert acked.items() <= self.has[kind].items(), kind
+            if self.variant is Variant.DELTA or kind.is_whole_state:
+                assert self.has[kind].keys() - self.refused_to_lose <= acked.keys(), kind
+
+    @invariant()
     def no_route_of_the_client_loses_its_cluster(self) -> None:
         clusters = self.unanswered.get(CDS)
-        if clusters is None or not self._covers(CDS, "any cluster") or not self.target:
+        if clusters is None or not self._covers(CDS, "any cluster"):
             return
-        sent = {r.name for r in clusters.resources}
-        acked = self.session.acked(CDS).keys()
         for routes in self.session.acked(RDS).values():
-            assert routes.needs & acked <= sent
+            for cluster in routes.needs & self.session.acked(CDS).keys():
+                assert clusters.body.keeps(cluster)
 
     def teardown(self) -> None:
         """From any state, a client that accepts everything comes to rest with all that it subscribes to."""
@@ -195,28 +259,50 @@ class AnyClient(RuleBasedStateMachine):
             kind: {name: resource(name, "fresh", r.needs) for name, r in named.items()}
             for kind, named in self.target.resources.items()
         }
-        target = Snapshot(resources=fresh, versions={t: content_version(named.values()) for t, named in fresh.items()})
+        target = Snapshot(fresh)
         self.publish(target)
-        for _ in range(100):
-            self.now += 1.0
+        for _ in range(200):
+            self.now += 5.0
             if self._write() is None and not self.unanswered:
                 break
             for kind in list(self.unanswered):
                 self.answer(kind, accepts=True)
         else:
             raise AssertionError("it never comes to rest")
+        self.now += 1_000.0
+        for _ in range(10):
+            self.settle()
+            self.now += 5.0
         for kind in self.names:
             for name, wanted in target.resources[kind].items():
-                if self._covers(kind, name) and (kind is not RDS or self._is_released(wanted)):
-                    assert self.session.acked(kind)[name].hash == wanted.hash, (kind, name)
+                if self._covers(kind, name) and self._is_released(kind, wanted):
+                    assert self.has[kind].get(name) == wanted.version, (kind, name)
+            if self.variant is Variant.DELTA:
+                stale = self.has[kind].keys() - target.resources[kind].keys() - self.refused_to_lose
+                assert not stale, f"it was never told that these {kind} are gone"
 
-    def _is_released(self, routes: Resource) -> bool:
-        return not self._covers(CDS, "any cluster") or routes.needs <= self.acked_clusters
+    def _is_released(self, kind: ResourceType, wanted: Resource) -> bool:
+        assert self.target is not None
+        if not self._covers(CDS, "any cluster"):
+            return True
+        if kind in (LDS, SRDS):
+            return all(self.target.resources[RDS][name].needs <= self.has[CDS].keys() for name in wanted.needs)
+        return kind is not RDS or wanted.needs <= self.has[CDS].keys()
 
 
 def _content(response: Response) -> frozenset[tuple[str, str]]:
-    return frozenset((r.name, r.hash) for r in response.resources)
+    return frozenset([*((r.name, r.version) for r in response.resources), *((name, "") for name in response.removed)])
 
 
-TestAnyClient = AnyClient.TestCase
-TestAnyClient.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
+class AnySotwClient(AnyClient):
+    variant = Variant.SOTW
+
+
+class AnyDeltaClient(AnyClient):
+    variant = Variant.DELTA
+
+
+TestAnySotwClient = AnySotwClient.TestCase
+TestAnySotwClient.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
+TestAnyDeltaClient = AnyDeltaClient.TestCase
+TestAnyDeltaClient.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)

@@ -13,11 +13,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from xds_server import node as nodes_of
-from xds_server import resources
-from xds_server.ads.session import Nacked, Request, Response, StreamSession
+from xds_server.ads.answer import Answer, Nacked
+from xds_server.ads.response import Response, Target, Variant
+from xds_server.ads.session import DeltaRequest, Request, StreamSession
 from xds_server.mesh import Mesh, ServiceSplits
 from xds_server.node import NodeKind, Role
 from xds_server.snapshot import ResourceType, Snapshot
+from xds_server.snapshot.builder import SnapshotBuilder
 
 DEBOUNCE_S = 0.01
 """Decisions of one tick go out together. What is urgent does not wait."""
@@ -28,7 +30,11 @@ GONE_NODES_KEPT = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """One NACK. `services`: those whose resources had changed in the rejected response. `at_unix_ns`: when."""
+    """One NACK. `services`, `resources`: those that the client may mean. `at_unix_ns`: when.
+
+    `rolled_back`: services whose canary the rejected response would have taken back, there. `fell_back`: an older
+    configuration that takes it back as well is sent in its place.
+    """
 
     node: str
     services: tuple[str, ...]
@@ -36,6 +42,9 @@ class Rejection:
     version: str
     message: str
     at_unix_ns: int
+    resources: tuple[str, ...] = ()
+    rolled_back: tuple[str, ...] = ()
+    fell_back: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +86,15 @@ class Counters:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Stream:
-    """One connected Envoy. State is kept by stream, not by node ID: two may share an ID during a hot restart."""
+    """One connected client. State is kept by stream, not by node ID: two may share an ID during a hot restart.
+
+    `wake`: called when there may be something to write.
+    """
 
     node: str
-    cluster: str
     kind: NodeKind
-    session: StreamSession = field(default_factory=StreamSession)
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    sent: dict[str, str] = field(default_factory=dict)
+    session: StreamSession
+    wake: Callable[[], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,6 +109,17 @@ class _Known:
     rejections: deque[Rejection] = field(default_factory=lambda: deque(maxlen=REJECTIONS_KEPT))
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Wait:
+    """Somebody who waits for ACKs. `pending`: streams that have yet to give theirs; `gone`: nodes without a stream."""
+
+    service: str
+    generation: int
+    pending: set[Stream]
+    gone: set[str]
+    progress: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class AdsCache:
     """Snapshots by kind of node, and the streams that are fed from them. All methods belong to the loop's thread."""
 
@@ -106,74 +127,92 @@ class AdsCache:
         self.counters = Counters()
         self.on_rejection: Callable[[Rejection], None] | None = None
         self.ready = asyncio.Event()
+        self._builder = SnapshotBuilder()
         self._mesh: Mesh | None = None
-        self._snapshots: Mapping[NodeKind, Snapshot] = {}
+        self._targets: dict[NodeKind, Target] = {}
         self._known: dict[str, _Known] = {}
-        self._progress = asyncio.Event()
+        self._waits: set[_Wait] = set()
         self._pending_wake: asyncio.TimerHandle | None = None
 
-    # --- Publishing ---
+    # --- Publishing
 
     def publish(self, mesh: Mesh, splits: Mapping[str, ServiceSplits], *, urgent: bool = False) -> None:
-        """Make these splits the configuration of every node; `urgent` (a rollback) does not wait for others.
+        """Make these splits the configuration of every node.
+
+        A canary that is taken back waits for nothing, and neither does what comes with it; nor what is `urgent`.
 
         Raises
         ------
         InconsistentSnapshotError
             Nothing has been changed: what was published before stays in force.
         """
-        built = {kind: Snapshot.of(resources.build(mesh, splits, kind)) for kind in nodes_of.kinds(mesh)}
-        for snapshot in built.values():
-            snapshot.check()
+        built = {kind: self._builder.build(mesh, splits, kind) for kind in nodes_of.kinds(mesh)}
+        for kind, snapshot in built.items():
+            before = self._targets.get(kind)
+            snapshot.check(since=before.snapshot if before is not None else None)
         self.publish_snapshots(mesh, built, urgent=urgent)
 
     def publish_snapshots(self, mesh: Mesh, snapshots: Mapping[NodeKind, Snapshot], *, urgent: bool = False) -> None:
         """Make these snapshots, one for each kind of node of the mesh, the configuration in force, without a check."""
-        self._mesh, self._snapshots = mesh, dict(snapshots)
-        for stream in self._streams():
-            self._feed(stream, mesh)
+        self._targets = {kind: self._target(kind, snapshot) for kind, snapshot in snapshots.items()}
+        is_same, self._mesh = mesh is self._mesh, mesh
+        for known in self._known.values():
+            for stream in known.streams:
+                if is_same:
+                    stream.session.offer(self._targets[stream.kind])
+                else:
+                    self._feed(stream, known, mesh)
         self.ready.set()
-        if urgent:
+        if urgent or any(target.urgent for target in self._targets.values()):
             self._wake_all()
         elif self._pending_wake is None:
             self._pending_wake = asyncio.get_running_loop().call_later(DEBOUNCE_S, self._wake_all)
+
+    def _target(self, kind: NodeKind, snapshot: Snapshot) -> Target:
+        before = self._targets.get(kind)
+        return Target(snapshot, before.snapshot if before is not None else None)
 
     def _wake_all(self) -> None:
         if self._pending_wake is not None:
             self._pending_wake.cancel()
             self._pending_wake = None
         for stream in self._streams():
-            stream.wake.set()
+            stream.wake()
 
-    def _feed(self, stream: Stream, mesh: Mesh) -> None:
-        stream.kind = nodes_of.kind_of(mesh, stream.node, stream.cluster)
-        stream.session.offer(self._snapshots[stream.kind])
-        self._known[stream.node].role = stream.kind.role
+    def _feed(self, stream: Stream, known: _Known, mesh: Mesh) -> None:
+        stream.kind = nodes_of.kind_of(mesh, stream.node, known.cluster)
+        stream.session.offer(self._targets[stream.kind])
+        known.role = stream.kind.role
 
     def _streams(self) -> Iterator[Stream]:
         for known in self._known.values():
             yield from known.streams
 
-    # --- Streams ---
+    # --- Streams
 
-    def open(self, node: str, cluster: str) -> Stream:
+    def open(self, node: str, cluster: str, variant: Variant, wake: Callable[[], None]) -> Stream:
         """Register a stream; it is answered once something has been published."""
-        stream = Stream(node=node, cluster=cluster, kind=nodes_of.ANY_SIDECAR)
+        stream = Stream(node=node, kind=nodes_of.ANY_SIDECAR, session=StreamSession(variant), wake=wake)
         known = self._known.pop(node, None) or _Known(cluster=cluster, role="sidecar")
         self._known[node] = known  # the newest last, for `_forget_gone`
         known.streams.append(stream)
         known.cluster = cluster
         if self._mesh is not None:
-            self._feed(stream, self._mesh)
+            self._feed(stream, known, self._mesh)
         self.counters.streams += 1
-        self._advance()
+        for wait in self._waits:
+            if node in wait.gone:
+                wait.gone.discard(node)
+                wait.pending.add(stream)
         return stream
 
     def close(self, stream: Stream) -> None:
         """Forget a stream; what its node last ACKed stays visible."""
         self._known[stream.node].streams.remove(stream)
         self._forget_gone()
-        self._advance()
+        for wait in self._waits:
+            if stream in wait.pending:
+                wait.progress.set()
 
     def _forget_gone(self) -> None:
         """Bound the memory of nodes that come and go under ever new IDs."""
@@ -181,32 +220,43 @@ class AdsCache:
         for node in gone[:-GONE_NODES_KEPT]:
             del self._known[node]
 
-    def receive(self, stream: Stream, request: Request) -> None:
+    def receive(self, stream: Stream, request: Request | DeltaRequest) -> None:
         """Take one request of a stream."""
         stale_before = stream.session.stale_n
         answer = stream.session.receive(request, time.monotonic())
         self.counters.stale += stream.session.stale_n - stale_before
-        stream.wake.set()
-        if answer is None:
-            return
+        if version := stream.session.acked_version(request.type):  # it may have come with what it needs
+            self._known[stream.node].acked[request.type] = version
+        self._answered(stream, request.type, answer)
+        stream.wake()
+
+    def acked(self, stream: Stream, kind: ResourceType) -> None:
+        """Take a plain ACK of the response of this type that is in flight."""
+        self._answered(stream, kind, stream.session.ack(kind, time.monotonic()))
+        stream.wake()
+
+    def _answered(self, stream: Stream, kind: ResourceType, answer: Answer | None) -> None:
         if isinstance(answer, Nacked):
             self._rejected(stream, answer)
-        else:
-            kind = answer.response.type
+        elif answer is not None:
             self.counters.by_type["ack", kind] += 1
-            self._known[stream.node].acked[kind] = stream.session.acked_version(kind)
-        self._advance()
+            self._known[stream.node].acked[kind] = answer.response.version
+        if kind is ResourceType.RDS and self._waits:
+            for wait in self._waits:
+                self._look_again(wait, stream)
 
     def _rejected(self, stream: Stream, nack: Nacked) -> None:
         self.counters.by_type["nack", nack.response.type] += 1
-        blamed = nack.changed or nack.response.resources
         rejection = Rejection(
             node=stream.node,
-            services=tuple(sorted({service for resource in blamed for service in resource.services})),
+            services=tuple(sorted({service for resource in nack.culprits for service in resource.services})),
             type=nack.response.type,
             version=nack.response.version,
+            resources=tuple(resource.name for resource in nack.culprits),
             message=nack.message,
             at_unix_ns=time.time_ns(),
+            rolled_back=tuple(sorted({exposed.partition("|")[0] for exposed in nack.rolled_back})),
+            fell_back=nack.fallback is not None,
         )
         self._known[stream.node].rejections.append(rejection)
         if self.on_rejection is not None:
@@ -216,11 +266,12 @@ class AdsCache:
         """Return what to write to a stream now; it counts as sent."""
         response = stream.session.next_response(time.monotonic())
         if response is not None:
-            self.counters.by_type["push", response.type] += 1
-            self._known[stream.node].sent[response.type] = response.version
+            kind = response.type
+            self.counters.by_type["push", kind] += 1
+            self._known[stream.node].sent[kind] = response.version
         return response
 
-    # --- Looking ---
+    # --- Looking
 
     def nodes(self) -> tuple[NodeView, ...]:
         """Every node that is or lately was connected, by ID."""
@@ -237,6 +288,10 @@ class AdsCache:
             for node, known in sorted(self._known.items())
         )
 
+    def connected_n(self) -> int:
+        """Nodes with a stream."""
+        return sum(bool(known.streams) for known in self._known.values())
+
     async def in_force(
         self, service: str, generation: int, nodes: Collection[str] | None, timeout_s: float
     ) -> tuple[str, ...]:
@@ -247,49 +302,58 @@ class AdsCache:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                while (laggards := self._laggards(service, generation, nodes)) and not all(
-                    self._has_rejected(node, service, generation) for node in laggards
-                ):
-                    await self._progress.wait()
+                while True:
+                    wait = self._wait(service, generation, nodes)
+                    if all(self._has_rejected(stream, service) for stream in wait.pending) and not wait.gone:
+                        break
+                    self._waits.add(wait)
+                    try:
+                        await wait.progress.wait()
+                    finally:
+                        self._waits.discard(wait)
         except TimeoutError:
-            laggards = self._laggards(service, generation, nodes)
-        return tuple(sorted(laggards))
+            wait = self._wait(service, generation, nodes)
+        return tuple(sorted({stream.node for stream in wait.pending} | wait.gone))
 
-    def _laggards(self, service: str, generation: int, nodes: Collection[str] | None) -> list[str]:
+    def _wait(self, service: str, generation: int, nodes: Collection[str] | None) -> _Wait:
+        """Who is missing now."""
+        wait = _Wait(service=service, generation=generation, pending=set(), gone=set())
         if nodes is None:
-            nodes = [
-                node for node, known in self._known.items() if any(self._serves(s, service) for s in known.streams)
-            ]
-        return [node for node in nodes if not self._is_in_force(node, service, generation)]
+            wait.pending = {stream for stream in self._streams() if self._routes(stream, service)}
+        else:
+            for node in nodes:
+                streams = self._known[node].streams if node in self._known else []
+                wait.pending.update(streams)
+                if not streams:
+                    wait.gone.add(node)
+        wait.pending = {stream for stream in wait.pending if not self._is_in_force(stream, service, generation)}
+        return wait
 
-    def _serves(self, stream: Stream, service: str) -> bool:
-        snapshot = self._snapshots.get(stream.kind)
-        return snapshot is not None and any(
-            service in routes.generations for routes in snapshot.resources[ResourceType.RDS].values()
+    def _look_again(self, wait: _Wait, stream: Stream) -> None:
+        if stream not in wait.pending:
+            return
+        if self._is_in_force(stream, wait.service, wait.generation):
+            wait.pending.discard(stream)
+            if not wait.pending and not wait.gone:
+                wait.progress.set()
+        elif self._has_rejected(stream, wait.service):
+            wait.progress.set()
+
+    def _routes(self, stream: Stream, service: str) -> tuple[str, ...]:
+        target = self._targets.get(stream.kind)
+        return target.snapshot.routes_of(service) if target is not None else ()
+
+    def _is_in_force(self, stream: Stream, service: str, generation: int) -> bool:
+        """Whether a stream has ACKed it in any of its route configurations; of two streams, traffic may use either."""
+        return any(
+            routes is not None and routes.generations.get(service, -1) >= generation
+            for name in self._routes(stream, service)
+            for routes in (stream.session.acked_resource(ResourceType.RDS, name),)
         )
 
-    def _is_in_force(self, node: str, service: str, generation: int) -> bool:
-        """Whether each live stream of the node has it: of two, either may be the one that traffic goes through."""
-        streams = self._known[node].streams if node in self._known else []
-        return bool(streams) and all(
-            generation <= max(_acked_generations(stream, service), default=-1) for stream in streams
+    def _has_rejected(self, stream: Stream, service: str) -> bool:
+        target = self._targets.get(stream.kind)
+        return target is not None and any(
+            stream.session.has_rejected(ResourceType.RDS, target.snapshot.resources[ResourceType.RDS][name])
+            for name in target.snapshot.routes_of(service)
         )
-
-    def _has_rejected(self, node: str, service: str, generation: int) -> bool:
-        known = self._known.get(node)
-        return known is not None and any(
-            routes.generations.get(service, -1) >= generation and stream.session.has_rejected(ResourceType.RDS, routes)
-            for stream in known.streams
-            for routes in self._snapshots[stream.kind].resources[ResourceType.RDS].values()
-        )
-
-    def _advance(self) -> None:
-        """Let everybody who waits for ACKs look again."""
-        self._progress.set()
-        self._progress = asyncio.Event()
-
-
-def _acked_generations(stream: Stream, service: str) -> Iterator[int]:
-    for routes in stream.session.acked(ResourceType.RDS).values():
-        if service in routes.generations:
-            yield routes.generations[service]

@@ -1,24 +1,64 @@
-"""The aggregated discovery service over grpc.aio: bytes in, bytes out."""
+"""xDS over grpc.aio, all variants: aggregated and by type, state of the world and delta. Bytes in, bytes out."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 import grpc
-from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from google.protobuf.message import DecodeError
 
+from xds_server.ads import wire
 from xds_server.ads.cache import AdsCache, Stream
-from xds_server.ads.session import Request
-from xds_server.ads.wire import discovery_response
-from xds_server.snapshot import TYPES_BY_URL
+from xds_server.ads.response import Response, Variant
+from xds_server.ads.session import DeltaRequest, Request
+from xds_server.snapshot import ResourceType
+from xds_server.snapshot.encoding import text_field
+from xds_server.snapshot.resource import OTHER_TYPES, TYPES_BY_URL
 
-SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+
+METHODS: Final[Mapping[str, Mapping[str, ResourceType | None]]] = MappingProxyType(
+    {
+        SERVICE: {"StreamAggregatedResources": None, "DeltaAggregatedResources": None},
+        "envoy.service.cluster.v3.ClusterDiscoveryService": dict.fromkeys(
+            ("StreamClusters", "DeltaClusters"), ResourceType.CDS
+        ),
+        "envoy.service.endpoint.v3.EndpointDiscoveryService": dict.fromkeys(
+            ("StreamEndpoints", "DeltaEndpoints"), ResourceType.EDS
+        ),
+        "envoy.service.listener.v3.ListenerDiscoveryService": dict.fromkeys(
+            ("StreamListeners", "DeltaListeners"), ResourceType.LDS
+        ),
+        "envoy.service.route.v3.ScopedRoutesDiscoveryService": dict.fromkeys(
+            ("StreamScopedRoutes", "DeltaScopedRoutes"), ResourceType.SRDS
+        ),
+        "envoy.service.route.v3.RouteDiscoveryService": dict.fromkeys(
+            ("StreamRoutes", "DeltaRoutes"), ResourceType.RDS
+        ),
+    }
+)
+"""Every method by service, with the type of its stream; None: any, as each request says."""
 
 FIRST_REQUEST_S = 30.0
 """A client that opens a stream and says nothing is not kept for longer."""
+
+MAX_NAMES = 100_000
+"""Of one request. A mesh of ten thousand services has a fifth of it."""
+
+MAX_MESSAGE_BYTES = 16 << 20
+"""The default of 4 MiB is too little for a request that names everything; a larger message than this is an attack."""
+
+MAX_BLOBS = 1_024
+DRAIN_S = 1.0
+"""Over which streams end when the control plane does, so that their clients do not all come back at once."""
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # gRPC's core allows a ping in 300 s and cuts the stream at the third: Envoy's keepalive would break every stream.
@@ -30,117 +70,303 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.max_concurrent_streams", 100_000),
-    # The default of 4 MiB is for messages of people; a request that names many resources may be larger.
-    ("grpc.max_receive_message_length", 32 << 20),
+    # Everybody comes back at once when the control plane has restarted; beyond 1,000 calls that wait to be taken up
+    # gRPC's core would turn some away at random.
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 100_000),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
     # A second control plane on the same port must fail, not take half of the Envoys.
     ("grpc.so_reuseport", 0),
 )
 
+_Context: TypeAlias = grpc.aio.ServicerContext
 
-def add_ads(server: grpc.aio.Server, cache: AdsCache, *, until: asyncio.Event | None = None) -> None:
-    """Serve ADS, state of the world, from `cache`. The server must be made with `SERVER_OPTIONS`."""
-    servicer = _AdsServicer(cache, until or asyncio.Event())
-    handler = grpc.method_handlers_generic_handler(
-        SERVICE,
+
+class Refusal(StrEnum):
+    """Why a stream was ended by us, as counted."""
+
+    SILENT = "silent"
+    MALFORMED = "malformed"
+    NO_NODE = "no_node"
+    TOO_MANY_NAMES = "too_many_names"
+    WRONG_TYPE = "wrong_type"
+    ENDING = "ending"
+
+
+class _RefusedError(Exception):
+    def __init__(self, refusal: Refusal, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+        self.code = code
+
+
+def add_ads(server: grpc.aio.Server, cache: AdsCache) -> XdsService:
+    """Serve xDS from `cache`. The server must be made with `SERVER_OPTIONS`."""
+    service = XdsService(cache)
+    for name, methods in METHODS.items():
+        handlers = {
+            method: grpc.stream_stream_rpc_method_handler(service.method(method, kind))
+            for method, kind in methods.items()
+        }
         # Without serializers both directions are bytes: a response is put together from parts that are shared.
-        {"StreamAggregatedResources": grpc.stream_stream_rpc_method_handler(servicer.stream)},
-    )
-    server.add_generic_rpc_handlers((handler,))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
+    return service
 
 
-class _AdsServicer:
-    def __init__(self, cache: AdsCache, until: asyncio.Event) -> None:
+class XdsService:
+    """All xDS streams of one control plane. `refusals`: streams that were ended by us, by reason."""
+
+    def __init__(self, cache: AdsCache) -> None:
         self._cache = cache
-        self._until = until  # ends every stream: one that the server has to cancel makes gRPC print a traceback
+        self._streams: set[_XdsStream] = set()
+        self._blobs: dict[bytes, bytes] = {}
+        self._is_ending = False
+        self.refusals: Counter[Refusal] = Counter()
+        self.unserved: Counter[str] = Counter()
 
-    async def stream(self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-        """Run one stream until either side ends it."""
-        first = await _first_request(requests, context)
-        stream = self._cache.open(first.node.id, first.node.cluster)
-        tasks = (
-            asyncio.create_task(self._read(stream, first, requests, context)),
-            asyncio.create_task(self._write(stream, context)),
-            asyncio.create_task(self._end()),
-        )
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            # When a client cancels, grpc.aio ends the iterator or cancels us: either way this runs, and nothing else.
-            self._cache.close(stream)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    def method(self, name: str, kind: ResourceType | None) -> Callable[[object, _Context], object]:
+        """The handler of one method."""
+        variant = Variant.DELTA if name.startswith("Delta") else Variant.SOTW
 
-    async def _end(self) -> None:
-        await self._until.wait()
-
-    async def _read(
-        self,
-        stream: Stream,
-        first: DiscoveryRequest,
-        requests: AsyncIterator[bytes],
-        context: grpc.aio.ServicerContext,
-    ) -> None:
-        self._receive(stream, first)
-        async for raw in requests:
-            # Later requests need not name the node ("The client only sends the node in the first message").
-            self._receive(stream, await _parse(raw, context))
-
-    def _receive(self, stream: Stream, message: DiscoveryRequest) -> None:
-        kind = TYPES_BY_URL.get(message.type_url)
-        if kind is None:
-            return  # secrets, runtime and others: not served, and silence is the protocol's way to say so
-        self._cache.receive(
-            stream,
-            Request(
-                type=kind,
-                names=tuple(message.resource_names),
-                nonce=message.response_nonce,
-                # Its presence makes a NACK; comparing versions would misread every change of subscription.
-                error=message.error_detail.message if message.HasField("error_detail") else None,
-            ),
-        )
-
-    async def _write(self, stream: Stream, context: grpc.aio.ServicerContext) -> None:
-        """Write what is due, one response at a time; `write` waits for a client that does not read."""
-        await self._cache.ready.wait()
-        while True:
-            stream.wake.clear()
-            while (response := self._cache.next_response(stream)) is not None:
-                await context.write(
-                    discovery_response(
-                        type_url=response.type.url,
-                        version=response.version,
-                        nonce=response.nonce,
-                        resources=(resource.packed for resource in response.resources),
-                    )
-                )
-            drain = stream.session.next_drain()
+        async def handle(_requests: object, context: _Context) -> None:
+            stream = _XdsStream(self, self._cache, context, variant, kind)
             try:
-                async with asyncio.timeout(None if drain is None else max(drain - time.monotonic(), 0.0)):
-                    await stream.wake.wait()
-            except TimeoutError:
-                pass  # a cluster's time is up
+                await self._run(stream)
+            except _RefusedError as refused:
+                self.refusals[refused.refusal] += 1
+                await context.abort(refused.code, str(refused))
+
+        return handle
+
+    async def _run(self, stream: _XdsStream) -> None:
+        if self._is_ending:
+            raise _RefusedError(Refusal.ENDING, grpc.StatusCode.UNAVAILABLE, "the control plane is ending")
+        self._streams.add(stream)
+        try:
+            await stream.run()
+        except asyncio.CancelledError:
+            # A stream that the server has to cancel makes gRPC print a traceback; one that returns, does not.
+            if not self._is_ending:
+                raise
+        finally:
+            self._streams.discard(stream)
+
+    def share(self, names: bytes) -> bytes:
+        """The one copy of these bytes: Envoys of one kind name the same resources, thousands in a large mesh."""
+        if len(self._blobs) >= MAX_BLOBS:
+            self._blobs.clear()
+        return self._blobs.setdefault(names, names)
+
+    async def drain(self, over_s: float = DRAIN_S) -> None:
+        """Take no new streams and end the others one after the other."""
+        self._is_ending = True
+        ending = tuple(self._streams)
+        pause_s = over_s / len(ending) if ending else 0.0
+        for n, stream in enumerate(ending):
+            stream.end()
+            if n % 16 == 15:
+                await asyncio.sleep(16 * pause_s)
 
 
-async def _first_request(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> DiscoveryRequest:
-    try:
-        async with asyncio.timeout(FIRST_REQUEST_S):
-            raw = await anext(requests)
-    except (TimeoutError, StopAsyncIteration):
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no request came")
-    request = await _parse(raw, context)
-    if not request.node.id:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request must carry node.id")
-    return request
+@dataclass(frozen=True, slots=True)
+class _ExpectedAck:
+    """The parts of the message that ACKs a response and changes nothing; clients write their fields in this order."""
+
+    head: bytes
+    names: bytes
+    tail: bytes
+
+    def is_(self, raw: bytes) -> bool:
+        head, tail = len(self.head), len(raw) - len(self.tail)
+        return raw.endswith(self.tail) and raw.startswith(self.head) and raw[head:tail] == self.names
 
 
-async def _parse(raw: bytes, context: grpc.aio.ServicerContext) -> DiscoveryRequest:
-    try:
-        return DiscoveryRequest.FromString(raw)
-    except DecodeError:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not a DiscoveryRequest")
-        raise
+class _XdsStream:
+    """One stream. Reads in the handler's own task, and writes in a short-lived one when there is something to write."""
+
+    __slots__ = (
+        *("_cache", "_context", "_expected", "_kind", "_names", "_service", "_stream", "_task", "_timer"),
+        *("_variant", "_writer"),
+    )
+
+    def __init__(
+        self, service: XdsService, cache: AdsCache, context: _Context, variant: Variant, kind: ResourceType | None
+    ) -> None:
+        self._service = service
+        self._cache = cache
+        self._context = context
+        self._variant = variant
+        self._kind = kind
+        self._task = asyncio.current_task()
+        self._stream: Stream | None = None
+        self._expected: dict[ResourceType, _ExpectedAck] = {}
+        self._names: dict[ResourceType, bytes] = {}
+        self._writer: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def end(self) -> None:
+        """End the stream, whatever it waits for."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def run(self) -> None:
+        """Run until either side ends it."""
+        stream = self._open(await self._first())
+        try:
+            while (raw := await self._context.read()) is not grpc.aio.EOF:
+                self._read(stream, raw)
+        finally:
+            # When a client cancels, grpc.aio ends the reading or cancels us: either way this runs, and nothing else.
+            self._cache.close(stream)
+            if self._writer is not None:
+                self._writer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _open(self, raw: bytes) -> Stream:
+        """Register the stream. Nothing of its first request is kept: an Envoy's node alone is 60 kB."""
+        message = self._parse(raw)
+        if not message.node.id:
+            raise _RefusedError(
+                Refusal.NO_NODE, grpc.StatusCode.INVALID_ARGUMENT, "the first request must carry node.id"
+            )
+        stream = self._cache.open(message.node.id, message.node.cluster, self._variant, self._wake)
+        self._stream = stream
+        try:
+            self._take(stream, message)
+        except _RefusedError:
+            self._cache.close(stream)
+            raise
+        return stream
+
+    async def _first(self) -> bytes:
+        raw: object = grpc.aio.EOF
+        try:
+            async with asyncio.timeout(FIRST_REQUEST_S):
+                raw = await self._context.read()
+        except TimeoutError:
+            pass
+        if not isinstance(raw, bytes):
+            raise _RefusedError(Refusal.SILENT, grpc.StatusCode.INVALID_ARGUMENT, "no request came")
+        return raw
+
+    # --- Reading
+
+    def _read(self, stream: Stream, raw: bytes) -> None:
+        for kind, expected in self._expected.items():
+            if expected.is_(raw):
+                del self._expected[kind]
+                self._cache.acked(stream, kind)
+                return
+        # Later requests need not name the node ("The client only sends the node in the first message").
+        self._take(stream, self._parse(raw))
+
+    def _parse(self, raw: bytes) -> DiscoveryRequest | DeltaDiscoveryRequest:
+        message = DiscoveryRequest if self._variant is Variant.SOTW else DeltaDiscoveryRequest
+        try:
+            return message.FromString(raw)
+        except DecodeError:
+            raise _RefusedError(
+                Refusal.MALFORMED, grpc.StatusCode.INVALID_ARGUMENT, f"not a {message.DESCRIPTOR.name}"
+            ) from None
+
+    def _take(self, stream: Stream, message: DiscoveryRequest | DeltaDiscoveryRequest) -> None:
+        kind = self._type_of(message.type_url)
+        if kind is None:
+            return
+        self._expected.pop(kind, None)
+        # Its presence makes a NACK; comparing versions would misread every change of subscription.
+        error = message.error_detail.message if message.HasField("error_detail") else None
+        if isinstance(message, DiscoveryRequest):
+            names = _bounded(message.resource_names)
+            self._names[kind] = self._service.share(wire.names_field(names)) if names else b""
+            request: Request | DeltaRequest = Request(
+                type=kind, names=names, nonce=message.response_nonce, error=error, version=message.version_info
+            )
+        else:
+            request = DeltaRequest(
+                type=kind,
+                subscribe=_bounded(message.resource_names_subscribe),
+                unsubscribe=_bounded(message.resource_names_unsubscribe),
+                versions=_bounded_map(message.initial_resource_versions),
+                nonce=message.response_nonce,
+                error=error,
+            )
+        self._cache.receive(stream, request)
+
+    def _type_of(self, url: str) -> ResourceType | None:
+        """The type that a request is for; None: one that Envoy has and Serinus does not serve."""
+        if self._kind is not None and url in ("", self._kind.url):
+            return self._kind
+        found = TYPES_BY_URL.get(url) if self._kind is None else None
+        if found is None and (self._kind is not None or url not in OTHER_TYPES):
+            legal = self._kind.url if self._kind is not None else "the type URL of an xDS resource, v3"
+            shown = url if len(url) <= 200 else url[:200] + "…"
+            raise _RefusedError(
+                Refusal.WRONG_TYPE, grpc.StatusCode.INVALID_ARGUMENT, f"type_url '{shown}' is not {legal}"
+            )
+        if found is None:
+            self._service.unserved[url] += 1  # met with silence, which is the protocol's way to say so
+        return found
+
+    # --- Writing
+
+    def _wake(self) -> None:
+        """Write what is due, unless that is under way already."""
+        stream = self._stream
+        if self._writer is not None or stream is None:
+            return
+        response = self._cache.next_response(stream)
+        if response is not None:
+            self._writer = asyncio.get_running_loop().create_task(self._write(stream, response))
+        else:
+            self._set_timer(stream)
+
+    async def _write(self, stream: Stream, response: Response | None) -> None:
+        """Write one response at a time; `write` waits for a client that does not read."""
+        try:
+            while response is not None:
+                kind = response.type
+                if self._variant is Variant.DELTA:
+                    tail = wire.delta_ack(type_url=kind.url, nonce=response.nonce)
+                    self._expected[kind] = _ExpectedAck(b"", b"", tail)
+                elif (names := self._names.get(kind)) is not None:
+                    head = text_field(1, response.version)
+                    self._expected[kind] = _ExpectedAck(head, names, wire.sotw_tail(kind.url, response.nonce))
+                await self._context.write(response.encode())
+                response = self._cache.next_response(stream)
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+            return  # the client is gone; the reading side ends the stream
+        finally:
+            self._writer = None
+        self._set_timer(stream)
+
+    def _set_timer(self, stream: Stream) -> None:
+        """Look again when it is only time that a cluster's removal waits for."""
+        drain = stream.session.next_drain()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if drain is not None:
+            delay_s = max(drain - time.monotonic(), 0.0)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake)
+
+
+def _bounded(names: Iterable[str]) -> tuple[str, ...]:
+    bounded = tuple(names) if len(names) <= MAX_NAMES else None  # type: ignore[arg-type]  # a repeated field has a length
+    if bounded is None:
+        raise _too_many()
+    return bounded
+
+
+def _bounded_map(versions: Mapping[str, str]) -> dict[str, str]:
+    if len(versions) > MAX_NAMES:
+        raise _too_many()
+    return dict(versions)
+
+
+def _too_many() -> _RefusedError:
+    return _RefusedError(
+        Refusal.TOO_MANY_NAMES, grpc.StatusCode.INVALID_ARGUMENT, f"more than {MAX_NAMES} names in one request"
+    )

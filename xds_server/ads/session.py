@@ -1,32 +1,30 @@
-"""One ADS stream as a state machine without I/O: requests and snapshots in, responses out.
+"""One stream as a state machine without I/O, for both variants of xDS: requests and snapshots in, responses out.
 
 Rules, all per stream (xDS protocol = envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol):
 
 - At most one response per type waits for its ACK. What changes meanwhile is merged: a slow Envoy gets the newest state.
-- Make before break: CDS, then EDS, then LDS, then RDS. A route configuration is held until the clusters that it names
-  are ACKed, which Envoy does once they are warm; a cluster goes only when no route that the client has names it.
+- Make before break: see `gates`. A canary taken back goes out before anything else.
 - A CDS response that changes an EDS cluster is followed by that cluster's EDS, or Envoy warms it until a timeout.
-- What was rejected is not sent again until its content changes; until then the last ACKed content takes its place.
+- What was rejected is not sent again until its content changes. Where a client may have applied a rejected response in
+  part, the last ACKed content is sent in the culprits' place. A rejected rollback gives way to the newest content
+  that the client has ACKed and that sends nobody of that service to a canary.
 
-State of the world only, so far. Delta differs in how requests change a `Subscription` and in how a `Response` is
-written (per-resource versions, `removed_resources`); phases, barriers and ACKs are the same.
+The cost of a change is that of the resources that it touches, whatever else the snapshot holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
+from xds_server.ads.answer import Acked, Answer, Answers
+from xds_server.ads.compose import CHILD_TYPES, Composer
+from xds_server.ads.gates import Gates
+from xds_server.ads.response import Body, Response, Target, Variant
 from xds_server.ads.subscription import WILDCARD, Subscription
-from xds_server.snapshot import Resource, ResourceType, Snapshot, content_version
-
-DRAIN_S = 2.0
-"""How long a cluster outlives the last route to it: workers take a route over a little after Envoy's ACK."""
-
-_CHILD: Mapping[ResourceType, ResourceType] = {
-    ResourceType.CDS: ResourceType.EDS,
-    ResourceType.LDS: ResourceType.RDS,
-}
+from xds_server.ads.type_state import TypeState
+from xds_server.snapshot import Resource, ResourceType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,300 +32,305 @@ class Request:
     """What matters of a DiscoveryRequest. `error`: the message of its error_detail; None: not a NACK."""
 
     type: ResourceType
-    names: tuple[str, ...] = ()
+    names: Iterable[str] = ()
+    nonce: str = ""
+    error: str | None = None
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaRequest:
+    """What matters of a DeltaDiscoveryRequest. `versions`: its initial_resource_versions."""
+
+    type: ResourceType
+    subscribe: Iterable[str] = ()
+    unsubscribe: Iterable[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
     nonce: str = ""
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """What is to be written. `version`: of the whole type in the snapshot it was taken from."""
+class StreamSession:
+    """State of one stream. Not thread-safe; times are seconds of any monotonic clock.
 
-    type: ResourceType
-    version: str
-    nonce: str
-    resources: tuple[Resource, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acked:
-    response: Response
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nacked:
-    """`changed`: the resources among which the fault must be; the others had been ACKed as they are."""
-
-    response: Response
-    changed: tuple[Resource, ...]
-    message: str
-
-
-Answer = Acked | Nacked
-
-
-@dataclass(slots=True, kw_only=True)
-class _TypeState:
-    """What one stream knows of one type; mappings are by name.
-
-    `sent`: the newest content sent. `acked`: the newest content ACKed. `owed`: names to be sent even if unchanged.
-    `rejected`: hashes not to be sent again. `suspects`: were rejected together, to be tried one by one.
-    `parent_sent`: CDS (LDS) was sent after our newest EDS (RDS).
+    `may_be_legacy`: whether a first LDS or CDS request without names means everything. For gRPC it means nothing (gRFC
+    A28).
     """
 
-    subscription: Subscription
-    sent: dict[str, Resource] = field(default_factory=dict)
-    acked: dict[str, Resource] = field(default_factory=dict)
-    owed: set[str] = field(default_factory=set)
-    rejected: dict[str, str] = field(default_factory=dict)
-    suspects: set[str] = field(default_factory=set)
-    acked_version: str = ""
-    in_flight: Response | None = None
-    nonce: str = ""
-    parent_sent: bool = False
+    __slots__ = (
+        *("_answers", "_composer", "_gates", "_may_be_legacy", "_nonces"),
+        *("_states", "_target", "_urgent", "_variant", "stale_n"),
+    )
 
-
-class StreamSession:
-    """State of one stream. Not thread-safe; times are seconds of any monotonic clock."""
-
-    def __init__(self) -> None:
-        self._types: dict[ResourceType, _TypeState] = {}
-        self._target: Snapshot | None = None
-        self._drains: dict[str, float] = {}  # clusters without routes, and until when they stay
+    def __init__(self, variant: Variant = Variant.SOTW, *, may_be_legacy: bool = True) -> None:
+        self._variant = variant
+        self._may_be_legacy = may_be_legacy
+        self._states: dict[ResourceType, TypeState] = {}
+        self._gates = Gates(self._states)
+        self._composer = Composer(variant, self._states, self._gates)
+        self._target: Target | None = None
+        self._urgent: set[str] = set()
+        self._answers = Answers(self._gates, self._urgent)
         self._nonces = 0
         self.stale_n = 0
 
-    def offer(self, snapshot: Snapshot) -> None:
+    # --- What the client should have
+
+    def offer(self, target: Target) -> None:
         """Set what the client should have; replaces what was offered before, sent or not."""
-        self._target = snapshot
+        before, self._target = self._target, target
+        if before is None:
+            for kind, each in self._states.items():
+                self._begin(kind, each)
+            return
+        changes = target.changes if target.since is before.snapshot else target.snapshot.changes(before.snapshot)
+        for kind, names in changes.items():
+            state = self._states.get(kind)
+            if state is not None:
+                self._changed(kind, state, names)
+        for kind, state in self._states.items():
+            if state.is_at_rest() and not state.rejected:
+                state.held.become(target.snapshot.resources[kind])
+        self._urgent |= target.urgent
+
+    def _begin(self, kind: ResourceType, state: TypeState) -> None:
+        state.must_look(self._named(kind) if state.subscription.wildcard else state.subscription.names)
+
+    def _changed(self, kind: ResourceType, state: TypeState, names: frozenset[str]) -> None:
+        state.must_look(names)
+        if kind is ResourceType.CDS:
+            self._gates.gone(names & self._named(kind).keys())
+        if state.rejected and not state.rejected.keys().isdisjoint(names):
+            # One of the culprits has changed. In a response that had to hold all of them the others may be innocent.
+            if self._variant is Variant.SOTW and kind.is_whole_state:
+                state.due |= state.rejected.keys()
+                state.rejected.clear()
+            for name in names:
+                state.instead.pop(name, None)
+
+    def _named(self, kind: ResourceType) -> Mapping[str, Resource]:
+        return self._target.snapshot.resources[kind] if self._target is not None else MappingProxyType({})
+
+    # --- Looking
 
     def acked(self, kind: ResourceType) -> Mapping[str, Resource]:
-        """Content that the client has ACKed and still subscribes to, by name."""
-        state = self._types.get(kind)
-        return state.acked if state else {}
+        """Content that the client has ACKed and still subscribes to, by name. O(resources); `acked_resource` is not."""
+        state = self._states.get(kind)
+        if state is None:
+            return {}
+        return {name: r for name in sorted(state.held.names()) if (r := state.has(name)) is not None}
+
+    def acked_resource(self, kind: ResourceType, name: str) -> Resource | None:
+        """Content of one resource that the client has ACKed and still subscribes to."""
+        state = self._states.get(kind)
+        return state.has(name) if state is not None else None
 
     def acked_version(self, kind: ResourceType) -> str:
         """Version of the last response of this type that was ACKed; empty: none yet."""
-        state = self._types.get(kind)
-        return state.acked_version if state else ""
+        state = self._states.get(kind)
+        return state.acked_version if state is not None else ""
 
     def has_rejected(self, kind: ResourceType, resource: Resource) -> bool:
         """Whether the client has said no to this very content, so that it will not be sent again."""
-        state = self._types.get(kind)
-        return state is not None and state.rejected.get(resource.name) == resource.hash
+        state = self._states.get(kind)
+        return state is not None and state.rejected.get(resource.name) == resource.version
 
-    # --- Requests ---
+    def names_n(self, kind: ResourceType) -> int:
+        """Names that the client subscribes to."""
+        state = self._states.get(kind)
+        return len(state.subscription.names) if state is not None else 0
 
-    def receive(self, request: Request, now: float) -> Answer | None:
+    # --- Requests
+
+    def receive(self, request: Request | DeltaRequest, now: float) -> Answer | None:
         """Take one request and return what it says about our newest response, if anything."""
-        state = self._types.get(request.type)
-        if state is None:
-            state = _TypeState(subscription=Subscription(may_be_legacy=request.type.is_whole_state))
-            self._types[request.type] = state
-            self._subscribe(request, state, now)
-            return None  # a nonce here is from an earlier stream, and says nothing on this one
+        is_first = request.type not in self._states
+        if is_first:
+            legacy = self._may_be_legacy and request.type.is_whole_state
+            self._states[request.type] = TypeState(subscription=Subscription(may_be_legacy=legacy))
+        state = self._states[request.type]
+        if isinstance(request, Request):
+            return self._sotw(request, state, now, is_first=is_first)
+        return self._delta(request, state, now, is_first=is_first)
+
+    def ack(self, kind: ResourceType, now: float) -> Answer | None:
+        """Take what `receive` would take as an ACK of the response in flight that changes nothing."""
+        return self._settle(self._states[kind], None, now)
+
+    def _sotw(self, request: Request, state: TypeState, now: float, *, is_first: bool) -> Answer | None:
+        if is_first:
+            # A nonce here is from an earlier stream, and says nothing on this one.
+            self._adopt(request, state)
+            if request.version:
+                self._resume(request, state)
+            return None
         if request.nonce != state.nonce:
             # The answer to an older response; the newest one's is still to come. The names are honoured all the same:
             # a client that always finds its nonce overtaken would never get what it asks for (envoy#10363).
             self.stale_n += 1
-            self._subscribe(request, state, now)
+            self._adopt(request, state)
             return None
-        answer = self._settle(request, state, now)
-        is_repeated = not self._subscribe(request, state, now)
-        if answer is None and is_repeated and state.parent_sent:
+        answer = self._settle(state, request.error, now)
+        is_repeated = not self._adopt(request, state)
+        if answer is None and is_repeated and state.parent_sent and request.type in CHILD_TYPES:
             # Looks like a second ACK, but Envoy asks for what a changed cluster (listener) needs to become warm.
-            state.owed |= {name for name in state.sent if state.subscription.covers(name)}
+            state.owed |= {name for name in state.names() if name in self._named(request.type)}
         return answer
 
-    def _subscribe(self, request: Request, state: _TypeState, now: float) -> bool:
-        """Adopt the names; whether they changed. What is no longer subscribed is forgotten, so it can be sent again."""
-        before = (state.subscription.names, state.subscription.wildcard)
-        # "The server must send newly requested resources even if it had sent them before and they did not change."
-        state.owed |= state.subscription.replace(request.names)
-        covers = state.subscription.covers
-        state.owed = {name for name in state.owed if name == WILDCARD or covers(name)}
-        dropped = [name for name in state.sent.keys() | state.acked.keys() | state.rejected.keys() if not covers(name)]
-        forgotten = []
-        for name in dropped:
-            forgotten += [held for held in (state.sent.pop(name, None), state.acked.pop(name, None)) if held]
-            state.rejected.pop(name, None)
-            state.suspects.discard(name)
-        if request.type is ResourceType.RDS:
-            self._drain(forgotten, now)
-        return before != (state.subscription.names, state.subscription.wildcard)
+    def _adopt(self, request: Request, state: TypeState) -> bool:
+        """Take over the names; return whether they changed.
 
-    def _settle(self, request: Request, state: _TypeState, now: float) -> Answer | None:
-        """Count the request as ACK or NACK of the response in flight (xDS protocol, "ACK/NACK and versioning")."""
+        What is no longer subscribed is forgotten, so that it can be sent again: "The server must send newly requested
+        resources even if it had sent them before and they did not change."
+        """
+        subscription = state.subscription
+        before, had_wildcard = subscription.names, subscription.wildcard
+        new = subscription.replace(request.names)
+        if subscription.names is before and subscription.wildcard == had_wildcard:
+            return False
+        self._want(request.type, state, new, before, had_wildcard=had_wildcard)
+        self._drop(request.type, state, before, had_wildcard=had_wildcard)
+        return True
+
+    def _resume(self, request: Request, state: TypeState) -> None:
+        """A client comes back with what an earlier stream gave it. To skip what it has is safe for a pure wildcard."""
+        kind, subscription = request.type, state.subscription
+        state.is_fresh = False
+        if kind is ResourceType.RDS:
+            state.unknown |= subscription.names
+        if self._target is None or not kind.is_whole_state or subscription.names or not subscription.wildcard:
+            return
+        if request.version == self._target.snapshot.versions[kind]:
+            state.due.clear()
+            state.owed.clear()
+            state.held.become(self._named(kind))
+            state.acked_version = request.version
+
+    def _delta(self, request: DeltaRequest, state: TypeState, now: float, *, is_first: bool) -> Answer | None:
+        answer = None
+        if request.nonce and not is_first:
+            if state.in_flight is not None and request.nonce == state.nonce:
+                answer = self._settle(state, request.error, now)
+            else:
+                self.stale_n += 1  # what it subscribes to counts nevertheless
+        subscription = state.subscription
+        before, had_wildcard = subscription.names, subscription.wildcard
+        new, again = subscription.change(request.subscribe, request.unsubscribe)
+        self._want(request.type, state, new, before, had_wildcard=had_wildcard)
+        self._repeat(request.type, state, again)
+        self._drop(request.type, state, before, had_wildcard=had_wildcard)
+        if is_first:
+            self._claim(request.type, state, request.versions, now)
+        return answer
+
+    def _claim(self, kind: ResourceType, state: TypeState, versions: Mapping[str, str], now: float) -> None:
+        """Believe a client what it says that it has from an earlier stream: versions are hashes of the content."""
+        named = self._named(kind)
+        for name, version in versions.items():
+            if not state.subscription.covers(name):
+                continue
+            resource = named.get(name)
+            if resource is not None and resource.version == version:
+                state.held.put(name, resource)
+                state.due.discard(name)
+                state.owed.discard(name)
+                continue
+            state.due.add(name)
+            state.unknown.add(name)
+            if kind is ResourceType.CDS and resource is None:
+                self._gates.claimed(name, now)
+        if self._target is not None and not state.due and state.owed <= {WILDCARD}:
+            state.held.become(named)
+            state.acked_version = self._target.snapshot.versions[kind]
+
+    def _want(
+        self,
+        kind: ResourceType,
+        state: TypeState,
+        new: frozenset[str],
+        before: frozenset[str],
+        *,
+        had_wildcard: bool,
+    ) -> None:
+        """Owe the client what it has newly subscribed to; until now nothing of it was known to be there."""
+        state.owed |= new
+        if WILDCARD in new:
+            named = self._named(kind)
+            state.due |= named.keys()
+            new = (new | named.keys() | state.held.names()) - before
+        if not had_wildcard:
+            for name in new:
+                state.held.put(name, None)
+
+    def _repeat(self, kind: ResourceType, state: TypeState, again: frozenset[str]) -> None:
+        state.owed |= again
+        if WILDCARD in again:
+            state.owed |= self._named(kind).keys()
+
+    def _drop(self, kind: ResourceType, state: TypeState, before: frozenset[str], *, had_wildcard: bool) -> None:
+        """Forget what is no longer subscribed; `before`: the names that were."""
+        subscription = state.subscription
+        if subscription.wildcard:
+            return
+        left = before - subscription.names
+        if had_wildcard:
+            left = (left | state.held.names() | state.due | state.owed) - subscription.names
+        for name in left:
+            state.forget(name)
+            if kind is ResourceType.RDS:
+                self._gates.laid(name)
+
+    # --- Answers
+
+    def _settle(self, state: TypeState, error: str | None, now: float) -> Answer | None:
+        """Count a request as ACK or NACK of the response in flight (xDS protocol, "ACK/NACK and versioning")."""
         response, state.in_flight = state.in_flight, None
         if response is None:
             return None
-        if request.error is None:
-            self._accept(response, state, now)
+        if error is None:
+            self._answers.accept(response.body, state, self._named(response.type), now)
             return Acked(response=response)
-        return self._reject(response, state, request.error)
+        return self._answers.reject(response, state, error, now)
 
-    def _accept(self, response: Response, state: _TypeState, now: float) -> None:
-        before = state.acked
-        taken = {r.name: r for r in response.resources if r.name in state.sent}  # not what it unsubscribed meanwhile
-        state.acked = taken if response.type.is_whole_state else {**before, **taken}
-        if not response.type.is_whole_state:
-            state.rejected = {name: hash_ for name, hash_ in state.rejected.items() if name not in taken}
-        state.acked_version = response.version
-        state.suspects -= taken.keys()
-        if response.type is ResourceType.RDS:
-            self._drain(before.values(), now)
-
-    def _reject(self, response: Response, state: _TypeState, message: str) -> Nacked:
-        changed = tuple(r for r in response.resources if _hash(state.acked.get(r.name)) != r.hash)
-        names = {resource.name for resource in response.resources}
-        if response.type.is_whole_state:
-            # If nothing changed, it refuses what it had ACKed: there is nothing better left to send.
-            state.rejected |= {resource.name: resource.hash for resource in changed}
-        else:
-            # A lone culprit was rejected whole: the client has what it had. Of several, any may be to blame, and some
-            # may have been applied: each is sent once more, alone.
-            state.sent = {name: r for name, r in state.sent.items() if name not in names}
-            state.sent |= {name: r for name, r in state.acked.items() if name in names}
-            if len(names) == 1:
-                state.rejected |= {resource.name: resource.hash for resource in response.resources}
-                state.suspects -= names
-            else:
-                state.suspects |= names
-                state.owed |= names
-        return Nacked(response=response, changed=changed, message=message)
-
-    def _drain(self, left: Iterable[Resource], now: float) -> None:
-        """Start the clock of clusters to be removed that no route configuration of the client names any longer."""
-        wanted = self._target.resources[ResourceType.CDS] if self._target else {}
-        idle = {cluster for routes in left for cluster in routes.needs} - self._named_by_routes() - wanted.keys()
-        for cluster in idle:
-            self._drains.setdefault(cluster, now + DRAIN_S)
-
-    # --- Responses ---
+    # --- Responses
 
     def next_response(self, now: float) -> Response | None:
         """Return the response to write next, which from then on waits for its ACK; None: nothing to say."""
-        if self._target is None:
+        target = self._target
+        if target is None:
             return None
+        if self._urgent and (response := self._rollback(target, now)) is not None:
+            return response
         for kind in ResourceType:  # in the order of make before break
-            state = self._types.get(kind)
-            if state is None or state.in_flight is not None:
+            state = self._states.get(kind)
+            if state is None or state.in_flight is not None or not (state.due or state.owed):
                 continue
-            due = self._due(kind, state, self._target, now)
-            if due is not None:
-                return self._send(kind, state, due, self._target)
+            body = self._composer.due(kind, target, now)
+            if body is not None:
+                return self._send(state, body)
         return None
 
     def next_drain(self) -> float | None:
         """Return when `next_response` has a cluster to remove, if it is only time that it waits for."""
-        clusters = self._types.get(ResourceType.CDS)
-        if clusters is None or clusters.in_flight is not None:
-            return None
-        return min(self._drains.values(), default=None)
+        return self._gates.next_drain()
 
-    def _due(
-        self, kind: ResourceType, state: _TypeState, target: Snapshot, now: float
-    ) -> Mapping[str, Resource] | None:
-        wanted = {name: r for name, r in self._wanted(kind, target, now).items() if state.subscription.covers(name)}
-        if kind.is_whole_state:
-            return _whole_due(state, wanted)
-        return _partial_due(state, wanted, alone=kind is ResourceType.RDS)
-
-    def _wanted(self, kind: ResourceType, target: Snapshot, now: float) -> Mapping[str, Resource]:
-        resources = target.resources[kind]
-        if kind is ResourceType.CDS:
-            return {**self._retained(target, now), **resources}
-        if kind is ResourceType.RDS:
-            return {name: resource for name, resource in resources.items() if self._is_released(resource)}
-        return resources
-
-    def _retained(self, target: Snapshot, now: float) -> Mapping[str, Resource]:
-        """Clusters that are gone from the target but not yet from the client's routes, or only just."""
-        self._drains = {
-            name: until
-            for name, until in self._drains.items()
-            if until > now and name not in target.resources[ResourceType.CDS]
-        }
-        keep = self._named_by_routes() | self._drains.keys()
-        return {name: resource for name, resource in self._types[ResourceType.CDS].sent.items() if name in keep}
-
-    def _named_by_routes(self) -> set[str]:
-        """Clusters named by any route configuration that the client has, or may have."""
-        state = self._types.get(ResourceType.RDS)
+    def _rollback(self, target: Target, now: float) -> Response | None:
+        """The routes of a canary taken back: they name clusters that the client has, so they wait for none."""
+        state = self._states.get(ResourceType.RDS)
         if state is None:
-            return set()
-        return {cluster for held in (state.sent, state.acked) for r in held.values() for cluster in r.needs}
+            self._urgent.clear()
+            return None
+        self._urgent &= state.due | state.owed
+        if state.in_flight is not None:
+            return None
+        for name in sorted(self._urgent):
+            body = self._composer.part(ResourceType.RDS, target, (name,), now)
+            if body is not None:
+                return self._send(state, body)
+        return None
 
-    def _is_released(self, routes: Resource) -> bool:
-        """Whether every cluster that these routes name is ACKed, hence warm, and not being removed just now.
-
-        Envoy ACKs a route to a cluster that it does not know, and answers 503. Only a client that subscribes to all
-        clusters can be waited for: proxyless gRPC asks for a cluster after it has seen the route.
-        """
-        clusters = self._types.get(ResourceType.CDS)
-        if clusters is None or not clusters.subscription.wildcard:
-            return True
-        return routes.needs <= clusters.acked.keys() & clusters.sent.keys()
-
-    def _send(self, kind: ResourceType, state: _TypeState, due: Mapping[str, Resource], target: Snapshot) -> Response:
+    def _send(self, state: TypeState, body: Body) -> Response:
         self._nonces += 1
-        resources = tuple(due[name] for name in sorted(due))
-        is_substituted = kind.is_whole_state and due != target.resources[kind]
-        version = content_version(resources) if is_substituted else target.versions[kind]
-        response = Response(type=kind, version=version, nonce=str(self._nonces), resources=resources)
-        child = self._types.get(_CHILD[kind]) if kind in _CHILD else None
-        if child is not None:
-            child.parent_sent = True
-            if kind is ResourceType.CDS:
-                child.owed |= {name for name in _changed_needs(state, resources) if child.subscription.covers(name)}
-        if kind.is_whole_state:
-            state.sent.clear()
-            state.owed.clear()
-        state.sent.update(due)
-        state.owed -= {WILDCARD, *due}
+        response = Response(body, str(self._nonces))
         state.in_flight, state.nonce, state.parent_sent = response, response.nonce, False
         return response
-
-
-def _changed_needs(state: _TypeState, resources: Iterable[Resource]) -> set[str]:
-    """Names that the client must be sent again because what refers to them has changed."""
-    return {name for r in resources if _hash(state.sent.get(r.name)) != r.hash for name in r.needs}
-
-
-def _whole_due(state: _TypeState, wanted: Mapping[str, Resource]) -> Mapping[str, Resource] | None:
-    """LDS and CDS: everything subscribed, or nothing. What such a response does not hold the client deletes."""
-    if not state.rejected.items() <= _hashes(wanted).items():
-        state.rejected = {}  # one of the culprits has changed: the others may have been innocent
-    if state.rejected and not state.acked_version:
-        # Unknown what a client from before our restart still has: better nothing than a response that deletes it.
-        return None
-    # A rejected CDS response is applied in part. What was ACKed last is put back in the culprits' place.
-    usable = {n: state.acked.get(n) if state.rejected.get(n) == r.hash else r for n, r in wanted.items()}
-    due = {name: resource for name, resource in usable.items() if resource is not None}
-    return due if state.owed or _hashes(due) != _hashes(state.sent) else None
-
-
-def _partial_due(state: _TypeState, wanted: Mapping[str, Resource], *, alone: bool) -> Mapping[str, Resource] | None:
-    """EDS and RDS: only what changed or is owed; absence means nothing here.
-
-    `alone`: one resource a response, so that a rejection has one culprit and delays nobody else's rollback.
-    """
-    due = {
-        name: resource
-        for name, resource in wanted.items()
-        if state.rejected.get(name) != resource.hash
-        and (name in state.owed or _hash(state.sent.get(name)) != resource.hash)
-    }
-    suspects = sorted(due.keys() & state.suspects)
-    if suspects or (alone and due):
-        first = suspects[0] if suspects else min(due)
-        return {first: due[first]}
-    return due or None
-
-
-def _hash(resource: Resource | None) -> str | None:
-    return resource.hash if resource is not None else None
-
-
-def _hashes(resources: Mapping[str, Resource]) -> dict[str, str]:
-    return {name: resource.hash for name, resource in resources.items()}

@@ -1,37 +1,74 @@
-"""The few lines of protobuf's wire format that let one serialised resource be shared by every stream.
+"""The messages of xDS, put together from parts that every stream shares.
 
-Fields may come in any order and are concatenated, so a response is its resources' bytes plus a few short strings:
-a push to a thousand streams serialises nothing a thousand times.
+A response is its resources' bytes plus a few short strings: a push to a thousand streams serialises nothing a thousand
+times. And a message that consists of known fields can be recognised by its bytes, so an ACK need not be parsed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from xds_server.snapshot import Resource
+from xds_server.snapshot.encoding import bytes_field, header, text_field, varint
 
-def varint(value: int) -> bytes:
-    """Encode a number in base 128, least significant group first (protobuf.dev/programming-guides/encoding)."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+NOT_FOUND = 5
+"""google.rpc.Code: to proxyless gRPC the one that says that a resource does not exist (xRFC TP3)."""
 
 
-def bytes_field(number: int, value: bytes) -> bytes:
-    """Encode one length-delimited field (wire type 2)."""
-    return _header(number, value) + value
+def sotw_body(*, type_url: str, version: str, resources: Iterable[Resource], missing: Iterable[str] = ()) -> bytes:
+    """Encode an envoy.service.discovery.v3.DiscoveryResponse but for its nonce.
 
-
-def discovery_response(*, type_url: str, version: str, nonce: str, resources: Iterable[bytes]) -> bytes:
-    """Encode an envoy.service.discovery.v3.DiscoveryResponse; `resources` are serialised Anys."""
-    parts = [bytes_field(1, version.encode())]  # version_info
-    for packed in resources:
-        parts += (_header(2, packed), packed)
-    parts += (bytes_field(4, type_url.encode()), bytes_field(5, nonce.encode()))
+    `missing`: names that were asked for and do not exist; older clients skip that field.
+    """
+    parts = [text_field(1, version)]  # version_info
+    for resource in resources:
+        parts += (header(2, resource.packed), resource.packed)
+    parts.append(text_field(4, type_url))
+    parts += (bytes_field(7, _not_found(name, type_url)) for name in missing)
     return b"".join(parts)
 
 
-def _header(number: int, value: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(value))
+def delta_body(
+    *,
+    type_url: str,
+    version: str,
+    resources: Iterable[Resource],
+    removed: Iterable[str] = (),
+    missing: Iterable[str] = (),
+) -> bytes:
+    """Encode an envoy.service.discovery.v3.DeltaDiscoveryResponse but for its nonce."""
+    parts = [text_field(1, version)]  # system_version_info, for people only
+    for resource in resources:
+        entry = text_field(1, resource.version), bytes_field(2, resource.packed), text_field(3, resource.name)
+        parts.append(bytes_field(2, b"".join(entry)))
+    parts.append(text_field(4, type_url))
+    parts += (text_field(6, name) for name in removed)
+    parts += (bytes_field(9, _not_found(name, type_url)) for name in missing)
+    return b"".join(parts)
+
+
+def nonce_field(nonce: str) -> bytes:
+    """Encode the nonce of a response, of either variant: what makes a body a message."""
+    return text_field(5, nonce)
+
+
+def sotw_tail(type_url: str, nonce: str) -> bytes:
+    """The end of a DiscoveryRequest that ACKs and changes nothing: before it, version and names."""
+    return text_field(4, type_url) + text_field(5, nonce)
+
+
+def delta_ack(*, type_url: str, nonce: str) -> bytes:
+    """The bytes of a DeltaDiscoveryRequest that ACKs and changes nothing."""
+    return text_field(2, type_url) + text_field(6, nonce)
+
+
+def names_field(names: Iterable[str]) -> bytes:
+    """The `resource_names` of a DiscoveryRequest."""
+    return b"".join(text_field(3, name) for name in names)
+
+
+def _not_found(name: str, type_url: str) -> bytes:
+    """Encode a ResourceError. The message is what callers of a proxyless gRPC client will read."""
+    kind = type_url.rpartition(".")[2]
+    status = b"\x08" + varint(NOT_FOUND) + text_field(2, f"Serinus serves no {kind} called {name}")
+    return bytes_field(1, text_field(1, name)) + bytes_field(2, status)

@@ -39,7 +39,7 @@ def test_a_killed_control_plane_loses_no_request_and_goes_on_where_it_was(rig, p
                 assert people == {person: _predicted(rollout, 4_000, person) for person in people}
                 before = await serinus.shop()
                 generation = before["generation"]
-                changes, updates_n = await envoy.stats(CHANGES), await _updates_n(envoy)
+                changes = await envoy.stats(CHANGES)
                 assert serinus.process is not None
                 serinus.process.kill()
                 await serinus.process.wait()
@@ -54,7 +54,7 @@ def test_a_killed_control_plane_loses_no_request_and_goes_on_where_it_was(rig, p
                 assert await _versions_of(place, port) == people, "after the restart"
                 assert _splits(after) == _splits(before) == {"power": 0.25, "default": 0.4}
                 assert (after["state"], after["rollout"], after["generation"]) == ("running", rollout, generation)
-                assert await _updates_n(envoy) > updates_n, "it has not heard of Envoy again"
+                assert [node["connected"] for node in after["nodes"].values()] == [True]
                 assert await envoy.stats(CHANGES) == changes
                 await _goes_on(rig, serinus, after)
             assert crowd.outcomes.total() > 300
@@ -108,10 +108,6 @@ def test_a_signal_ends_it_cleanly_and_envoys_serve_on(rig, place, number):
                 assert not list(serinus.data_dir.glob("*-wal"))
 
     asyncio.run(scenario())
-
-
-async def _updates_n(envoy) -> int:
-    return sum((await envoy.stats("rds.*update_success$")).values())
 
 
 async def _versions_of(place, port: int) -> dict[str, str]:

@@ -69,7 +69,8 @@ def test_every_weighted_route_lists_the_canary_first_and_adds_up_to_ten_thousand
     for canary_bp in (0, 1, 9_500, 10_000):
         action = routes_of(build(mesh, splits(canary_bp), ANY_SIDECAR))["shop|default|0"].route
         weights = [(part.name, part.weight.value) for part in action.weighted_clusters.clusters]
-        assert weights == [("shop|v2", canary_bp), ("shop|v1", 10_000 - canary_bp)]
+        asked_for = [("shop|v2", canary_bp), ("shop|v1", 10_000 - canary_bp)]
+        assert weights == [(name, weight) for name, weight in asked_for if weight]
         assert action.weighted_clusters.use_hash_policy.value
         (policy,) = action.hash_policy
         assert policy.header.header_name == "x-serinus-key"

@@ -3,15 +3,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from envoy.service.discovery.v3.discovery_pb2 import DiscoveryResponse
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, DiscoveryResponse, ResourceError
 from google.protobuf.any_pb2 import Any
 
-from xds_server.ads.wire import discovery_response
+from xds_server.ads.response import Response, Variant, make_body
 from xds_server.mesh import Mesh, SegmentSplit, ServiceSplits
 from xds_server.node import ANY_SIDECAR
-from xds_server.resources import Resources, build
+from xds_server.resources import build, virtual_host
 from xds_server.settings import parse_mesh
-from xds_server.snapshot import InconsistentSnapshotError, ResourceType, Snapshot
+from xds_server.snapshot import InconsistentSnapshotError, ResourceType, Snapshot, content_version, pack
+from xds_server.snapshot.builder import SnapshotBuilder
+
+CDS, EDS, LDS, SRDS, RDS = ResourceType
 
 TEXT = """
 services:
@@ -29,80 +33,146 @@ def mesh() -> Mesh:
     return parse_mesh(TEXT, "mesh.yaml")
 
 
-def built(mesh: Mesh, *, canary: str = "v2", generation: int = 1) -> Resources:
-    split = SegmentSplit(baseline="v1", canary=canary, canary_bp=500)
-    splits = {"shop": ServiceSplits(rollout="shop-1", generation=generation, segments={"default": split})}
-    return build(mesh, splits, ANY_SIDECAR)
+def splits(canary: str = "v2", generation: int = 1, canary_bp: int = 500) -> dict[str, ServiceSplits]:
+    split = SegmentSplit(baseline="v1", canary=canary, canary_bp=canary_bp)
+    return {"shop": ServiceSplits(rollout="shop-1", generation=generation, segments={"default": split})}
+
+
+def built(mesh: Mesh, **of: object) -> Snapshot:
+    return SnapshotBuilder().build(mesh, splits(**of), ANY_SIDECAR)  # type: ignore[arg-type]
 
 
 def test_equal_content_has_equal_versions_and_bytes(mesh: Mesh) -> None:
-    assert Snapshot.of(built(mesh)) == Snapshot.of(built(mesh))
+    assert built(mesh) == built(mesh)
+    assert built(mesh).versions == built(mesh).versions
 
 
 def test_the_order_of_resources_makes_no_difference(mesh: Mesh) -> None:
-    resources = built(mesh)
-    turned = replace(resources, clusters=resources.clusters[::-1], assignments=resources.assignments[::-1])
-    assert Snapshot.of(turned).versions == Snapshot.of(resources).versions
+    clusters = built(mesh).resources[CDS].values()
+    assert content_version(clusters) == content_version(reversed(list(clusters)))
 
 
 def test_a_new_generation_changes_the_routes_alone(mesh: Mesh) -> None:
-    first, second = Snapshot.of(built(mesh)), Snapshot.of(built(mesh, generation=2))
-    changed = {kind for kind in ResourceType if first.versions[kind] != second.versions[kind]}
-    assert changed == {ResourceType.RDS}
-    (routes,) = second.resources[ResourceType.RDS].values()
+    first, second = built(mesh), built(mesh, generation=2)
+    assert second.changes(first) == {RDS: {"sidecar|10000"}}
+    assert {kind for kind in ResourceType if first.versions[kind] != second.versions[kind]} == {RDS}
+    (routes,) = second.resources[RDS].values()
     assert routes.generations == {"shop": 2}
     assert routes.services == {"shop"}
     assert routes.needs == {"shop|v1", "shop|v2"}
+    assert routes.exposed == {"shop|default"}
+
+
+def test_routes_that_take_a_canary_back_name_no_cluster_that_an_envoy_might_lack(mesh: Mesh) -> None:
+    (routes,) = built(mesh, canary_bp=0).resources[RDS].values()
+    assert (routes.needs, routes.exposed) == ({"shop|v1"}, frozenset())
+    (routes,) = built(mesh, canary_bp=10_000).resources[RDS].values()
+    assert (routes.needs, routes.exposed) == ({"shop|v1", "shop|v2"}, {"shop|default"})  # v1: people without a key
+
+
+def test_another_cluster_makes_another_version_of_its_endpoints(mesh: Mesh) -> None:
+    """Else an Envoy that comes back in between would wait for endpoints that it is thought to have."""
+    checked = parse_mesh(TEXT.replace('9001"]}', '9001"], health: {path: /}}'), "mesh.yaml")
+    builder = SnapshotBuilder()
+    before = builder.build(mesh, {}, ANY_SIDECAR)
+    after = builder.build(checked, {}, ANY_SIDECAR)
+    assert after.changes(before) == {CDS: {"shop|v1"}, EDS: {"shop|v1"}}
+    assert after.resources[EDS]["shop|v1"].packed == before.resources[EDS]["shop|v1"].packed
+
+
+def test_what_does_not_change_is_shared_with_the_snapshot_before(mesh: Mesh) -> None:
+    builder = SnapshotBuilder()
+    first = builder.build(mesh, splits(), ANY_SIDECAR)
+    assert builder.build(mesh, splits(), ANY_SIDECAR) is first
+    second = builder.build(mesh, splits(generation=2), ANY_SIDECAR)
+    for kind in (CDS, EDS, LDS, SRDS):
+        assert second.resources[kind] is first.resources[kind]
+    again = parse_mesh(TEXT, "mesh.yaml")  # the same file, read again
+    assert builder.build(again, splits(generation=2), ANY_SIDECAR) is second
+
+
+def test_a_service_that_is_gone_is_forgotten() -> None:
+    builder = SnapshotBuilder()
+    two = parse_mesh(TEXT + TEXT.split("services:")[1].replace("shop", "blog").replace("10000", "10001"), "mesh.yaml")
+    builder.build(two, splits(), ANY_SIDECAR)
+    left = builder.build(parse_mesh(TEXT, "mesh.yaml"), splits(), ANY_SIDECAR)
+    assert set(left.resources[LDS]) == {"sidecar|10000"}
+    assert set(left.resources[CDS]) == {"shop|v1", "shop|v2"}
+    assert {service for service, _ in builder._hosts} == {"shop"}
+    assert set(builder._clusters) == {"shop|v1", "shop|v2"}
 
 
 def test_a_consistent_snapshot_passes(mesh: Mesh) -> None:
-    Snapshot.of(built(mesh)).check()
+    built(mesh).check()
 
 
 def test_a_route_to_an_unknown_cluster_is_refused(mesh: Mesh) -> None:
     with pytest.raises(InconsistentSnapshotError, match=r"RDS sidecar\|10000 refers to CDS shop\|v9, which does not"):
-        Snapshot.of(built(mesh, canary="v9")).check()
+        built(mesh, canary="v9").check()
+    builder = SnapshotBuilder()
+    good = builder.build(mesh, splits(), ANY_SIDECAR)
+    with pytest.raises(InconsistentSnapshotError, match=r"RDS sidecar\|10000 refers to CDS shop\|v9, which does not"):
+        builder.build(mesh, splits(canary="v9"), ANY_SIDECAR).check(since=good)
 
 
-def test_a_cluster_without_its_endpoints_is_refused(mesh: Mesh) -> None:
-    with pytest.raises(InconsistentSnapshotError, match=r"CDS shop\|v1 refers to EDS shop\|v1"):
-        Snapshot.of(replace(built(mesh), assignments=())).check()
-
-
-def test_a_listener_without_its_routes_is_refused(mesh: Mesh) -> None:
-    with pytest.raises(InconsistentSnapshotError, match=r"LDS sidecar\|10000 refers to RDS"):
-        Snapshot.of(replace(built(mesh), routes=())).check()
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (EDS, r"CDS shop\|v1 refers to EDS shop\|v1"),
+        (RDS, r"LDS sidecar\|10000 refers to RDS"),
+        (CDS, r"RDS sidecar\|10000 refers to CDS"),
+    ],
+)
+def test_what_is_referred_to_must_be_there(mesh: Mesh, missing: ResourceType, message: str) -> None:
+    good = built(mesh)
+    bad = good.but({missing: {}})
+    for since in (None, good):
+        with pytest.raises(InconsistentSnapshotError, match=message):
+            bad.check(since=since)
 
 
 def test_weights_that_do_not_add_up_are_refused(mesh: Mesh) -> None:
-    resources = built(mesh)
-    resources.routes[0].virtual_hosts[0].routes[0].route.weighted_clusters.clusters[0].weight.value = 1
-    with pytest.raises(InconsistentSnapshotError, match=r"route shop\|default\|0 add up to 9501, not 10000"):
-        Snapshot.of(resources).check()
+    message = virtual_host(mesh.services["shop"], splits()["shop"])
+    message.routes[0].route.weighted_clusters.clusters[0].weight.value = 1
+    (problem,) = pack.host(message).problems
+    assert problem == "the weights of route shop|default|0 add up to 9501, not 10000"
 
 
-def test_a_domain_of_two_services_is_refused(mesh: Mesh) -> None:
-    resources = built(mesh)
-    resources.routes[0].virtual_hosts.add(name="other", domains=["SHOP"])
+def test_a_domain_of_two_services_is_refused() -> None:
+    mesh = parse_mesh(TEXT, "mesh.yaml")
+    shop = mesh.services["shop"]
+    both = replace(mesh, services={"shop": shop, "other": replace(shop, name="other", domains=("SHOP",))})
     with pytest.raises(InconsistentSnapshotError, match="domain shop belongs to more than one service"):
-        Snapshot.of(resources).check()
+        SnapshotBuilder().build(both, {}, ANY_SIDECAR)
 
 
-def test_one_name_twice_is_refused(mesh: Mesh) -> None:
-    resources = built(mesh)
-    with pytest.raises(InconsistentSnapshotError, match=r"two CDS resources are called shop\|v1"):
-        Snapshot.of(replace(resources, clusters=resources.clusters + resources.clusters))
+def test_a_route_configuration_put_together_from_hosts_is_the_message_that_protobuf_would_write(mesh: Mesh) -> None:
+    ((name, resource),) = built(mesh).resources[RDS].items()
+    (whole,) = build(mesh, splits(), ANY_SIDECAR).routes
+    unpacked = RouteConfiguration()
+    assert Any.FromString(resource.packed).Unpack(unpacked)
+    assert (unpacked, name) == (whole, whole.name)
 
 
-def test_a_response_put_together_from_parts_is_the_message_that_protobuf_would_write(mesh: Mesh) -> None:
-    resources = Snapshot.of(built(mesh)).resources[ResourceType.CDS]
-    raw = discovery_response(
-        type_url=ResourceType.CDS.url, version="v", nonce="1", resources=[r.packed for r in resources.values()]
-    )
-    expected = DiscoveryResponse(
-        version_info="v",
-        resources=[Any.FromString(resource.packed) for resource in resources.values()],
-        type_url="type.googleapis.com/envoy.config.cluster.v3.Cluster",
+@pytest.mark.parametrize("variant", list(Variant))
+def test_a_body_put_together_from_parts_is_the_message_that_protobuf_would_write(mesh: Mesh, variant: Variant) -> None:
+    clusters = built(mesh).resources[CDS]
+    body = make_body(variant, CDS, "v", clusters, removed=("gone",), missing=("never",))
+    raw = Response(body, "1").encode()
+    error = ResourceError(resource_name={"name": "never"})
+    error.error_detail.code = 5
+    error.error_detail.message = "Serinus serves no Cluster called never"
+    packed = {name: Any.FromString(r.packed) for name, r in clusters.items()}
+    if variant is Variant.SOTW:
+        assert DiscoveryResponse.FromString(raw) == DiscoveryResponse(
+            version_info="v", resources=packed.values(), type_url=CDS.url, nonce="1", resource_errors=[error]
+        )
+        return
+    assert DeltaDiscoveryResponse.FromString(raw) == DeltaDiscoveryResponse(
+        system_version_info="v",
+        resources=[{"name": name, "version": r.version, "resource": packed[name]} for name, r in clusters.items()],
+        type_url=CDS.url,
         nonce="1",
+        removed_resources=["gone"],
+        resource_errors=[error],
     )
-    assert DiscoveryResponse.FromString(raw) == expected

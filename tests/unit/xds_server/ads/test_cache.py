@@ -12,12 +12,13 @@ from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 
 from xds_server.ads.cache import GONE_NODES_KEPT, AdsCache, Rejection
+from xds_server.ads.response import Variant
 from xds_server.ads.servicer import SERVER_OPTIONS, SERVICE, add_ads
 from xds_server.mesh import Mesh, SegmentSplit, ServiceSplits
 from xds_server.settings import parse_mesh
 from xds_server.snapshot import InconsistentSnapshotError, ResourceType
 
-CDS, EDS, LDS, RDS = ResourceType
+CDS, EDS, LDS, SRDS, RDS = ResourceType
 MESH: Mesh = parse_mesh(
     """
 services:
@@ -227,5 +228,5 @@ def test_types_that_are_not_served_are_met_with_silence() -> None:
 def test_nodes_that_come_and_go_do_not_pile_up() -> None:
     cache = AdsCache()
     for n in range(GONE_NODES_KEPT + 50):
-        cache.close(cache.open(f"pod-{n}", "sidecar"))
+        cache.close(cache.open(f"pod-{n}", "sidecar", Variant.SOTW, lambda: None))
     assert len(cache.nodes()) == GONE_NODES_KEPT

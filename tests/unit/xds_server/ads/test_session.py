@@ -3,15 +3,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from xds_server.ads.session import DRAIN_S, Acked, Answer, Nacked, Request, Response, StreamSession
-from xds_server.snapshot import Resource, ResourceType, Snapshot, content_version
+from xds_server.ads.answer import Acked, Answer, Nacked
+from xds_server.ads.gates import DRAIN_S
+from xds_server.ads.response import Response, Target
+from xds_server.ads.session import Request, StreamSession
+from xds_server.snapshot import Resource, ResourceType, Snapshot
 
-CDS, EDS, LDS, RDS = ResourceType
+CDS, EDS, LDS, SRDS, RDS = ResourceType
 
 
 def resource(name: str, content: str = "1", needs: str = "") -> Resource:
-    digest = hashlib.sha256(f"{name}{content}{needs}".encode()).hexdigest()
-    return Resource(name=name, hash=digest, packed=b"", needs=frozenset(needs.split()))
+    digest = hashlib.sha256(f"{name}{content}{needs}".encode()).hexdigest()[:16]
+    return Resource(name=name, version=digest, packed=b"", needs=frozenset(needs.split()))
 
 
 def snapshot(*, clusters: str = "a1 b1", endpoints: str = "1", routes: Mapping[str, str] | None = None) -> Snapshot:
@@ -23,7 +26,7 @@ def snapshot(*, clusters: str = "a1 b1", endpoints: str = "1", routes: Mapping[s
         LDS: {name: resource(name, "1", name) for name in routes},
         RDS: {name: resource(name, "1", needs) for name, needs in routes.items()},
     }
-    return Snapshot(resources=resources, versions={t: content_version(r.values()) for t, r in resources.items()})
+    return Snapshot(resources)
 
 
 class Client:
@@ -35,7 +38,7 @@ class Client:
         self.names: dict[ResourceType, tuple[str, ...]] = {}
         self.nonce: dict[ResourceType, str] = {}
         if first is not None:
-            self.session.offer(first)
+            self.session.offer(Target(first))
 
     def ask(self, kind: ResourceType, *names: str, error: str | None = None, nonce: str | None = None) -> Answer | None:
         self.names[kind] = names
@@ -79,7 +82,7 @@ def test_nothing_is_said_before_there_is_a_snapshot() -> None:
     client = Client()
     client.ask(CDS)
     assert client.says() == []
-    client.session.offer(snapshot())
+    client.session.offer(Target(snapshot()))
     assert client.says() == [(CDS, ["a", "b"])]
 
 
@@ -93,7 +96,7 @@ def test_a_wildcard_is_answered_even_if_there_is_nothing() -> None:
 def test_an_ack_is_not_answered() -> None:
     client = connected()
     assert client.says() == []
-    for kind in ResourceType:
+    for kind in (CDS, EDS, LDS, RDS):
         client.ack(kind)
         assert client.says() == []
 
@@ -102,8 +105,8 @@ def test_what_changes_while_a_response_waits_for_its_ack_goes_out_once_in_its_ne
     client = Client(snapshot(clusters="a1"))
     client.ask(CDS)
     assert client.says() == [(CDS, ["a"])]
-    client.session.offer(snapshot(clusters="a2"))
-    client.session.offer(snapshot(clusters="a3"))
+    client.session.offer(Target(snapshot(clusters="a2")))
+    client.session.offer(Target(snapshot(clusters="a3")))
     assert client.says() == []
     client.ack(CDS)
     response = client.read()
@@ -113,14 +116,14 @@ def test_what_changes_while_a_response_waits_for_its_ack_goes_out_once_in_its_ne
 
 def test_a_changed_cluster_is_followed_by_its_unchanged_endpoints() -> None:
     client = connected()
-    client.session.offer(snapshot(clusters="a2 b1"))
+    client.session.offer(Target(snapshot(clusters="a2 b1")))
     assert client.says() == [(CDS, ["a", "b"]), (EDS, ["a"])]
 
 
 def test_envoys_request_for_endpoints_during_warming_is_no_ack() -> None:
     """It has the nonce and the names of an ACK; what tells it apart is that CDS went out after the last EDS."""
     client = connected()
-    client.session.offer(snapshot(clusters="a2 b1"))
+    client.session.offer(Target(snapshot(clusters="a2 b1")))
     response = client.read()
     assert response is not None
     assert response.type is CDS
@@ -130,7 +133,7 @@ def test_envoys_request_for_endpoints_during_warming_is_no_ack() -> None:
 
 def test_routes_wait_until_their_clusters_are_acked() -> None:
     client = connected()
-    client.session.offer(snapshot(clusters="a1 b1 c1", routes={"r": "a c"}))
+    client.session.offer(Target(snapshot(clusters="a1 b1 c1", routes={"r": "a c"})))
     assert client.says() == [(CDS, ["a", "b", "c"])]
     client.ack(CDS)
     assert client.says() == [(RDS, ["r"])]
@@ -147,7 +150,7 @@ def test_routes_do_not_wait_for_a_client_that_asks_for_clusters_by_name() -> Non
 
 def test_a_removed_cluster_stays_until_no_route_names_it_and_a_little_longer() -> None:
     client = connected()
-    client.session.offer(snapshot(clusters="a1", routes={"r": "a"}))
+    client.session.offer(Target(snapshot(clusters="a1", routes={"r": "a"})))
     assert client.says() == [(RDS, ["r"])]  # CDS still has to hold b: nothing to say
     assert client.session.next_drain() is None
     client.ack(RDS)
@@ -160,12 +163,13 @@ def test_a_removed_cluster_stays_until_no_route_names_it_and_a_little_longer() -
 
 def test_routes_wait_for_a_cluster_whose_removal_is_on_its_way() -> None:
     client = connected()
-    client.session.offer(snapshot(clusters="a1", routes={"r": "a"}))
+    client.session.offer(Target(snapshot(clusters="a1", routes={"r": "a"})))
     client.settle()
     client.now = DRAIN_S
     assert client.says() == [(CDS, ["a"])]
-    client.session.offer(snapshot())  # b is wanted again, while its removal has not been ACKed
-    assert client.says() == []
+    client.session.offer(Target(snapshot()))  # b is wanted again, while its removal has not been ACKed
+    assert client.says() == [(EDS, ["b"])]
+    client.ack(EDS)
     client.ack(CDS)
     assert client.says() == [(CDS, ["a", "b"]), (EDS, ["b"])]
     client.ack(CDS)
@@ -175,36 +179,36 @@ def test_routes_wait_for_a_cluster_whose_removal_is_on_its_way() -> None:
 def test_a_rejected_route_is_reported_and_stays_away_until_it_changes() -> None:
     client = connected()
     bad = snapshot(routes={"r": "a"})
-    client.session.offer(bad)
+    client.session.offer(Target(bad))
     assert client.says() == [(RDS, ["r"])]
     answer = client.ack(RDS, error="weights")
     assert isinstance(answer, Nacked)
-    assert (answer.message, [r.name for r in answer.changed]) == ("weights", ["r"])
+    assert (answer.message, [r.name for r in answer.culprits]) == ("weights", ["r"])
     assert client.session.has_rejected(RDS, bad.resources[RDS]["r"])
     assert client.session.acked(RDS) == snapshot().resources[RDS]
-    client.session.offer(bad)
+    client.session.offer(Target(bad))
     assert client.says() == []
     assert client.ack(RDS, error="weights") is None  # said again: counts once
-    client.session.offer(snapshot(routes={"r": "b"}))
+    client.session.offer(Target(snapshot(routes={"r": "b"})))
     assert client.says() == [(RDS, ["r"])]
 
 
 def test_a_rejected_cluster_gives_way_to_its_last_acked_content_and_holds_up_no_other() -> None:
     """Envoy applies a rejected CDS response in part, so the last good content has to be sent again."""
     client = connected()
-    client.session.offer(snapshot(clusters="a1 b2"))
+    client.session.offer(Target(snapshot(clusters="a1 b2")))
     client.says()
     client.ack(EDS)
     answer = client.ack(CDS, error="b is bad")
     assert isinstance(answer, Nacked)
-    assert [r.name for r in answer.changed] == ["b"]
+    assert [r.name for r in answer.culprits] == ["b"]
     response = client.read()
     assert response is not None
     assert response.resources == tuple(snapshot().resources[CDS].values())
     assert response.version == snapshot().versions[CDS]
     client.ack(CDS)
     client.settle()
-    client.session.offer(snapshot(clusters="a3 b2"))
+    client.session.offer(Target(snapshot(clusters="a3 b2")))
     response = client.read()
     assert response is not None
     assert response.resources == tuple(snapshot(clusters="a3 b1").resources[CDS].values())
@@ -212,13 +216,13 @@ def test_a_rejected_cluster_gives_way_to_its_last_acked_content_and_holds_up_no_
 
 def test_whoever_was_rejected_with_a_culprit_is_sent_again_when_the_culprit_is_mended() -> None:
     client = connected()
-    client.session.offer(snapshot(clusters="a2 b2"))
+    client.session.offer(Target(snapshot(clusters="a2 b2")))
     client.says()
     client.ack(EDS)
     client.ack(CDS, error="b is bad")
     client.settle()
     assert client.session.acked(CDS) == snapshot().resources[CDS]
-    client.session.offer(snapshot(clusters="a2 b3"))
+    client.session.offer(Target(snapshot(clusters="a2 b3")))
     client.settle()
     assert client.session.acked(CDS) == snapshot(clusters="a2 b3").resources[CDS]
 
@@ -234,7 +238,7 @@ def test_a_client_from_before_a_restart_that_rejects_its_clusters_keeps_what_it_
 
 def test_a_client_that_refuses_even_what_it_had_acked_is_left_alone() -> None:
     client = connected()
-    client.session.offer(snapshot(clusters="a1 b2"))
+    client.session.offer(Target(snapshot(clusters="a1 b2")))
     client.says()
     client.ack(EDS)
     for _ in range(3):
@@ -247,7 +251,7 @@ def test_a_client_that_refuses_even_what_it_had_acked_is_left_alone() -> None:
 
 def test_endpoints_rejected_together_are_tried_one_by_one() -> None:
     client = connected()
-    client.session.offer(snapshot(endpoints="2"))
+    client.session.offer(Target(snapshot(endpoints="2")))
     assert client.says() == [(EDS, ["a", "b"])]
     client.ack(EDS, error="one of them is bad")
     assert client.says() == [(EDS, ["a"])]
@@ -281,8 +285,11 @@ def test_a_resource_unsubscribed_and_subscribed_again_is_sent_again() -> None:
 def test_a_resource_that_does_not_exist_yet_is_sent_when_it_does() -> None:
     client = connected()
     client.ask(EDS, "a", "b", "c")
-    assert client.says() == []
-    client.session.offer(snapshot(clusters="a1 b1 c1"))
+    response = client.read()
+    assert response is not None
+    assert (response.resources, response.body.missing) == ((), ("c",))
+    client.ack(EDS)
+    client.session.offer(Target(snapshot(clusters="a1 b1 c1")))
     assert client.says() == [(CDS, ["a", "b", "c"]), (EDS, ["c"])]
 
 
@@ -298,7 +305,7 @@ def test_route_configurations_go_out_one_by_one() -> None:
     client.ask(RDS, "r", "s")
     assert client.says() == [(RDS, ["s"])]
     client.ack(RDS)
-    client.session.offer(snapshot(routes={"r": "b", "s": "a"}))
+    client.session.offer(Target(snapshot(routes={"r": "b", "s": "a"})))
     assert client.says() == [(RDS, ["r"])]
     client.ack(RDS, error="no")
     assert client.says() == [(RDS, ["s"])]

@@ -35,3 +35,51 @@ def test_a_name_given_up_and_taken_again_is_new() -> None:
     assert subscription.replace(["A", "B"]) == {"A", "B"}
     assert subscription.replace(["B"]) == frozenset()
     assert subscription.replace(["A", "B"]) == {"A"}
+
+
+# --- delta
+
+
+def test_a_legacy_wildcard_of_delta_lasts_until_it_is_unsubscribed() -> None:
+    subscription = Subscription(may_be_legacy=True)
+    assert subscription.change([], []) == ({"*"}, frozenset())
+    assert subscription.change(["A"], []) == ({"A"}, frozenset())
+    assert subscription.covers("B")
+    assert subscription.change([], ["*"]) == (frozenset(), frozenset())
+    assert (subscription.covers("A"), subscription.covers("B")) == (True, False)
+    subscription.change([], ["A"])
+    assert not subscription.covers("A")
+
+
+def test_a_first_request_of_delta_with_a_name_is_no_wildcard() -> None:
+    subscription = Subscription(may_be_legacy=True)
+    assert subscription.change(["A"], []) == ({"A"}, frozenset())
+    assert not subscription.covers("B")
+    assert subscription.change([], []) == (frozenset(), frozenset())
+    assert not subscription.covers("B")
+
+
+def test_subscribing_to_the_wildcard_and_at_once_unsubscribing_from_it_is_a_subscription_to_nothing() -> None:
+    subscription = Subscription(may_be_legacy=True)
+    subscription.change(["*"], ["*"])
+    assert not subscription.covers("A")
+
+
+def test_what_is_subscribed_again_is_sent_again() -> None:
+    subscription = Subscription(may_be_legacy=False)
+    assert subscription.change(["A"], []) == ({"A"}, frozenset())
+    assert subscription.change(["A"], []) == (frozenset(), {"A"})
+
+
+def test_a_name_left_to_the_wildcard_is_answered() -> None:
+    subscription = Subscription(may_be_legacy=True)
+    subscription.change(["*", "A"], [])
+    assert subscription.change([], ["A"]) == (frozenset(), {"A"})
+    assert subscription.change([], ["A"]) == (frozenset(), frozenset())  # superfluous
+
+
+def test_equal_subscriptions_share_their_names() -> None:
+    one, other = Subscription(may_be_legacy=False), Subscription(may_be_legacy=False)
+    one.change([f"n{i}" for i in range(5)], [])
+    other.replace([f"n{i}" for i in range(5)])
+    assert one.names is other.names

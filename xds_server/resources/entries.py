@@ -1,0 +1,75 @@
+"""Who listens where, for which services."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from xds_server import mesh as m
+from xds_server.node import NodeKind
+from xds_server.resources.clusters import cluster_name, forwarding_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One listener with its routes. `to`: forwards only.
+
+    `is_scoped`: each service has a route configuration of its own, found by exact host names; else all share one.
+    """
+
+    name: str
+    kind: NodeKind
+    listen: m.Address
+    services: tuple[m.Service, ...]
+    strip: tuple[str, ...] = ()
+    to: str | None = None
+    is_scoped: bool = False
+
+    def routes_name(self, service: m.Service) -> str:
+        """Name of the route configuration that a service's requests are routed by."""
+        return f"{self.name}|{service.name}" if self.is_scoped else self.name
+
+
+def entries_of(mesh: m.Mesh, node: NodeKind) -> tuple[Entry, ...]:
+    """The entries of one kind of node."""
+    if node.role == "gateway":
+        gateway = mesh.gateways[node.name]
+        services = tuple(mesh.services[name] for name in gateway.services)
+        return (
+            Entry(
+                name=f"gateway|{node.name}",
+                kind=node,
+                listen=gateway.listen,
+                services=services,
+                strip=gateway.strip,
+                to=gateway.to,
+                is_scoped=gateway.to is None and _are_exact(services),
+            ),
+        )
+    if node.name:
+        listen, services = mesh.sidecars[node.name].listen, tuple(mesh.services.values())
+        name = f"sidecar|{node.name}"
+        return (Entry(name=name, kind=node, listen=listen, services=services, is_scoped=_are_exact(services)),)
+    by_port: dict[int, list[m.Service]] = {}
+    for service in mesh.services.values():
+        by_port.setdefault(service.port, []).append(service)
+    # Not scoped: a scope is not for one listener alone, and the same domain may be on two ports.
+    return tuple(
+        Entry(name=f"sidecar|{port}", kind=node, listen=("0.0.0.0", port), services=tuple(services))  # noqa: S104
+        for port, services in sorted(by_port.items())
+    )
+
+
+def destinations(mesh: m.Mesh, entry: Entry) -> Iterator[tuple[str, str, m.Version]]:
+    """Each cluster that the routes of an entry can name: its name, the service that it is for, and the version."""
+    if entry.to is not None:
+        address = mesh.sidecars[entry.to].listen
+        yield forwarding_name(entry.to), "", m.Version(name=entry.to, endpoints=(address,))
+        return
+    for service in entry.services:
+        for version in service.versions.values():
+            yield cluster_name(service.name, version.name), service.name, version
+
+
+def _are_exact(services: tuple[m.Service, ...]) -> bool:
+    return not any("*" in domain for service in services for domain in service.domains)

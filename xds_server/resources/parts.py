@@ -1,0 +1,59 @@
+"""Small parts of Envoy's messages."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+
+from envoy.config.core.v3.address_pb2 import Address as EnvoyAddress
+from envoy.config.core.v3.address_pb2 import SocketAddress
+from envoy.config.core.v3.config_source_pb2 import AggregatedConfigSource, ApiVersion, ConfigSource
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct, Value
+
+from xds_server.mesh import Address
+
+KEY_HEADER = "x-serinus-key"
+HOP_HEADER = "x-serinus-hop"
+RESERVED_PREFIX = "x-serinus-"
+METADATA = "serinus"
+CONTROL_CLUSTER = "serinus"
+"""Static cluster of every bootstrap: xDS and access logs."""
+
+LUA_FILTER = "envoy.filters.http.lua"
+
+
+def is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def address(given: Address) -> EnvoyAddress:
+    host, port = given
+    return EnvoyAddress(socket_address=SocketAddress(address=host, port_value=port))
+
+
+def ads() -> ConfigSource:
+    return ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
+
+
+def milliseconds(value: int) -> Duration:
+    duration = Duration()
+    duration.FromMilliseconds(value)
+    return duration
+
+
+def strings(fields: Mapping[str, str]) -> Struct:
+    return Struct(fields={name: Value(string_value=value) for name, value in fields.items()})
+
+
+def packed(message: Message) -> Any:
+    """The message in an Any; maps in the order of their keys, so that equal content has equal bytes."""
+    result = Any()
+    result.Pack(message, deterministic=True)
+    return result

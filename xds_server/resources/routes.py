@@ -1,0 +1,236 @@
+"""Routes of a service: segments in order, each with its weighted clusters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption, Metadata
+from envoy.config.route.v3.route_components_pb2 import (
+    HeaderMatcher,
+    QueryParameterMatcher,
+    RetryPolicy,
+    Route,
+    RouteAction,
+    RouteMatch,
+    VirtualHost,
+    WeightedCluster,
+)
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.lua.v3.lua_pb2 import LuaPerRoute
+from envoy.type.matcher.v3.regex_pb2 import RegexMatchAndSubstitute, RegexMatcher
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
+from envoy.type.v3.range_pb2 import Int64Range
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+
+from analysis.spec import TOTAL_BP
+from xds_server import mesh as m
+from xds_server.node import Role
+from xds_server.resources.clusters import cluster_name, forwarding_name
+from xds_server.resources.entries import Entry
+from xds_server.resources.parts import HOP_HEADER, KEY_HEADER, LUA_FILTER, METADATA, milliseconds, packed, strings
+
+NO_SPLITS = m.ServiceSplits(rollout="", generation=0, segments={})
+
+
+def route_configuration(entry: Entry, name: str) -> RouteConfiguration:
+    """A route configuration of an entry, without its virtual hosts."""
+    config = RouteConfiguration(name=name, ignore_port_in_host_matching=True)
+    if entry.to is None:
+        config.request_headers_to_add.append(_hop(entry.kind.role))
+    return config
+
+
+def virtual_host(service: m.Service, splits: m.ServiceSplits, *, to: str | None = None) -> VirtualHost:
+    """The routes of a service. `to`: everything is handed over to that sidecar, which splits."""
+    if to is not None:
+        return _virtual_host(service, [_forwarding_route(service, forwarding_name(to))])
+    return _virtual_host(service, _service_routes(service, splits))
+
+
+def _hop(role: Role) -> HeaderValueOption:
+    """Sign the request at the first hop that splits it; a later hop that finds a signature does not count."""
+    return HeaderValueOption(
+        header=HeaderValue(key=HOP_HEADER, value=role),
+        append_action=HeaderValueOption.HeaderAppendAction.ADD_IF_ABSENT,
+    )
+
+
+def _virtual_host(service: m.Service, routes: Iterable[Route]) -> VirtualHost:
+    return VirtualHost(
+        name=service.name,
+        # `ignore_port_in_host_matching` lets one entry serve every published port of the domain.
+        domains=service.domains,
+        routes=routes,
+        typed_per_filter_config={LUA_FILTER: packed(LuaPerRoute(filter_context=_identity(service)))},
+    )
+
+
+def _identity(service: m.Service) -> Struct:
+    """Say to `identity.lua` where to find out who asks, in order."""
+    sources = []
+    for place, identity in enumerate(service.identity):
+        match identity:
+            case m.HeaderIdentity(header=header):
+                fields = {"header": header.lower()}
+            case m.CookieIdentity(cookie=cookie, ttl_s=ttl_s):
+                fields = {"cookie": cookie, "attributes": _cookie_attributes(ttl_s)}
+                if place > 0:  # an identity before it may appear in mid-session
+                    fields |= _hold(service.spec.session.gap_s)
+        sources.append(Value(struct_value=strings(fields)))
+    return Struct(fields={"identity": Value(list_value=ListValue(values=sources))})
+
+
+def _cookie_attributes(max_age_s: int) -> str:
+    # Lax: the visitor keeps the version when a link leads here from elsewhere.
+    return f"; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax"
+
+
+def _hold(gap_s: float) -> dict[str, str]:
+    """How long the key of a session is held: written at its latest half a gap ago, it outlives a whole gap of silence.
+
+    Not written anew on every answer, since caches do not keep answers that set cookies.
+    """
+    hold_s = math.ceil(1.5 * gap_s) + 1  # times are in whole seconds
+    return {"hold": str(hold_s), "renew": f"{gap_s / 2:g}", "hold_attributes": _cookie_attributes(hold_s)}
+
+
+def _forwarding_route(service: m.Service, cluster: str) -> Route:
+    """Hands everything over; no metadata, so that the entry of this hop counts for nobody. The sidecar times out."""
+    return Route(
+        name=f"{service.name}|forward",
+        match=RouteMatch(prefix="/"),
+        route=RouteAction(cluster=cluster, timeout=Duration()),
+    )
+
+
+def _service_routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
+    """Routes of one service: segments in order, each with every path that can still match there."""
+    routes: list[Route] = []
+    for segment in service.spec.segments:
+        match = service.matches.get(segment.name) or m.SegmentMatch()
+        split = splits.segments.get(segment.name) or m.SegmentSplit(baseline=service.spec.baseline)
+        if segment.pin is not None:
+            split = m.SegmentSplit(baseline=segment.pin)
+        stamp = _stamp(service.name, segment.name, splits)
+        first = len(routes)
+        for prefix, path in _reachable(service.routes, match.path_prefix):
+            for keyed, action in _actions(service.name, split, splits.rollout):
+                routes.append(
+                    Route(
+                        name=f"{service.name}|{segment.name}|{len(routes) - first}",
+                        match=_match(match, prefix, keyed=keyed),
+                        route=_with_options(action, path),
+                        metadata=stamp,
+                    )
+                )
+    return routes
+
+
+def _reachable(routes: Iterable[m.Route], segment_prefix: str | None) -> Iterator[tuple[str, m.Route]]:
+    """Each route with the prefix at which it meets the segment's; without those that an earlier one hides."""
+    seen: list[str] = []
+    for route in routes:
+        prefix = _meet(route.prefix, segment_prefix or "/")
+        if prefix is not None and not any(prefix.startswith(earlier) for earlier in seen):
+            seen.append(prefix)
+            yield prefix, route
+
+
+def _meet(one: str, other: str) -> str | None:
+    """Return the longer of two path prefixes if a path can have both."""
+    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
+    return longer if longer.startswith(shorter) else None
+
+
+def _stamp(service: str, segment: str, splits: m.ServiceSplits) -> Metadata:
+    fields = {
+        "service": service,
+        "segment": segment,
+        "rollout": splits.rollout,
+        "generation": str(splits.generation),
+    }
+    return Metadata(filter_metadata={METADATA: strings(fields)})
+
+
+def _match(match: m.SegmentMatch, prefix: str, *, keyed: bool) -> RouteMatch:
+    headers = [_header_matcher(header) for header in match.headers]
+    if keyed:
+        headers.append(HeaderMatcher(name=KEY_HEADER, present_match=True))
+    return RouteMatch(prefix=prefix, headers=headers, query_parameters=[_query_matcher(q) for q in match.query])
+
+
+def _header_matcher(match: m.ValueMatch) -> HeaderMatcher:
+    if match.kind == "present":
+        return HeaderMatcher(name=match.name, present_match=bool(match.value))
+    if match.kind == "range" and isinstance(match.value, tuple):
+        first, end = match.value
+        return HeaderMatcher(name=match.name, range_match=Int64Range(start=first, end=end))
+    return HeaderMatcher(name=match.name, string_match=_string_matcher(match))
+
+
+def _query_matcher(match: m.ValueMatch) -> QueryParameterMatcher:
+    """Envoy has no ranges of query parameters, and no test for the absence of one."""
+    if match.kind == "present" and match.value is True:
+        return QueryParameterMatcher(name=match.name, present_match=True)
+    return QueryParameterMatcher(name=match.name, string_match=_string_matcher(match))
+
+
+def _string_matcher(match: m.ValueMatch) -> StringMatcher:
+    value = str(match.value)
+    match match.kind:
+        case "exact":
+            return StringMatcher(exact=value)
+        case "prefix":
+            return StringMatcher(prefix=value)
+        case "suffix":
+            return StringMatcher(suffix=value)
+        case "contains":
+            return StringMatcher(contains=value)
+        case "regex":  # of the whole value, in RE2's syntax
+            return StringMatcher(safe_regex=RegexMatcher(regex=value))
+        case _:
+            raise ValueError(f"{match.name}: Envoy cannot match {match.kind}={match.value!r} here")
+
+
+def _actions(service: str, split: m.SegmentSplit, rollout: str) -> Iterator[tuple[bool, RouteAction]]:
+    """(needs a key, action) in matching order.
+
+    Without a key Envoy would draw a version at random for each request, so nobody without one takes part.
+    """
+    baseline = cluster_name(service, split.baseline)
+    if split.canary is not None:
+        yield True, _weighted_action(baseline, cluster_name(service, split.canary), split.canary_bp, rollout)
+    yield False, RouteAction(cluster=baseline)
+
+
+def _weighted_action(baseline: str, canary: str, canary_bp: int, rollout: str) -> RouteAction:
+    if not 0 <= canary_bp <= TOTAL_BP:
+        raise ValueError(f"{canary}: a split of {canary_bp} is outside 0 to {TOTAL_BP} basis points")
+    # Envoy takes hash % sum(weights) over cumulative intervals in this order (weighted_cluster_specifier.cc): the
+    # canary first and one constant sum, or everybody would be reshuffled at each step. A share of nothing is left out:
+    # routes that take a canary back name no cluster that an Envoy might not have.
+    clusters = [
+        WeightedCluster.ClusterWeight(name=name, weight=UInt32Value(value=weight))
+        for name, weight in ((canary, canary_bp), (baseline, TOTAL_BP - canary_bp))
+        if weight
+    ]
+    # The salt: each rollout draws its own people, with no change to the request (source/common/http/hash_policy.cc).
+    salt = RegexMatchAndSubstitute(
+        pattern=RegexMatcher(regex="^(.*)$"), substitution=rollout.replace("\\", "\\\\") + ":\\1"
+    )
+    key = RouteAction.HashPolicy(header=RouteAction.HashPolicy.Header(header_name=KEY_HEADER, regex_rewrite=salt))
+    return RouteAction(
+        weighted_clusters=WeightedCluster(clusters=clusters, use_hash_policy=BoolValue(value=True)),
+        hash_policy=[key],
+    )
+
+
+def _with_options(action: RouteAction, path: m.Route) -> RouteAction:
+    action.timeout.CopyFrom(milliseconds(path.timeout_ms))
+    if path.retries:
+        # 5xx includes connect failures and refused streams. A retry stays in the cluster that was picked.
+        action.retry_policy.CopyFrom(RetryPolicy(retry_on="5xx", num_retries=UInt32Value(value=path.retries)))
+    return action
