@@ -9,6 +9,7 @@ configuration `gateway|<name>`, `sidecar|<port>`, or `sidecar|<name>` for a side
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -275,23 +276,37 @@ def _virtual_host(service: m.Service, routes: Iterable[Route]) -> VirtualHost:
         # `ignore_port_in_host_matching` lets one entry serve every published port of the domain.
         domains=service.domains,
         routes=routes,
-        typed_per_filter_config={LUA_FILTER: _any(LuaPerRoute(filter_context=_identity(service.identity)))},
+        typed_per_filter_config={LUA_FILTER: _any(LuaPerRoute(filter_context=_identity(service)))},
     )
 
 
-def _identity(identities: Iterable[m.Identity]) -> Struct:
+def _identity(service: m.Service) -> Struct:
     """Say to `identity.lua` where to find out who asks, in order."""
-
-    def source(identity: m.Identity) -> Value:
+    sources = []
+    for place, identity in enumerate(service.identity):
         match identity:
             case m.HeaderIdentity(header=header):
                 fields = {"header": header.lower()}
             case m.CookieIdentity(cookie=cookie, ttl_s=ttl_s):
-                # Lax: the visitor keeps the version when a link leads here from elsewhere.
-                fields = {"cookie": cookie, "attributes": f"; Path=/; Max-Age={ttl_s}; HttpOnly; SameSite=Lax"}
-        return Value(struct_value=_strings(fields))
+                fields = {"cookie": cookie, "attributes": _cookie_attributes(ttl_s)}
+                if place > 0:  # an identity before it may appear in mid-session
+                    fields |= _hold(service.spec.session.gap_s)
+        sources.append(Value(struct_value=_strings(fields)))
+    return Struct(fields={"identity": Value(list_value=ListValue(values=sources))})
 
-    return Struct(fields={"identity": Value(list_value=ListValue(values=[source(i) for i in identities]))})
+
+def _cookie_attributes(max_age_s: int) -> str:
+    # Lax: the visitor keeps the version when a link leads here from elsewhere.
+    return f"; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax"
+
+
+def _hold(gap_s: float) -> dict[str, str]:
+    """How long the key of a session is held: written at its latest half a gap ago, it outlives a whole gap of silence.
+
+    Not written anew on every answer, since caches do not keep answers that set cookies.
+    """
+    hold_s = math.ceil(1.5 * gap_s) + 1  # times are in whole seconds
+    return {"hold": str(hold_s), "renew": f"{gap_s / 2:g}", "hold_attributes": _cookie_attributes(hold_s)}
 
 
 def _forwarding_route(service: m.Service, cluster: str) -> Route:
