@@ -92,6 +92,13 @@ class ServiceEngine:
             self.observer.set_split(decision.segment, decision.split_after_bp, now_ns)
         return decisions
 
+    def confirm(self, segment: str, now_ns: int) -> None:
+        """Envoys have acknowledged the segment's newest split. Raises StateError where no rollout runs."""
+        if self.ramp is None:
+            raise StateError(f"service {self.spec.name} has no rollout")
+        self.ramp.confirm(segment)
+        self.observer.settle(segment, now_ns)
+
     def _record(self, decisions: tuple[SegmentDecision, ...], now_ns: int) -> None:
         assert self.ramp is not None  # noqa: S101 -- only called while a rollout runs
         for decision in decisions:

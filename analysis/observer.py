@@ -20,6 +20,7 @@ from analysis.session import HARM, NS, Judgement, Session, SessionTracker
 from analysis.spec import KpiKind, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window, empty
 
+SKEW_S = 1.0  # by which the clocks of Envoys and of Serinus differ at most
 LATENESS_S = 1.5  # how long after its event time a log entry, span or event may come and still be judged
 RECENT_NS = 3 * NS  # span of the hard tier's look at people
 SLOW_QUANTILE = 0.95
@@ -37,12 +38,36 @@ class SplitHistory:
     def __init__(self, *, keep_s: float) -> None:
         self._keep_ns = int(keep_s * NS)
         self._changes: deque[tuple[int, int]] = deque([(0, 0)])
+        self._settled: deque[tuple[int, int]] = deque()  # when changes were decided, and when they were in force
+        self._changing_ns: int | None = None  # since when a change is not in force everywhere
 
     def set(self, at_ns: int, split_bp: int) -> None:
         if self._changes[-1][1] != split_bp:
             self._changes.append((at_ns, split_bp))
+            self._changing_ns = at_ns if self._changing_ns is None else self._changing_ns
         while len(self._changes) > 1 and self._changes[1][0] < at_ns - self._keep_ns:
             self._changes.popleft()
+        while self._settled and self._settled[0][1] + SKEW_S * NS < self._changes[0][0]:
+            self._settled.popleft()
+
+    def settle(self, at_ns: int) -> None:
+        """The newest share is in force, from now on, wherever the traffic is."""
+        if self._changing_ns is not None:
+            self._settled.append((self._changing_ns, at_ns))
+            self._changing_ns = None
+
+    def asked(self, at_ns: int) -> int | None:
+        """The share that every request of that time was asked to be routed by.
+
+        None while a change was under way, within SKEW_S of that, and from before the history.
+        """
+        early_ns, late_ns = at_ns - int(SKEW_S * NS), at_ns + int(SKEW_S * NS)
+        changing = self._changing_ns is not None and self._changing_ns <= late_ns
+        if changing or at_ns < self._changes[0][0]:
+            return None
+        if any(decided_ns <= late_ns and early_ns <= in_force_ns for decided_ns, in_force_ns in self._settled):
+            return None
+        return self.extremes(at_ns, at_ns)[0]
 
     def extremes(self, since_ns: int, until_ns: int) -> tuple[int, int]:
         """Lowest and highest share that was in force at any time in [since, until]."""
@@ -77,6 +102,8 @@ class Observer:
         self._recent: deque[npt.NDArray[np.void]] = deque()
         self._durations: deque[npt.NDArray[np.void]] = deque(maxlen=200)
         self._anomaly = next((i for i, kpi in enumerate(spec.kpis) if kpi.kind is KpiKind.ANOMALY), None)
+        ages = [(kpi.judge_after_s, i) for i, kpi in enumerate(spec.kpis) if kpi.kind is not KpiKind.ANOMALY]
+        self._first_judged = min(ages)[1] if ages else HARM
         self._exposed = np.zeros(len(spec.segments), np.int64)
         self._arrived = np.zeros(len(spec.segments), np.int64)
         self._entries = 0
@@ -103,6 +130,12 @@ class Observer:
         arms.history.set(at_ns, split_bp)
         if split_bp > 0 and arms.since_ns == 0:
             arms.since_ns = at_ns
+
+    def settle(self, segment: str, at_ns: int) -> None:
+        """The segment's newest share is in force, from now on, wherever the traffic is."""
+        arms = self._arms.get(self._spec.segment_index[segment])
+        if arms is not None:
+            arms.history.settle(at_ns)
 
     def freeze_thresholds(self) -> bool:
         """Freeze what 'slow' means; a limit in the specification goes first.
@@ -176,6 +209,8 @@ class Observer:
                 odd.setdefault(judgement.session.segment, []).append(judgement.session)
             else:
                 self._count(window, judgement)
+            if judgement.kpi == self._first_judged:
+                self._count_newcomer(window, judgement.session)
         self._judge_behaviour(window, odd)
         people, failing = self._recent_people(now_ns)
         exposed, self._exposed = self._exposed, np.zeros_like(self._exposed)
@@ -199,6 +234,19 @@ class Observer:
         elif arm is not None and session.counts:
             window.n[session.segment, kpi, arm] += 1
             window.bad[session.segment, kpi, arm] += judgement.bad
+
+    def _count_newcomer(self, window: Window, session: Session) -> None:
+        """Count a person once, by the first session, however many requests follow.
+
+        At a fixed age, since a request is logged when it ends: a slow version's would be missing at first.
+        """
+        arms = self._arms.get(session.segment)
+        if arms is None or not session.counts or arms.since_ns == 0 or session.start_ns < arms.since_ns:
+            return
+        asked_bp = arms.history.asked(session.start_ns)
+        if asked_bp is not None:
+            arm = CANARY if session.version == arms.canary else BASELINE
+            window.newcomers[session.segment, asked_bp, arm] += 1
 
     def _is_unexposed(self, session: Session) -> bool:
         """A baseline session that began before anybody of its segment was exposed."""

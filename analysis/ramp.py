@@ -35,7 +35,7 @@ from analysis.errors import SpecError, StateError
 from analysis.guard import GuardView, review
 from analysis.harm import HarmView, to_bp
 from analysis.policy import Policy, PolicyView
-from analysis.reading import ROLLBACK_LATENCY_S, KpiView, Reading
+from analysis.reading import ROLLBACK_LATENCY_S, KpiView, RatioView, Reading
 from analysis.segment import SegmentState, restore_state, state_of
 from analysis.spec import TOTAL_BP, KpiKind, Mode, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window
@@ -65,6 +65,7 @@ class SegmentView:
     worst_excess: float
     anomaly: float
     kpis: tuple[KpiView, ...]
+    sample_ratio: RatioView
 
 
 class Ramp:
@@ -192,6 +193,7 @@ class Ramp:
             breach_ticks=state.breach_ticks,
             breach_likely=reading.breach_is_likely(index, state),
             budget_spent=reading.harm.upper > reading.harm.allowed,
+            sample_ratio=reading.mismatch(index),
             unhealthy=unhealthy,
             stale_s=self._stale_s(),
             confirmed=state.confirmed,
@@ -294,6 +296,8 @@ class Ramp:
         if order.action in (Action.PAUSE, Action.FREEZE, Action.RESUME):
             state.paused = order.action is Action.PAUSE
             state.frozen = order.action is Action.FREEZE
+        if order.action is Action.RESUME:
+            self.reading.overlook_mismatch(self.spec.segment_index[name])
         self._move(state, verdict, after_bp, phase)
         state.verdict, state.reason = str(order.action), text
         return SegmentDecision(
@@ -386,4 +390,5 @@ class Ramp:
             worst_excess=float(reading.harm.exclusion.worst[index]),
             anomaly=float(np.fmax(reading.excess(index, KpiKind.ANOMALY), 0.0)),
             kpis=tuple(reading.kpi_view(index, k) for k in range(len(self.spec.kpis))),
+            sample_ratio=reading.ratio_view(index),
         )

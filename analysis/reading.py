@@ -14,6 +14,7 @@ from scipy.stats import binom
 from analysis.decision import Health, Insufficient, Phase, Reason
 from analysis.evidence.exclusion import GRID, ExcessExclusion
 from analysis.evidence.regression import Against, RegressionEvidence
+from analysis.evidence.sample_ratio import ASKED, ON_CANARY, PEOPLE, SampleRatio
 from analysis.forecast.trend import Forecast, forecast
 from analysis.guard import ALARMING, BREACH_LIKELY, BREACH_SURE, UNKNOWN_CEILING_BP
 from analysis.harm import HarmLedger
@@ -56,6 +57,17 @@ class KpiView:
     baseline_n: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatioView:
+    """New people, those on the canary, how many were asked for there; log e-value of the difference, and its proof."""
+
+    people: int
+    on_canary: int
+    asked: float
+    log_e: float
+    log_threshold: float
+
+
 class Reading:
     """All that a rollout's windows have shown so far. S segments, in matching order; `segments` is the ramp's own."""
 
@@ -70,6 +82,7 @@ class Reading:
             risk=spec.rollout.budget_risk * len(spec.segments),  # a gate: its risk is each segment's own
             epoch_s=self.harm.epoch_s,
         )
+        self.sample_ratio = SampleRatio(len(spec.segments), tau_s=spec.rollout.horizon_s)
         self.totals_n = np.zeros((len(spec.segments), len(spec.kpis), 2))
         self.totals_bad = np.zeros_like(self.totals_n)
 
@@ -83,6 +96,7 @@ class Reading:
             )
             self.kpi_exclusion.update(n.reshape(-1, 2), bad.reshape(-1, 2), base.ravel(), at_s=since_s)
         self.evidence.update(window, since_exposure_s=since_s)
+        self.sample_ratio.update(window.newcomers, since_exposure_s=since_s)
         self.harm.update(window, at_s=since_s, elapsed_s=elapsed_s, blind=blind)
         if blind:
             self.harm.miss(self.splits() * self.live(), seconds=elapsed_s)
@@ -189,6 +203,42 @@ class Reading:
             unit="share of sessions",
         )
         return float(chances[k]), reason
+
+    def mismatch(self, index: int) -> Reason | None:
+        """Proof that new people here, or in all segments together, do not get the canary as often as was asked for."""
+        rows = (row for row in (index, len(self.spec.segments)) if self.sample_ratio.is_mismatch[row])
+        row = next(rows, None)
+        if row is None:
+            return None
+        view = self.ratio_view(row)
+        where = "here" if row == index else "in all segments together"
+        text = (
+            f"{view.on_canary:,} of {view.people:,} new people {where} are on the canary where {view.asked:,.0f} were "
+            f"asked for (evidence {math.exp(min(view.log_e, 700.0)):.3g} to 1)"
+        )
+        return Reason(
+            code="sample_ratio",
+            text=text,
+            observed=_share(view.on_canary, view.people),
+            limit=_share(view.asked, view.people),
+            unit="share of new people",
+        )
+
+    def ratio_view(self, row: int) -> RatioView:
+        """What new people did in a segment, or, in the row after the last segment, in all of them together."""
+        totals = self.sample_ratio.totals[row]
+        return RatioView(
+            people=int(totals[PEOPLE]),
+            on_canary=int(totals[ON_CANARY]),
+            asked=float(totals[ASKED]),
+            log_e=float(self.sample_ratio.log_e_values[row]),
+            log_threshold=float(self.sample_ratio.log_thresholds[row]),
+        )
+
+    def overlook_mismatch(self, index: int) -> None:
+        """A person knows of the mismatch that holds a segment: what is said against its people is forgotten."""
+        rows = np.isin(np.arange(len(self.spec.segments) + 1), (index, len(self.spec.segments)))
+        self.sample_ratio.forget(rows & self.sample_ratio.is_mismatch)
 
     def dirty(self, index: int) -> Reason | None:
         """What speaks against promoting now: a milder surprise than calls the canary back."""
@@ -337,6 +387,7 @@ class Reading:
 
     def numbers(self, index: int, state: SegmentState) -> dict[str, float]:
         suspicion, _ = self.suspicion(index)
+        ratio = self.ratio_view(index)
         numbers = {
             "suspicion": suspicion,
             "log_e": float(max(self.evidence.log_e_values[index])),
@@ -347,6 +398,10 @@ class Reading:
             "harm_allowed": self.harm.allowed,
             "canary_sessions": float(self.harm.judged[index, CANARY]),
             "baseline_sessions": float(self.harm.judged[index, BASELINE]),
+            "new_people": float(ratio.people),
+            "new_people_canary": float(ratio.on_canary),
+            "new_people_asked": ratio.asked,
+            "sample_ratio_log_e": ratio.log_e,
         }
         if state.reward is not None:
             numbers["reward"] = state.reward.value
@@ -376,14 +431,22 @@ class Reading:
             "evidence": self.evidence.state(),
             "harm": self.harm.state(),
             "kpi_exclusion": self.kpi_exclusion.state(),
+            "sample_ratio": self.sample_ratio.state(),
         }
 
     def restore(self, state: Mapping[str, Any], *, gap_s: float) -> None:
-        """Take a state that `state` gave, `gap_s` ago; the segments must have been restored before."""
+        """Take a state that `state` gave, `gap_s` ago; the segments must have been restored before.
+
+        Who had been counted among the new people is not known any more, and whoever is counted twice is no second
+        witness: unless a mismatch was found, that test begins anew. So it does where the state has none.
+        """
         self.totals_n, self.totals_bad = (np.asarray(x, float).reshape(self.totals_n.shape) for x in state["totals"])
         self.evidence.restore(state["evidence"])
         self.kpi_exclusion.restore(state["kpi_exclusion"])
         self.harm.restore(state["harm"], gap_s=gap_s, split=self.splits())
+        if "sample_ratio" in state:
+            self.sample_ratio.restore(state["sample_ratio"])
+            self.sample_ratio.forget(~self.sample_ratio.is_mismatch)
 
 
 _GRAVITY = {

@@ -56,6 +56,11 @@ class Telemetry:
         self._harm = meter.create_gauge(
             "serinus.harm.sessions.upper", "", "Upper bound of the bad sessions that a rollout has cost so far."
         )
+        self._sample_ratio = meter.create_gauge(
+            "serinus.sample.ratio.evidence",
+            "",
+            "Evidence that a rollout's new people are not spread as the splits asked for: e-value, natural logarithm.",
+        )
         self._in_force = meter.create_histogram(
             "serinus.commit.to.ack", "s", "From committing a split until every Envoy concerned has acknowledged it."
         )
@@ -81,6 +86,10 @@ class Telemetry:
     def harm(self, service: str, sessions_upper: float) -> None:
         """Show the upper bound of a rollout's harm so far, in bad sessions beyond the baseline's."""
         self._harm.set(sessions_upper, {"service": service})
+
+    def sample_ratio(self, service: str, log_e_value: float) -> None:
+        """Show the evidence that splits are not kept, as the natural logarithm of its e-value."""
+        self._sample_ratio.set(log_e_value, {"service": service})
 
     def in_force(self, service: str, seconds: float) -> None:
         """Record how long it took until a committed split was acknowledged everywhere."""

@@ -1,11 +1,8 @@
 """Is the canary worse than the baseline by more than its tolerance? One e-process a segment and test, and a pooled one.
 
 Each tick multiplies an e-process by the block's e-value (`two_by_two`), averaged over a grid of effect sizes. Late
-changes are found by restarts after Shiryaev and Roberts: at each tick a share of the initial capital is put on 'it
-changes now', R_t = e_t·(R_{t-1} + w_t), where the w_t are the masses of a density over event time that sums to at most
-one, so that R is itself an e-process, E[R_t] <= sum of w <= 1 (Shin, Ramdas & Rinaldo, arXiv 2203.03532, with weights
-in place of the ARL form). By Ville's inequality P(R ever >= 1/a) <= a, however often one looks and however the split
-moves.
+changes are found by restarts (`stake`). By Ville's inequality P(R ever >= 1/a) <= a, however often one looks and
+however the split moves.
 """
 
 from __future__ import annotations
@@ -17,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.evidence.base_rate import BaseRate
+from analysis.evidence.stake import Stake
 from analysis.evidence.two_by_two import log_e, log_likelihood_ratio
 from analysis.spec import KpiKind, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window
@@ -32,8 +30,6 @@ BURST_TICKS = {KpiKind.LATENCY: 12}
 or one blip of a dependency hits many people at once, who then are no independent witnesses. What is cut off from
 above stays an e-value. Requests that queue behind each other are slow together, hence more for latency; a crash is
 the hard tier's."""
-
-NOW_SHARE = 0.5  # of the initial capital: bad from the first exposure on; the rest waits for later changes
 
 
 class Against(StrEnum):
@@ -81,8 +77,7 @@ class RegressionEvidence:
         self._is_limit = np.array([test.against is Against.LIMIT for test in self.tests])
         n_segments = len(spec.segments)
         self._log_r = np.full((n_segments + 1, len(self.tests), len(EFFECTS)), -np.inf)
-        self._tau_s = spec.rollout.horizon_s
-        self._spent = 0.0  # share of the restarts' capital already put to work
+        self._stake = Stake(spec.rollout.horizon_s)
         self.base = BaseRate((n_segments, len(spec.kpis)))
         self._thresholds = self._log_thresholds(spec, n_segments)
         ticks = np.array([BURST_TICKS.get(spec.kpis[test.kpi].kind, PROOF_TICKS) for test in self.tests])
@@ -110,7 +105,7 @@ class RegressionEvidence:
         factors = self._log_factors(n, bad)  # (S, T, effects)
         factors = np.concatenate([factors, factors.sum(axis=0, keepdims=True)])
         factors = np.minimum(factors, self._ceilings[..., None])
-        restart = self._restart_mass(since_exposure_s)
+        restart = self._stake.due(since_exposure_s)
         self._log_r = np.logaddexp(self._log_r, np.log(restart) if restart > 0 else -np.inf) + factors
         self.base.learn(window.n[..., BASELINE] + window.unexposed_n, window.bad[..., BASELINE] + window.unexposed_bad)
 
@@ -127,12 +122,6 @@ class RegressionEvidence:
         against_baseline = np.where(is_bet, against_baseline, 0.0)
         return np.where(self._is_limit[:, None], against_limit, against_baseline)
 
-    def _restart_mass(self, since_s: float) -> float:
-        """Mass of the density over event time that falls due now: a point at 0, then 1/tau·(1 + t/tau)^-2."""
-        total = NOW_SHARE + (1 - NOW_SHARE) * (1 - 1 / (1 + max(since_s, 0.0) / self._tau_s))
-        due, self._spent = max(total - self._spent, 0.0), max(total, self._spent)
-        return due
-
     @property
     def log_e_values(self) -> Floats:
         """(S + 1, T) logarithms of the e-processes now; -inf before the first tick."""
@@ -145,7 +134,7 @@ class RegressionEvidence:
         """Everything needed to go on after a restart, as plain lists."""
         return {
             "log_r": np.where(np.isfinite(self._log_r), self._log_r, -1e300).tolist(),
-            "spent": self._spent,
+            "spent": self._stake.spent,
             "base_n": self.base.n.tolist(),
             "base_bad": self.base.bad.tolist(),
         }
@@ -154,7 +143,7 @@ class RegressionEvidence:
         """Take a state that `state` gave, of the same specification."""
         log_r = np.asarray(state["log_r"], float).reshape(self._log_r.shape)
         self._log_r = np.where(log_r <= -1e299, -np.inf, log_r)
-        self._spent = float(state["spent"])  # type: ignore[arg-type] # written by `state` as a float
+        self._stake.spent = float(state["spent"])  # type: ignore[arg-type] # written by `state` as a float
         self.base.n = np.asarray(state["base_n"], float).reshape(self.base.n.shape)
         self.base.bad = np.asarray(state["base_bad"], float).reshape(self.base.bad.shape)
 

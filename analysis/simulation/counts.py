@@ -71,6 +71,7 @@ class CountSimulator:
         self._onset_s = np.array([segment.onset_s for segment in world])
         self._errors = [k for k, kpi in enumerate(spec.kpis) if kpi.kind is KpiKind.ERROR_RATE]
         self._harms = [k for k, kpi in enumerate(spec.kpis) if _OUTCOMES.get(kpi.kind) in spec.rollout.harm.bad]
+        self._first_judged = min(range(len(spec.kpis)), key=lambda k: spec.kpis[k].judge_after_s)
         self._ages_s = [*(kpi.judge_after_s for kpi in spec.kpis), spec.oldest_judged_s]  # the last one: harm
         self._cohorts: list[_Cohort] = []
         self._splits: list[Floats] = []
@@ -123,6 +124,8 @@ class CountSimulator:
             return
         cohort = self._cohorts[tick]
         is_harm = kpi == len(self._spec.kpis)
+        if kpi == self._first_judged:
+            self._count_newcomers(window, cohort, tick)
         bad = cohort.harm_bad if is_harm else cohort.bad[:, kpi]
         before = tick < self._exposed_since
         n_before, bad_before = (np.where(before, counts[:, BASELINE], 0) for counts in (cohort.n, bad))
@@ -134,6 +137,13 @@ class CountSimulator:
         else:
             window.unexposed_n[:, kpi], window.unexposed_bad[:, kpi] = n_before, bad_before
             window.n[:, kpi], window.bad[:, kpi] = bad_kept + good_kept, bad_kept
+
+    def _count_newcomers(self, window: Window, cohort: _Cohort, tick: int) -> None:
+        """Every session is somebody's first."""
+        for segment in np.flatnonzero(tick >= self._exposed_since).tolist():
+            asked_bp = round(float(cohort.split[segment]) * TOTAL_BP)
+            for arm in (BASELINE, CANARY):
+                window.newcomers[segment, asked_bp, arm] += int(cohort.n[segment, arm])
 
     def _stayed(self, cohort: _Cohort, tick: int, age_s: float) -> Floats:
         """(S, 2) chance that a session's bucket was on the same side of the split all the while until it was judged."""

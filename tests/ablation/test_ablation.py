@@ -12,6 +12,7 @@ from analysis.decision import Advance, Hold, Reason
 from analysis.engine import ServiceEngine
 from analysis.evidence.regression import RegressionEvidence
 from analysis.guard import GuardView
+from analysis.observer import Observer
 from analysis.policy import BudgetPolicy, PolicyView, Proposal
 from analysis.sample import SampleKind
 from analysis.session import SessionTracker
@@ -56,6 +57,14 @@ def test_without_evidence_no_fault_is_proven(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(RegressionEvidence, "log_e_values", property(lambda self: np.zeros(self._log_r.shape[:2])))
     with pytest.raises(AssertionError):
         scenarios.demo_faults_are_told_apart()
+
+
+def test_without_the_sample_ratio_a_canary_that_the_logs_do_not_tell_of_is_promoted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Observer, "_count_newcomer", lambda *_: None)
+    with pytest.raises(AssertionError):
+        scenarios.canary_that_half_of_the_logs_do_not_tell_of_is_not_promoted()
 
 
 def _zero(self: BudgetPolicy, view: PolicyView, *, rng: Any) -> Proposal:

@@ -190,7 +190,7 @@ async def control_plane(port: int = 0) -> AsyncIterator[ControlPlane]:
 
 
 class _Backend(asyncio.Protocol):
-    """Answers every HTTP/1.1 request with its version; says in headers which headers it was sent."""
+    """Answers every HTTP/1.1 request with its version and the headers it was sent; /login sets a cookie of its own."""
 
     def __init__(self, version: str) -> None:
         self._version = version
@@ -203,10 +203,12 @@ class _Backend(asyncio.Protocol):
         self._buffer += data
         while b"\r\n\r\n" in self._buffer:
             head, self._buffer = self._buffer.split(b"\r\n\r\n", 1)
-            lines = (line.decode("latin-1") for line in head.split(b"\r\n")[1:])
+            asked, *others = head.split(b"\r\n")
+            lines = (line.decode("latin-1") for line in others)
             seen = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
             body = json.dumps({"version": self._version, "headers": seen}).encode()
-            self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            own = b"set-cookie: app=1\r\n" if b" /login " in asked else b""
+            self._transport.write(b"HTTP/1.1 200 OK\r\n%bcontent-length: %d\r\n\r\n%b" % (own, len(body), body))
 
 
 @contextlib.asynccontextmanager
@@ -224,19 +226,23 @@ class Answer:
     status: int
     version: str
     headers: Mapping[str, str]  # as the backend saw them
-    set_cookie: str
+    set_cookies: tuple[str, ...]
 
 
 async def ask(
-    client: aiohttp.ClientSession, port: int, headers: Mapping[str, str] | None = None, path: str = "/"
+    client: aiohttp.ClientSession,
+    port: int,
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    path: str = "/",
 ) -> Answer:
-    """Send one request to the service `shop` through the Envoy at `port`."""
-    asked = {"host": "shop", **(headers or {})}
+    """Send one request to the service `shop` through the Envoy at `port`; a header may be there more than once."""
+    given = list(headers.items() if isinstance(headers, Mapping) else headers)
+    asked = [("host", "shop")] * (not any(name == "host" for name, _ in given)) + given
     async with client.get(f"http://127.0.0.1:{port}{path}", headers=asked) as response:
         text = await response.text()
         said = json.loads(text) if response.status == 200 else {}
-        cookie = response.headers.get("set-cookie", "")
-        return Answer(response.status, said.get("version", ""), said.get("headers", {}), cookie)
+        cookies = tuple(response.headers.getall("set-cookie", ()))
+        return Answer(response.status, said.get("version", ""), said.get("headers", {}), cookies)
 
 
 # --- Meshes ---

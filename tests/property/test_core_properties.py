@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields
 
 import numpy as np
@@ -61,8 +62,7 @@ def test_no_rows_raise_in_the_engine_or_a_split_beyond_its_bounds(
                 assert decision.split_after_bp <= decision.split_before_bp + spec.rollout.max_step_bp
             assert decision.phase is not Phase.PROMOTED or decision.split_before_bp >= spec.rollout.bake_split_bp
             assert all(np.isfinite(value) for value in decision.numbers.values())
-            assert engine.ramp is not None
-            engine.ramp.confirm(decision.segment)
+            engine.confirm(decision.segment, now_ns)
     again = ServiceEngine(spec, seed=seed)
     again.from_bytes(engine.to_bytes(now_ns), now_ns)
     assert again.ramp is not None
@@ -84,10 +84,10 @@ def test_rows_before_any_rollout_decide_nothing(rows: list[tuple[object, ...]]) 
 def windows(draw: st.DrawFn) -> Window:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shape = empty(2, 3)
-    counts = {
-        f.name: rng.integers(0, 1_000, np.shape(getattr(shape, f.name))) for f in fields(shape) if f.name != "entries"
-    }
-    return Window(**counts, entries=draw(st.integers(0, 10**6)))
+    arrays = {f.name: getattr(shape, f.name) for f in fields(shape)}
+    counts = {name: rng.integers(0, 1_000, a.shape) for name, a in arrays.items() if isinstance(a, np.ndarray)}
+    newcomers = Counter({(0, 500, 1): draw(st.integers(1, 9)), (1, draw(st.integers(0, 3)), 0): 7})
+    return Window(**counts, newcomers=newcomers, entries=draw(st.integers(0, 10**6)))
 
 
 @settings(max_examples=50, deadline=None)

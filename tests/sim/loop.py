@@ -82,14 +82,15 @@ def play(
     habits: Mapping[int, Habits] | None = None,
     until_s: float = 120.0,
     hide_errors: bool = False,
+    lose_logs: bool = False,
     restart_at_s: float | None = None,
     each_tick: Callable[[float, Truths], None] | None = None,
     until_final: tuple[str, ...] = SEGMENTS,
 ) -> Run:
     """Play one rollout; ends when every segment of `until_final` has, or at `until_s`.
 
-    `hide_errors`: failed requests have status 200 and only a server span tells of the failure. `each_tick` may change
-    the truths as time goes on.
+    `hide_errors`: failed requests have status 200 and only a server span tells of the failure. `lose_logs`: nothing is
+    heard of every second person on the canary. `each_tick` may change the truths as time goes on.
     """
     spec = spec or demo_spec()
     people = People(
@@ -107,6 +108,8 @@ def play(
         rows = people.advance(at_s, split)
         if hide_errors:
             rows = _hidden(rows)
+        if lose_logs:
+            rows = rows[(rows["version"] == 0) | (rows["user"] // 10_000 % 2 == 0)]
         rows["bucket"] = rows["user"] % 10_000 if engine.ramp is not None else NO_BUCKET
         now_ns = int((at_s + 0.3) * NS)
         if engine.ramp is None and at_s >= STARTS_S:
@@ -131,7 +134,7 @@ def _take(run: Run, decisions: tuple[SegmentDecision, ...], at_s: float, split: 
     if ramp is None:
         return
     for i, decision in enumerate(decisions):
-        ramp.confirm(decision.segment)
+        run.engine.confirm(decision.segment, int((at_s + 0.3) * NS))
         state = ramp.segments[decision.segment]
         split[i] = state.split_bp
         told = run.told.setdefault(decision.segment, Told(phase=state.phase))

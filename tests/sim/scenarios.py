@@ -55,6 +55,15 @@ def hidden_errors_are_found_in_spans(seed: int = 0) -> Run:
     return run
 
 
+def canary_that_half_of_the_logs_do_not_tell_of_is_not_promoted(seed: int = 0) -> Run:
+    """All that is heard of it is good. Nothing is rolled back for it, and nothing rises."""
+    run = play({}, seed=seed, lose_logs=True, until_s=80)
+    assert set(run.phases().values()) <= {Phase.RAMPING, Phase.BAKING}, run.told
+    last = run.decisions[-len(SEGMENTS) :]
+    assert {decision.verdict.reasons[0].code for decision in last} == {"sample_ratio"}
+    return run
+
+
 def crash_is_taken_back_at_once(seed: int = 0) -> Run:
     """Every request on the canary fails: the hard tier acts within three ticks of its onset."""
     run = play({(i, 1): faulty(request_errors=1.0) for i in range(len(SEGMENTS))}, seed=seed, until_s=40)

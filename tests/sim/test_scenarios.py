@@ -28,6 +28,7 @@ def test_demo_faults_are_told_apart(seed: int) -> None:
         scenarios.slow_version_is_rolled_back_on_latency,
         scenarios.broken_feature_is_rolled_back_on_its_use,
         scenarios.hidden_errors_are_found_in_spans,
+        scenarios.canary_that_half_of_the_logs_do_not_tell_of_is_not_promoted,
         scenarios.crash_is_taken_back_at_once,
         scenarios.world_that_gets_worse_is_not_held_against_the_canary,
         scenarios.too_little_traffic_is_not_known_yet,

@@ -87,7 +87,7 @@ class Status(_message.Message):
     def __init__(self, at_unix_ns: _Optional[int] = ..., services: _Optional[_Iterable[_Union[ServiceStatus, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., pushes: _Optional[int] = ..., acks: _Optional[int] = ..., nacks: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
 
 class ServiceStatus(_message.Message):
-    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by")
+    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio")
     class RoutedByEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,7 @@ class ServiceStatus(_message.Message):
     STARTED_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     ROUTED_BY_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATIO_FIELD_NUMBER: _ClassVar[int]
     service: str
     rollout: str
     state: str
@@ -125,10 +126,25 @@ class ServiceStatus(_message.Message):
     started_unix_ns: int
     segments: _containers.RepeatedCompositeFieldContainer[SegmentStatus]
     routed_by: _containers.ScalarMap[str, int]
-    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    sample_ratio: SampleRatio
+    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ...) -> None: ...
+
+class SampleRatio(_message.Message):
+    __slots__ = ("people", "on_canary", "asked", "evidence", "evidence_needed")
+    PEOPLE_FIELD_NUMBER: _ClassVar[int]
+    ON_CANARY_FIELD_NUMBER: _ClassVar[int]
+    ASKED_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_NEEDED_FIELD_NUMBER: _ClassVar[int]
+    people: int
+    on_canary: int
+    asked: float
+    evidence: float
+    evidence_needed: float
+    def __init__(self, people: _Optional[int] = ..., on_canary: _Optional[int] = ..., asked: _Optional[float] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ...) -> None: ...
 
 class SegmentStatus(_message.Message):
-    __slots__ = ("segment", "phase", "health", "split", "cap", "verdict", "reason", "leading_kpi", "evidence", "evidence_needed", "canary_sessions", "baseline_sessions", "needed_sessions", "needed_minutes", "excess_sessions", "worst_excess_rate", "anomaly", "breach_probability", "kpis", "baseline", "canary", "largest_split", "exposed_sessions")
+    __slots__ = ("segment", "phase", "health", "split", "cap", "verdict", "reason", "leading_kpi", "evidence", "evidence_needed", "canary_sessions", "baseline_sessions", "needed_sessions", "needed_minutes", "excess_sessions", "worst_excess_rate", "anomaly", "breach_probability", "kpis", "baseline", "canary", "largest_split", "exposed_sessions", "sample_ratio")
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +168,7 @@ class SegmentStatus(_message.Message):
     CANARY_FIELD_NUMBER: _ClassVar[int]
     LARGEST_SPLIT_FIELD_NUMBER: _ClassVar[int]
     EXPOSED_SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_RATIO_FIELD_NUMBER: _ClassVar[int]
     segment: str
     phase: str
     health: str
@@ -175,7 +192,8 @@ class SegmentStatus(_message.Message):
     canary: str
     largest_split: float
     exposed_sessions: int
-    def __init__(self, segment: _Optional[str] = ..., phase: _Optional[str] = ..., health: _Optional[str] = ..., split: _Optional[float] = ..., cap: _Optional[float] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., leading_kpi: _Optional[str] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ..., canary_sessions: _Optional[int] = ..., baseline_sessions: _Optional[int] = ..., needed_sessions: _Optional[int] = ..., needed_minutes: _Optional[float] = ..., excess_sessions: _Optional[float] = ..., worst_excess_rate: _Optional[float] = ..., anomaly: _Optional[float] = ..., breach_probability: _Optional[float] = ..., kpis: _Optional[_Iterable[_Union[KpiStatus, _Mapping]]] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., largest_split: _Optional[float] = ..., exposed_sessions: _Optional[int] = ...) -> None: ...
+    sample_ratio: SampleRatio
+    def __init__(self, segment: _Optional[str] = ..., phase: _Optional[str] = ..., health: _Optional[str] = ..., split: _Optional[float] = ..., cap: _Optional[float] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., leading_kpi: _Optional[str] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ..., canary_sessions: _Optional[int] = ..., baseline_sessions: _Optional[int] = ..., needed_sessions: _Optional[int] = ..., needed_minutes: _Optional[float] = ..., excess_sessions: _Optional[float] = ..., worst_excess_rate: _Optional[float] = ..., anomaly: _Optional[float] = ..., breach_probability: _Optional[float] = ..., kpis: _Optional[_Iterable[_Union[KpiStatus, _Mapping]]] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., largest_split: _Optional[float] = ..., exposed_sessions: _Optional[int] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ...) -> None: ...
 
 class KpiStatus(_message.Message):
     __slots__ = ("kpi", "canary", "baseline", "tolerance", "evidence", "canary_n", "baseline_n")

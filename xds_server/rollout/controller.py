@@ -322,6 +322,8 @@ class Controller:
         if ramp is None:
             return
         self._telemetry.harm(steered.name, ramp.reading.harm.upper)
+        if np.isfinite(log_e := ramp.reading.sample_ratio.log_e):
+            self._telemetry.sample_ratio(steered.name, log_e)
         for segment in ramp.arms:
             for kpi in ramp.view(segment).kpis:
                 if np.isfinite(kpi.log_e):
@@ -367,7 +369,7 @@ class Controller:
             steered.in_force = True
             if steered.engine.ramp is not None:
                 for name in steered.engine.ramp.arms:
-                    steered.engine.ramp.confirm(name)
+                    steered.engine.confirm(name, self._clock.now_unix_ns())
             self._telemetry.in_force(steered.name, seconds)
             try:
                 self._journal.mark_in_force(steered.name, generation, self._clock.now_unix_ns())

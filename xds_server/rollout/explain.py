@@ -77,6 +77,8 @@ def _overview(service: pb.ServiceStatus, now_unix_ns: int) -> list[str]:
         f"Harm: at most {_count(service.harm_upper)} of the {_count(service.harm_budget)} bad sessions that it may "
         f"cost beyond the baseline; sessions still open could add {_count(service.harm_reserved)}."
     )
+    if service.sample_ratio.people and len(service.segments) > 1:
+        lines.append(_spread(service.sample_ratio, service.canary))
     if service.in_force:
         lines.append(f"In force: every Envoy that carries its traffic has configuration {service.generation}.")
     else:
@@ -106,7 +108,7 @@ def _segment(
     lines += [f"  {_told(row, now_unix_ns)}" for row in (turns[-8:] if in_full else turns[-1:])]
     if in_full:
         lines += [f"  {_kpi(kpi, names)}" for kpi in segment.kpis]
-    lines.append(f"  You can: {_advice(service, segment.segment, phase)}")
+    lines.append(f"  You can: {_advice(service, segment, phase)}")
     return lines
 
 
@@ -120,6 +122,8 @@ def _knowledge(segment: pb.SegmentStatus, phase: Phase, names: dict[str, str]) -
                 f"; about {_count(segment.excess_sessions)} of them went bad that would not have on {names['baseline']}"
             )
         lines.append(f"{line}. Largest split: {_percent(segment.largest_split)}.")
+    if segment.sample_ratio.people:
+        lines.append(_spread(segment.sample_ratio, names["canary"]))
     if segment.needed_sessions and not phase.is_final:
         about = (
             f", about {_duration(segment.needed_minutes * 60)} at today's traffic" if segment.needed_minutes > 0 else ""
@@ -133,6 +137,18 @@ def _knowledge(segment: pb.SegmentStatus, phase: Phase, names: dict[str, str]) -
         proof = "proof of harm" if share >= 1 else f"{_percent(share)} of the way to proof of harm"
         lines.append(f"Evidence: {proof}, from {_words(leading.kpi)}.")
     return lines
+
+
+def _spread(ratio: pb.SampleRatio, canary: str) -> str:
+    """Tell where new people went, and where they were asked to go."""
+    line = f"New people: {ratio.on_canary:,} of {ratio.people:,} got {canary}, {_count(ratio.asked)} were asked for."
+    if _is_mismatch(ratio):
+        line += " That is no chance: the splits are not kept, or a version's access logs get lost."
+    return line
+
+
+def _is_mismatch(ratio: pb.SampleRatio) -> bool:
+    return ratio.people > 0 and ratio.evidence >= ratio.evidence_needed
 
 
 def _kpi(kpi: pb.KpiStatus, names: dict[str, str]) -> str:
@@ -173,8 +189,8 @@ def _is_turn(row: DecisionRow) -> bool:
     )
 
 
-def _advice(service: pb.ServiceStatus, segment: str, phase: Phase) -> str:
-    command = f"serinus rollout {{}} {service.service} --segment {segment}"
+def _advice(service: pb.ServiceStatus, segment: pb.SegmentStatus, phase: Phase) -> str:
+    command = f"serinus rollout {{}} {service.service} --segment {segment.segment}"
     if phase in (Phase.ROLLED_BACK, Phase.WITHDRAWN):
         more = "" if phase is Phase.ROLLED_BACK else " (with a larger harm budget, or when there is more traffic)"
         return f"release a mended version: serinus rollout start {service.service} --canary VERSION{more}"
@@ -184,6 +200,8 @@ def _advice(service: pb.ServiceStatus, segment: str, phase: Phase) -> str:
         return f"`serinus rollout resume {service.service}`, or `{command.format('rollback')}`"
     if phase is Phase.PROMOTED:
         return f"`{command.format('rollback')}` if you know of harm that Serinus does not see"
+    if _is_mismatch(segment.sample_ratio) or _is_mismatch(service.sample_ratio):
+        return f"find out where its people go, then `{command.format('resume')}`; or `{command.format('rollback')}`"
     return f"wait; or `{command.format('pause')}`, or `{command.format('rollback')}`"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from analysis.decision import Phase
 from analysis.ramp import SegmentView
+from analysis.reading import RatioView
 from analysis.spec import TOTAL_BP
 from xds_server.ads.cache import NodeView
 from xds_server.pb import control_pb2 as pb
@@ -35,6 +36,7 @@ def service_status(steered: SteeredService, routed_by: Mapping[str, int]) -> pb.
         return status
     harm = ramp.harm_view()
     status.harm_upper, status.harm_reserved = harm.upper, harm.reserved
+    status.sample_ratio.CopyFrom(_sample_ratio(ramp.reading.ratio_view(len(spec.segments))))
     status.segments.extend(_segment(steered, ramp.view(segment.name)) for segment in spec.segments)
     return status
 
@@ -93,6 +95,17 @@ def _segment(steered: SteeredService, view: SegmentView) -> pb.SegmentStatus:
         canary=split.canary or "",
         largest_split=state.largest_bp / TOTAL_BP,
         exposed_sessions=view.exposed_n if state.phase is not Phase.PINNED else 0,
+        sample_ratio=_sample_ratio(view.sample_ratio),
+    )
+
+
+def _sample_ratio(view: RatioView) -> pb.SampleRatio:
+    return pb.SampleRatio(
+        people=view.people,
+        on_canary=view.on_canary,
+        asked=view.asked,
+        evidence=_finite(view.log_e),
+        evidence_needed=view.log_threshold,
     )
 
 

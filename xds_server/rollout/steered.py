@@ -62,6 +62,8 @@ class SteeredService:
                 return
             if ramp.segments[name].split_bp != state.split_bp:
                 self.engine.observer.set_split(name, state.split_bp, now_ns)
+                if state.confirmed:  # what Envoys have never left is in force still
+                    self.engine.observer.settle(name, now_ns)
             ramp.segments[name] = state
 
     def put_rows(self, rows: npt.NDArray[np.void]) -> None:

@@ -9,6 +9,7 @@ import time
 
 import aiohttp
 
+from xds_server.assign import bucket
 from xds_server.pb import control_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,58 @@ def test_two_envoys_in_a_row_are_one_count(rig, place):
                 assert entries == {("accepted", "access_log"): 300, ("forwarding_hop", "access_log"): 300}
                 assert len(shop[0].seen) + len(shop[1].seen) == 300
                 assert min(len(shop[0].seen), len(shop[1].seen)) > 100
+
+    asyncio.run(scenario())
+
+
+def test_people_who_do_not_come_as_the_split_asked_for_hold_the_rollout_until_a_person_resumes_it(rig, place):
+    """First a crowd whom chance spreads, then people who all happen to be in the canary's half."""
+
+    async def scenario() -> None:
+        async with place.versions("v1", "v2") as shop:
+            _, port = place.write_mesh(shop)
+            async with (
+                place.serinus() as serinus,
+                rig.envoy(place.mesh(), "side-1", serinus.grpc),
+                aiohttp.ClientSession() as client,
+            ):
+                rollout = await serinus.begin()
+                await serinus.set(5_000)
+                await rig.eventually(serinus.in_force, "50 %")
+                await asyncio.sleep(2.0)  # what comes so soon after a change is not counted
+                async with place.crowd(port, rate=100) as crowd:
+                    await asyncio.sleep(3.0)
+
+                async def reasons() -> set[str]:
+                    return {each["reason"] for each in (await serinus.shop())["segments"]}
+
+                async def are_counted() -> bool:
+                    return int((await serinus.shop())["sample_ratio"]["people"]) == len(crowd.versions)
+
+                await rig.eventually(are_counted, "everybody of the crowd is counted")
+                assert not any("asked for" in reason for reason in await reasons())
+                ratio = (await serinus.shop())["sample_ratio"]
+                assert ratio["asked"] == 0.5 * int(ratio["people"])
+                assert ratio["evidence"] < ratio["evidence_needed"]
+                chosen = [f"q{n}" for n in range(400) if bucket(rollout, f"q{n}") < 5_000]
+                for person in chosen:
+                    await place.visit(client, port, person)
+                    await place.visit(client, port, person)
+
+                async def is_held() -> bool:
+                    return any("new people in all segments together" in reason for reason in await reasons())
+
+                await rig.eventually(is_held, "the mismatch is found")
+                status = await serinus.shop()
+                assert {each["split"] for each in status["segments"]} == {0.5}
+                assert int(status["sample_ratio"]["people"]) <= len(crowd.versions) + len(chosen)
+                assert (await serinus.metrics("serinus_sample_ratio_evidence"))[("shop",)] > 6.9
+                held = [row for row in await serinus.history() if "sample_ratio" in row["detail_json"]]
+                assert {row["verdict"] for row in held} == {"hold"}
+                assert "then `serinus rollout resume shop" in (await serinus.say("explain", "shop")).out
+                await serinus.act(pb.ACTION_RESUME)
+                await asyncio.sleep(1.2)
+                assert not any("asked for" in reason for reason in await reasons())
 
     asyncio.run(scenario())
 

@@ -42,6 +42,7 @@ def _of_people(seed: int, truth: Truth, sessions_per_s: float) -> list[Window]:
     windows = []
     for tick, split_bp in enumerate(SPLITS_BP):
         observer.set_split("default", split_bp, tick * NS)
+        observer.settle("default", tick * NS)
         rows = people.advance(tick + 1.0, {0: split_bp})
         rows["bucket"] = rows["user"] % 10_000
         observer.observe(rows)
@@ -86,6 +87,16 @@ def test_as_many_people_are_judged_in_each_arm_as_among_single_people(both: tupl
     np.testing.assert_allclose(counts.unexposed_n[0], people.unexposed_n[0], rtol=0.2)
     np.testing.assert_allclose(counts.exposed, people.exposed, rtol=0.15)
     np.testing.assert_allclose(counts.arrived, people.arrived, rtol=0.1)
+
+
+def test_new_people_go_where_they_are_asked_to(both: tuple[list[Window], list[Window]]) -> None:
+    """Among single people those around a change are left out: two of eight seconds at 20 %, one of the rest at 50 %."""
+    people, counts = (_sum(windows).newcomers for windows in both)
+    assert set(people) == set(counts) == {(0, bp, arm) for bp in (2_000, 5_000) for arm in (BASELINE, CANARY)}
+    for key, n in people.items():
+        assert n == pytest.approx(counts[key] * (6 / 8 if key[1] == 2_000 else 1), rel=0.15)
+        share = n / sum(people[0, key[1], arm] for arm in (BASELINE, CANARY))
+        assert share == pytest.approx(key[1] / 1e4 if key[2] == CANARY else 1 - key[1] / 1e4, abs=0.07)
 
 
 def test_judged_shares_agree(both: tuple[list[Window], list[Window]]) -> None:

@@ -33,7 +33,7 @@ def _started(until_s: int = 25) -> tuple[ServiceEngine, int]:
         engine.observe(rows)
         for i, decision in enumerate(engine.tick(now_ns, {"wishlist": FEATURE_LABEL})):
             assert engine.ramp is not None
-            engine.ramp.confirm(decision.segment)
+            engine.confirm(decision.segment, now_ns)
             split[i] = decision.split_after_bp
     return engine, now_ns
 
@@ -115,6 +115,9 @@ def _with(data: bytes, path: tuple[str, ...], value: Any) -> bytes:
         (("ramp", "reading", "harm", "excess"), [0.0]),
         (("ramp", "reading", "harm", "rate"), None),
         (("ramp", "reading", "harm", "exclusion"), []),
+        (("ramp", "reading", "sample_ratio"), None),
+        (("ramp", "reading", "sample_ratio", "totals"), [[1.0]]),
+        (("ramp", "reading", "sample_ratio", "spent"), 1e400),
         (("slow_ms",), [1.0]),
         (("slow_ms",), None),
         (("behaviour",), [[]]),
@@ -130,6 +133,31 @@ def test_damaged_state_is_refused_and_leaves_no_rollout(
         engine.from_bytes(_with(data, path, value), now_ns)
     assert engine.ramp is None
     assert engine.tick(now_ns + NS, {}) == ()
+
+
+def test_new_people_are_counted_from_the_acknowledgement_on() -> None:
+    engine, now_ns = _started()
+    assert engine.ramp is not None
+    ratio = engine.ramp.reading.sample_ratio
+    counted = ratio.totals[-1, 0]
+    assert counted > 0
+    people = People(World(habits=(SimHabits(),) * 2), baseline=0, canary=1, rng=np.random.default_rng(2))
+    engine.command(Order(action=Action.SET, who="ann", split_bp=4_000), now_ns)
+    for at_s in range(1, 30):
+        later_ns = now_ns + int((at_s + 0.3) * NS)
+        engine.observe(people.advance(at_s, {0: 4_000, 1: 4_000}, epoch_ns=now_ns))
+        engine.command(Order(action=Action.FREEZE, who="ann"), later_ns)
+        engine.tick(later_ns, {"wishlist": FEATURE_LABEL})
+        if at_s == 10:
+            assert ratio.totals[-1, 0] < counted + 200, "only those of before the order"
+            counted = ratio.totals[-1, 0]
+            for name in ARMS:
+                assert not engine.ramp.segments[name].confirmed
+                engine.confirm(name, later_ns)
+                assert engine.ramp.segments[name].confirmed
+    assert ratio.totals[-1, 0] == pytest.approx(counted + 2 * 15 * (30 - 11.3 - 4 - 1.5), rel=0.2)
+    with pytest.raises(StateError, match="no rollout"):
+        ServiceEngine(small_spec(), seed=1).confirm("power", 0)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": 1}'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,112 @@ def test_slow_limit_of_the_specification_goes_first() -> None:
     observer = Observer(small_spec(kpis=kpis))
     assert observer.freeze_thresholds() is True
     assert observer.tracker.slow_ms.tolist() == [400.0, 400.0]
+
+
+def _settled(split_bp: int = 2_000, at_s: float = 10.0) -> Observer:
+    observer = _observer(split_bp, at_s)
+    observer.settle("power", round((at_s + 0.5) * NS))
+    return observer
+
+
+def test_new_people_are_counted_once_by_where_their_first_request_went() -> None:
+    """A bot with one identity is one person, however much it asks and however often it comes back."""
+    observer = _settled()
+    bot = [row(12 + i / 100, 1, **CANARY_ROW) for i in range(500)]
+    later = [row(40 + i, 1, version=0) for i in range(3)]
+    observer.observe(table(*bot, *later, row(13, 2), row(13, 3, version=1, bucket=5_000), row(13, 4, version=77)))
+    assert _window(observer, 99).newcomers == {(0, 2_000, CANARY): 2, (0, 2_000, BASELINE): 2}
+    assert _window(observer, 199).newcomers == {}
+
+
+def test_new_people_are_counted_at_the_age_of_the_first_judgement() -> None:
+    """A request is logged when it ends: at once, a slow version's people would be missing."""
+    observer = _settled()
+    observer.observe(table(row(12, 1, **CANARY_ROW)))
+    assert _window(observer, 15.9).newcomers == {}
+    observer.observe(table(row(12, 2, duration_ms=3_800.0, **CANARY_ROW)))
+    assert _window(observer, 16).newcomers == {(0, 2_000, CANARY): 2}
+
+
+def test_who_comes_while_a_split_changes_is_not_counted_whichever_way_it_is_routed() -> None:
+    observer = _settled()
+    people = [row(at_s / 10, at_s, version=at_s % 2) for at_s in range(100, 400, 2)]
+    observer.observe(table(*people[:100]))
+    observer.set_split("power", 5_000, 20 * NS)
+    observer.observe(table(*people[100:]))
+    observer.set_split("power", 4_000, 22 * NS)  # before the one before is in force
+    observer.settle("power", 25 * NS)
+    counted = _window(observer, 99).newcomers
+    assert counted == {(0, 2_000, BASELINE): 37, (0, 4_000, BASELINE): 69}  # 11.6 to 18.9 s, 26.1 to 39.9 s
+
+
+def test_nobody_is_counted_while_a_split_is_not_in_force_everywhere() -> None:
+    observer = _observer()
+    observer.observe(table(*(row(12 + i, i + 1) for i in range(20))))
+    assert _window(observer, 99).newcomers == {}
+
+
+def test_who_is_counted_hangs_on_when_they_came_and_not_on_when_it_was_heard_of() -> None:
+    """Else a version that answers slowly would lose people, and fire."""
+    counted = []
+    for delay_s in (0.0, 0.7, 2.4):
+        observer, window = _settled(), Counter[tuple[int, int, int]]()
+        for tick in range(100, 400):
+            heard = tick / 10 - delay_s
+            observer.observe(table(*(row(heard, tick * 10 + v, version=v) for v in (0, 1))))
+            if tick in (200, 201, 300):
+                observer.set_split("power", tick * 10, tick * NS // 10)
+            if tick in (210, 305):
+                observer.settle("power", tick * NS // 10)
+            window += observer.window(tick * NS // 10, LABELS).newcomers
+        counted.append({key: n for key, n in window.items() if key[1] != 2_000})
+    assert counted[0]
+    assert counted == [counted[0]] * 3
+
+
+def test_sessions_from_before_the_exposure_or_of_the_last_rollout_are_no_new_people() -> None:
+    observer = _settled()
+    observer.observe(table(row(8, 1), row(12, 2)))
+    observer.begin({"power": ("v1", "v2")})
+    observer.set_split("power", 2_000, 20 * NS)
+    observer.settle("power", 20 * NS)
+    observer.observe(table(row(21.5, 3)))
+    assert _window(observer, 99).newcomers == {(0, 2_000, BASELINE): 1}
+
+
+def test_visit_that_began_before_the_exposure_makes_the_next_one_new() -> None:
+    observer = _settled()
+    observer.observe(table(row(9, 1), row(30, 1)))
+    assert _window(observer, 99).newcomers == {(0, 2_000, BASELINE): 1}
+
+
+def test_split_history_says_what_was_asked_for_unless_it_was_changing_or_is_forgotten() -> None:
+    history = SplitHistory(keep_s=100)
+    assert history.asked(5 * NS) == 0
+    history.set(10 * NS, 500)
+    assert (history.asked(round(8.9 * NS)), history.asked(9 * NS), history.asked(10**6 * NS)) == (0, None, None)
+    history.settle(12 * NS)
+    history.settle(13 * NS)  # said twice
+    assert (history.asked(13 * NS), history.asked(round(13.1 * NS))) == (None, 500)
+    history.set(50 * NS, 500)  # no change
+    assert history.asked(50 * NS) == 500
+    history.set(60 * NS, 700)
+    history.settle(60 * NS)
+    assert (history.asked(round(58.9 * NS)), history.asked(60 * NS), history.asked(62 * NS)) == (500, None, 700)
+    history.set(200 * NS, 900)
+    history.settle(201 * NS)
+    assert (history.asked(59 * NS), history.asked(60 * NS), history.asked(150 * NS)) == (None, None, 700)
+    history.set(1_000 * NS, 0)
+    assert (history.asked(62 * NS), history.asked(199 * NS), history.asked(500 * NS)) == (None, None, 900)
+
+
+def test_split_history_stays_small() -> None:
+    history = SplitHistory(keep_s=100)
+    for at_s in range(1, 5_000):
+        history.set(at_s * NS, at_s)
+        history.settle(at_s * NS + NS // 2)
+    assert len(history._changes) < 110
+    assert len(history._settled) < 110
 
 
 def test_split_history_knows_what_was_in_force_between_two_times() -> None:

@@ -14,7 +14,7 @@ from analysis.errors import SpecError, StateError
 from analysis.policy import BudgetPolicy
 from analysis.ramp import Ramp
 from analysis.spec import Mode, SegmentSpec, ServiceSpec
-from analysis.window import BASELINE, Window, empty
+from analysis.window import BASELINE, CANARY, Window, empty
 from tests.unit.analysis.rows import small_spec
 
 ARMS = {"power": ("v1", "v2"), "default": ("v1", "v2")}
@@ -37,7 +37,7 @@ class Driver:
         self.rng = np.random.default_rng(1)
         self.told: list[SegmentDecision] = []
 
-    def window(self, excess: float) -> Window:
+    def window(self, excess: float, lost: float = 0.0) -> Window:
         window = empty(2, 5)
         for i, state in enumerate(self.ramp.segments.values()):
             n_c = round(PEOPLE * state.split_bp / 10_000)
@@ -51,13 +51,16 @@ class Driver:
                 window.unexposed_n[i], window.unexposed_bad[i] = PEOPLE, bad[BASELINE]
                 window.unexposed_harm_n[i], window.unexposed_harm_bad[i] = PEOPLE, bad[BASELINE]
             window.arrived[i] = PEOPLE
+            if exposed and i == 0:
+                window.newcomers[i, state.split_bp, CANARY] = round(n_c * (1 - lost))
+                window.newcomers[i, state.split_bp, BASELINE] = PEOPLE - n_c
             window.people[i] = n * 3
         return replace(window, entries=200)
 
-    def run(self, ticks: int, *, excess: float = 0.0, quiet: bool = False) -> Driver:
+    def run(self, ticks: int, *, excess: float = 0.0, quiet: bool = False, lost: float = 0.0) -> Driver:
         for _ in range(ticks):
             self.now_s += 1
-            window = empty(2, 5) if quiet else self.window(excess)
+            window = empty(2, 5) if quiet else self.window(excess, lost)
             self.told = list(self.ramp.step(window, now_s=self.now_s, rng=self.rng))
             for name in self.ramp.segments:
                 self.ramp.confirm(name)
@@ -255,6 +258,85 @@ def test_state_of_other_segments_is_refused() -> None:
     stored = json.loads(json.dumps(Driver().run(10).ramp.state()))
     with pytest.raises(StateError):
         Ramp(other, BudgetPolicy(), {"vip": ("v1", "v2"), "default": ("v1", "v2")}).restore(stored, gap_s=0)
+
+
+def _lossy() -> Driver:
+    """A driver in whose segment `power` every second person of the canary has not been heard of since tick 10."""
+    return Driver(_spec(max_step_bp=1_000, bake_s=80)).run(10).run(60, lost=0.5)
+
+
+def test_sample_ratio_that_is_not_what_was_asked_for_holds_with_its_numbers_and_rolls_nothing_back() -> None:
+    driver = _lossy()
+    told = driver.told[0]
+    assert isinstance(told.verdict, Hold)
+    (reason,) = told.verdict.reasons
+    assert reason.code == "sample_ratio"
+    ratio = driver.ramp.view("power").sample_ratio
+    assert f"{ratio.on_canary:,} of {ratio.people:,} new people here are on the canary" in reason.text
+    assert f"where {ratio.asked:,.0f} were asked for" in reason.text
+    assert reason.observed is not None
+    assert reason.limit is not None
+    assert reason.observed < 0.8 * reason.limit
+    assert told.numbers["new_people"] == ratio.people
+    assert told.numbers["sample_ratio_log_e"] >= ratio.log_threshold
+    held = driver.split()
+    assert 0 < held < 9_500
+    assert driver.run(40, lost=0.5).split() == held
+    assert driver.phase() is Phase.RAMPING
+
+
+def test_sample_ratio_of_one_segment_holds_the_others_only_where_all_together_prove_it() -> None:
+    """Here `power` is all that is counted, so both rows prove it, and `default` is told where it shows."""
+    driver = _lossy()
+    assert "in all segments together" in driver.told[1].verdict.reasons[0].text
+    driver.ramp.reading.sample_ratio.forget(np.array([False, False, True]))
+    driver.run(1, lost=0.5)
+    assert driver.told[0].verdict.reasons[0].code == "sample_ratio"
+    assert driver.told[1].verdict.reasons[0].code != "sample_ratio"
+
+
+def test_sample_ratio_hinders_no_rollback() -> None:
+    driver = _lossy().run(30, excess=0.5, lost=0.5)
+    assert (driver.phase(), driver.split()) == (Phase.ROLLED_BACK, 0)
+
+
+def test_resume_lets_a_sample_ratio_be_looked_at_anew() -> None:
+    """The cause is mended: it goes on. It is not: it is held again."""
+    for lost, still in ((0.0, False), (0.5, True)):
+        driver = _lossy()
+        driver.order(Action.RESUME, segment="power")
+        driver.run(1)
+        assert driver.told[0].verdict.reasons[0].code != "sample_ratio"
+        driver.run(150, lost=lost)
+        assert (driver.phase() is not Phase.PROMOTED) is still
+        assert (driver.told[0].verdict.reasons[0].code == "sample_ratio") is still
+
+
+def test_resume_forgets_nothing_where_nothing_is_wrong() -> None:
+    driver = Driver().run(20)
+    before = driver.ramp.reading.sample_ratio.state()
+    driver.order(Action.RESUME)
+    assert driver.ramp.reading.sample_ratio.state() == before
+
+
+def test_restart_keeps_a_mismatch_that_was_found_and_begins_anew_where_none_was() -> None:
+    """Who has been counted is not known any more; counted twice, the same chance would look like two."""
+    for driver, still in ((_lossy(), True), (Driver().run(20), False)):
+        again = Driver(driver.spec)
+        again.ramp.restore(json.loads(json.dumps(driver.ramp.state())), gap_s=0)
+        ratio = driver.ramp.reading.sample_ratio
+        assert ratio.totals[0, 0] > 0
+        assert again.ramp.reading.sample_ratio.totals[0].any() == still
+        assert (again.ramp.reading.mismatch(0) is not None) is still
+
+
+def test_state_from_before_there_was_a_sample_ratio_is_taken() -> None:
+    driver, again = Driver().run(20), Driver()
+    stored = json.loads(json.dumps(driver.ramp.state()))
+    del stored["reading"]["sample_ratio"]
+    again.ramp.restore(stored, gap_s=0)
+    assert again.split() == driver.split()
+    assert not again.ramp.reading.sample_ratio.totals.any()
 
 
 def test_clock_that_goes_back_stops_the_dwelling() -> None:

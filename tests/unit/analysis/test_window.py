@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections import Counter
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -16,7 +17,8 @@ def _random(seed: int) -> Window:
         f.name: 5 if f.name == "entries" else rng.integers(0, 50, np.shape(getattr(shape, f.name)))
         for f in fields(shape)
     }
-    return Window(**values)
+    keys = [(int(s), 500 * int(bp), int(arm)) for s, bp, arm in rng.integers(0, (3, 3, 2), (6, 3))]
+    return replace(Window(**values), newcomers=Counter(dict.fromkeys(keys, seed + 1)))
 
 
 def _equal(one: Window, other: Window) -> bool:
@@ -28,6 +30,7 @@ def test_merging_loses_nothing_in_any_order() -> None:
     assert _equal((a + b) + c, a + (b + c))
     assert _equal(a + b, b + a)
     assert (a + b).bad.sum() == a.bad.sum() + b.bad.sum()
+    assert (a + b).newcomers.total() == a.newcomers.total() + b.newcomers.total()
 
 
 def test_an_empty_window_changes_nothing() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.route.v3.route_components_pb2 import Route
+from envoy.extensions.filters.http.lua.v3.lua_pb2 import LuaPerRoute
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
@@ -113,6 +114,26 @@ def test_each_route_says_which_configuration_it_belongs_to(mesh: Mesh) -> None:
 def test_a_service_without_decisions_is_served_by_its_baseline(mesh: Mesh) -> None:
     routes = routes_of(build(mesh, {}, ANY_SIDECAR), "blog")
     assert [route.route.cluster for route in routes.values()] == ["blog|v1"]
+
+
+def context_of(mesh: Mesh, service: str) -> list[dict[str, str]]:
+    """What `identity.lua` is told of a service's identities."""
+    (host,) = (host for host in build(mesh, splits(), ANY_SIDECAR).routes[0].virtual_hosts if host.name == service)
+    per_route = LuaPerRoute()
+    assert host.typed_per_filter_config["envoy.filters.http.lua"].Unpack(per_route)
+    return [dict(source) for source in per_route.filter_context["identity"]]
+
+
+def test_only_a_cookie_that_another_identity_stands_before_is_held_and_for_more_than_the_gap(mesh: Mesh) -> None:
+    """Written half a gap ago at the earliest, it must still be there after a whole gap of silence."""
+    attributes = "; Path=/; Max-Age={}; HttpOnly; SameSite=Lax"
+    cookie = {"cookie": "sid", "attributes": attributes.format(2_592_000)}
+    held = {"hold": "2701", "renew": "900", "hold_attributes": attributes.format(2_701)}
+    assert context_of(mesh, "shop") == [{"header": "x-user-id"}, cookie | held]
+    assert context_of(mesh, "blog") == [{"header": "x-user-id"}]
+    shop = mesh.services["shop"]
+    first = replace(shop, identity=shop.identity[::-1])
+    assert context_of(replace(mesh, services={"shop": first}), "shop") == [cookie, {"header": "x-user-id"}]
 
 
 def test_services_on_one_port_share_a_listener(mesh: Mesh) -> None:

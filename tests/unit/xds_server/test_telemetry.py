@@ -45,8 +45,10 @@ def test_evidence_and_harm_show_their_latest_value(telemetry: Telemetry) -> None
     for number in (1.5, -0.5):
         telemetry.evidence("shop", "eu", "error_rate", number)
         telemetry.harm("shop", 10 + number)
+        telemetry.sample_ratio("shop", 7 + number)
     assert value(telemetry, "serinus_evidence", service="shop", segment="eu", kpi="error_rate") == -0.5
     assert value(telemetry, "serinus_harm_sessions_upper", service="shop") == 9.5
+    assert value(telemetry, "serinus_sample_ratio_evidence", service="shop") == 6.5
 
 
 def test_durations_are_histograms_in_seconds(telemetry: Telemetry) -> None:

@@ -138,6 +138,21 @@ def test_what_waits_what_is_paused_and_what_is_only_observed_is_said() -> None:
     assert "A person paused it" in observed
 
 
+def test_where_new_people_went_is_said_and_what_to_do_where_they_were_not_asked_to() -> None:
+    """A split that is not kept is no matter of the version."""
+    kept = pb.SampleRatio(people=1_020, on_canary=512, asked=509.6, evidence=-2.0, evidence_needed=7.6)
+    lost = pb.SampleRatio(people=1_020, on_canary=412, asked=509.6, evidence=12.0, evidence_needed=7.6)
+    segment = pb.SegmentStatus(segment="eu", phase="ramping", sample_ratio=kept)
+    text = explain(service(segment, sample_ratio=kept), [], segment="eu", now_unix_ns=NOW)
+    assert text.count("New people: 512 of 1,020 got v2, 510 were asked for.\n") == 1, "one segment is all there are"
+    assert "You can: wait" in text
+    text = explain(service(segment, POWER, sample_ratio=lost), [], segment=None, now_unix_ns=NOW)
+    assert "New people: 412 of 1,020 got v2, 510 were asked for. That is no chance" in text
+    assert "You can: find out where its people go, then `serinus rollout resume checkout --segment eu`" in text
+    nobody = explain(service(EU, POWER), [], segment=None, now_unix_ns=NOW)
+    assert "New people" not in nobody
+
+
 def test_a_number_that_is_not_known_is_not_printed_as_one() -> None:
     """An upper bound may be infinite before there is data."""
     text = explain(service(EU, harm_upper=float("inf")), [], segment=None, now_unix_ns=NOW)
