@@ -50,7 +50,7 @@ QUICK = Extent(streams=(100, 400), gateways=(), repetitions=3, storm_streams=400
 def main() -> None:
     asked = _arguments()
     extent = _extent(asked)
-    before = time.monotonic()
+    before, busy_before = time.monotonic(), _others_s()
     print("building go-control-plane's server", file=sys.stderr, flush=True)
     gcp = "not asked for" if asked.no_gcp else build_gcp()
     servers, clients = _cores(asked.server_cores)
@@ -64,15 +64,19 @@ def main() -> None:
         print(line)
     for goal in report.goals(cells, storms):
         print(goal)
+    seconds = time.monotonic() - before
+    others = (_others_s() - busy_before) / seconds
     data = {
         "machine": _machine(place),
+        "others_cores": others,
         "extent": dataclasses.asdict(extent),
-        "seconds": time.monotonic() - before,
+        "seconds": seconds,
         **report.as_data(cells, storms),
     }
     asked.json.parent.mkdir(parents=True, exist_ok=True)
     asked.json.write_text(json.dumps(data, indent=1) + "\n")
-    print(f"\n{data['seconds'] / 60:.1f} minutes; everything is in {asked.json}")
+    cores = len(os.sched_getaffinity(0))
+    print(f"\n{seconds / 60:.1f} minutes, while others kept {others:.1f} of {cores} cores busy; all is in {asked.json}")
 
 
 def _measure(variant: Variant, extent: Extent, place: Place, into: tuple[list[Cell], list[Storm]]) -> None:
@@ -143,11 +147,17 @@ def _machine(place: Place) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "server_cores": list(place.server_cores),
         "client_cores": list(place.client_cores),
-        "load_average_at_end": os.getloadavg()[0],
         "python": platform.python_version(),
         "grpcio": version("grpcio"),
         "gcp": place.gcp or modules,
     }
+
+
+def _others_s() -> float:
+    """Time that all cores have been busy, without this process and its children that have ended."""
+    user, nice, system, _, _, irq, soft_irq, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
+    own = os.times()
+    return (user + nice + system + irq + soft_irq) / os.sysconf("SC_CLK_TCK") - sum(own[:4])
 
 
 def _legend() -> list[str]:
