@@ -19,7 +19,7 @@ CLIENT_BOUND = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """`passed` None: nothing was measured that could show it."""
+    """`passed` None: not shown, since something that belongs to it was skipped or not asked for."""
 
     goal: str
     passed: bool | None
@@ -113,7 +113,9 @@ def goals(cells: Sequence[Cell], storms: Sequence[Storm]) -> list[Goal]:
         (c.kb_per_stream, _where(c)) for c in serinus if c.kb_per_stream and c.streams == most[c.variant, c.workload]
     ]
     stormed = [storm for storm in storms if storm.key == "serinus" and storm.runs]
-    return [
+    no_push = [_where(cell) for cell in cells if cell.key == "serinus" and cell.skipped]
+    no_storm = [f"{s.variant}, {_services(s.workload.services)}" for s in storms if s.key == "serinus" and s.skipped]
+    found = [
         _at_most("Serinus / floor ≤ 1.3, time to the last ACK", ratios(("floor",), lambda _: True), 1.3, "×"),
         _at_most(
             "Serinus / go-control-plane ≤ 1 with 500 services, time to the last ACK",
@@ -132,6 +134,15 @@ def goals(cells: Sequence[Cell], storms: Sequence[Storm]) -> list[Goal]:
         ),
         _at_most("storm: no stall > 100 ms", _storm_values(stormed, lambda run: run["stall_ms"] or 0.0), 100.0, " ms"),
     ]
+    return [_without(goal, no_storm if goal.goal.startswith("storm") else no_push) for goal in found]
+
+
+def _without(goal: Goal, skipped: Sequence[str]) -> Goal:
+    """Take back a PASS of which a part is missing."""
+    if not skipped:
+        return goal
+    measured = f"{goal.measured}; SKIPPED: {len(skipped)}, such as {skipped[0]}"
+    return dataclasses.replace(goal, passed=goal.passed and None, measured=measured)
 
 
 def _at_most(goal: str, values: Sequence[tuple[float, str]], limit: float, unit: str) -> Goal:
