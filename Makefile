@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint proto requirements clean
+.PHONY: setup demo test lint proto requirements bench-xds clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,11 @@ lint: $(STAMP)
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest $(PYTEST)
+
+# Pushes and reconnect storms, beside a bare gRPC server and go-control-plane (where Go is): benchmarks/README.md.
+# BENCH=--quick takes 2 minutes instead of 10.
+bench-xds: $(STAMP)
+	$(BIN)/python -m benchmarks.xds $(BENCH)
 
 # The generated code is committed, so that installing needs no compiler; a test fails when it is stale.
 proto: $(STAMP)
