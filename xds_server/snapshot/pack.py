@@ -19,6 +19,7 @@ from analysis.spec import TOTAL_BP
 from xds_server.resources.parts import METADATA
 from xds_server.snapshot.encoding import bytes_field
 from xds_server.snapshot.resource import Resource, ResourceType
+from xds_server.validation.rules import violations
 
 _VIRTUAL_HOSTS_FIELD = RouteConfiguration.DESCRIPTOR.fields_by_name["virtual_hosts"].number
 
@@ -75,7 +76,7 @@ def host(message: VirtualHost, exposed: Iterable[str] = ()) -> PackedHost:
         needs=frozenset(cluster for route in message.routes for cluster in _clusters(route)),
         exposed=frozenset(f"{message.name}|{segment}" for segment in exposed),
         generation=generations[0] if generations else None,
-        problems=tuple(_problems(message)),
+        problems=(*_problems(message), *violations(message)),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from envoy.config.bootstrap.v3.bootstrap_pb2 import Bootstrap
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -14,7 +14,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     HttpConnectionManager,
 )
 
-from xds_server.resources import CONTROL_CLUSTER, Resources
+from xds_server.resources import Resources
+from xds_server.resources.parts import CONTROL_CLUSTER
 
 
 def static_bootstrap(built: Resources) -> Bootstrap:
@@ -43,9 +44,25 @@ def _with_routes(listener: Listener, routes: Mapping[str, RouteConfiguration]) -
     for chain in (*result.filter_chains, result.default_filter_chain):
         for network_filter in chain.filters:
             packed = network_filter.typed_config
-            if packed.Unpack(manager) and manager.rds.route_config_name in routes:
+            if not packed.Unpack(manager):
+                continue
+            if manager.rds.route_config_name in routes:
                 manager.route_config.CopyFrom(routes[manager.rds.route_config_name])
-                packed.Pack(manager)
+            elif manager.HasField("scoped_routes"):
+                manager.route_config.CopyFrom(_together(manager.scoped_routes.name, routes.values()))
+            packed.Pack(manager)
+    return result
+
+
+def _together(scopes: str, routes: Iterable[RouteConfiguration]) -> RouteConfiguration:
+    """All that the scopes of a listener lead to, as one: their domains differ."""
+    result = RouteConfiguration()
+    for config in (config for config in routes if config.name.startswith(f"{scopes}|")):
+        if not result.virtual_hosts:
+            result.CopyFrom(config)
+        else:
+            result.virtual_hosts.extend(config.virtual_hosts)
+    result.name = scopes
     return result
 
 
