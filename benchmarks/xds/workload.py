@@ -44,7 +44,7 @@ class Workload:
     """Services with two versions and one segment besides the default.
 
     `sidecar`: each service has a port, hence a listener and a route configuration, of its own. `gateway`: all are
-    behind one listener, and in one route configuration.
+    behind one listener, which finds a service's route configuration by its scope.
     """
 
     services: int
@@ -84,13 +84,14 @@ class Workload:
             "CDS": {message.name: message for message in built.clusters},
             "EDS": {message.cluster_name: message for message in built.assignments},
             "LDS": {message.name: message for message in built.listeners},
+            "SRDS": {message.name: message for message in built.scopes},
             "RDS": {message.name: message for message in built.routes},
         }
 
     def dump(self, path: Path) -> dict[str, list[str]]:
         """Write all resources, and those of each push, for another server to send; return the names by type."""
         first = self.messages(0)
-        changed_name = f"gateway|{self.cluster}" if self.shape == "gateway" else "sidecar|10000"
+        changed_name = f"gateway|{self.cluster}|{_name(0)}" if self.shape == "gateway" else "sidecar|10000"
         pushes = [self.messages(generation)["RDS"][changed_name] for generation in range(1, PUSHES_N + 1)]
         content = {
             "resources": {kind: _encoded(named.items()) for kind, named in first.items()},

@@ -61,10 +61,11 @@ var kinds = map[string]struct {
 	index types.ResponseType
 	empty func() types.Resource
 }{
-	"CDS": {resource.ClusterType, types.Cluster, func() types.Resource { return &cluster.Cluster{} }},
-	"EDS": {resource.EndpointType, types.Endpoint, func() types.Resource { return &endpoint.ClusterLoadAssignment{} }},
-	"LDS": {resource.ListenerType, types.Listener, func() types.Resource { return &listener.Listener{} }},
-	"RDS": {resource.RouteType, types.Route, func() types.Resource { return &route.RouteConfiguration{} }},
+	"CDS":  {resource.ClusterType, types.Cluster, func() types.Resource { return &cluster.Cluster{} }},
+	"EDS":  {resource.EndpointType, types.Endpoint, func() types.Resource { return &endpoint.ClusterLoadAssignment{} }},
+	"LDS":  {resource.ListenerType, types.Listener, func() types.Resource { return &listener.Listener{} }},
+	"SRDS": {resource.ScopedRouteType, types.ScopedRoute, func() types.Resource { return &route.ScopedRouteConfiguration{} }},
+	"RDS":  {resource.RouteType, types.Route, func() types.Resource { return &route.RouteConfiguration{} }},
 }
 
 func decode(kind string, one encoded) (types.Resource, error) {
