@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,16 @@ _BETA = (
 )
 
 
+STEADY = SegmentSplit(baseline="v1", canary="v2", canary_bp=1_000)
+
+
+@cache
+def _steady_splits(services: int) -> Mapping[str, ServiceSplits]:
+    """Splits that do not change; the same objects each time, as a controller has them."""
+    segments = {"beta": STEADY, "default": STEADY}
+    return {_name(n): ServiceSplits(rollout=f"{_name(n)}-1", generation=1, segments=segments) for n in range(services)}
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """Services with two versions and one segment besides the default.
@@ -63,18 +74,13 @@ class Workload:
 
     def splits(self, generation: int) -> dict[str, ServiceSplits]:
         """All splits; from one generation to the next that of one segment of the first service changes."""
-        steady = SegmentSplit(baseline="v1", canary="v2", canary_bp=1_000)
-        all_splits = {
-            _name(n): ServiceSplits(rollout=f"{_name(n)}-1", generation=1, segments={"beta": steady, "default": steady})
-            for n in range(self.services)
-        }
         changed = SegmentSplit(baseline="v1", canary="v2", canary_bp=1_000 + 250 * (generation % PUSHES_N))
-        all_splits[_name(0)] = ServiceSplits(
+        first = ServiceSplits(
             rollout=f"{_name(0)}-1",
             generation=10 + generation % PUSHES_N,  # of one length, so that all pushes are
-            segments={"beta": changed, "default": steady},
+            segments={"beta": changed, "default": STEADY},
         )
-        return all_splits
+        return {**_steady_splits(self.services), _name(0): first}
 
     def messages(self, generation: int) -> dict[str, dict[str, Message]]:
         """What Serinus serves, by type and name."""

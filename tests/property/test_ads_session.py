@@ -69,8 +69,8 @@ class AnyClient(RuleBasedStateMachine):
     @rule(snapshot=snapshots())
     def publish(self, snapshot: Snapshot) -> None:
         """What takes a canary back goes out first."""
-        self.target, since = snapshot, self.target
-        self.session.offer(Target(snapshot, since))
+        self.target = snapshot
+        self.session.offer(Target(snapshot))
         self.refused.clear()  # content changed
 
     @rule(kind=TYPES, names=NAMES)

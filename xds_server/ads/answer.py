@@ -56,7 +56,7 @@ class Answers:
             state.held.become(body.resources)
         else:
             self._accept_part(body, state, now)
-        if body.resources is not target:
+        if body.source is not target:
             # It may have been wanted, and subscribed, otherwise in the meantime.
             state.must_look(n for n, r in body.resources.items() if version_of(target.get(n)) != r.version)
         if body.removed and body.type is ResourceType.CDS:
@@ -64,16 +64,18 @@ class Answers:
         state.held.become(target, except_for=state.unsettled())
 
     def _accept_part(self, body: Body, state: TypeState, now: float) -> None:
-        for name, resource in body.resources.items():
-            if not state.subscription.covers(name):
-                continue  # unsubscribed while it was under way
-            if body.type is ResourceType.RDS:
+        taken = body.resources
+        if not state.subscription.covers_all(taken.keys()):  # unsubscribed while it was under way
+            taken = {name: resource for name, resource in taken.items() if state.subscription.covers(name)}
+        if body.type is ResourceType.RDS:
+            for name, resource in taken.items():
                 self._routes_taken(state.held.get(name), resource)
-            state.held.put(name, resource)
-            if state.rejected and name not in state.instead:
-                state.rejected.pop(name, None)
-            state.suspects.discard(name)
-            state.unknown.discard(name)
+        state.held.take(taken)
+        if state.rejected:
+            for name in taken.keys() & state.rejected.keys() - state.instead.keys():
+                del state.rejected[name]
+        state.suspects.difference_update(taken)
+        state.unknown.difference_update(taken)
         for name in body.removed:
             self._gates.end(body.type, state, name, now)
             state.suspects.discard(name)
@@ -81,12 +83,12 @@ class Answers:
     def _routes_taken(self, before: Resource | None, after: Resource) -> None:
         """Remember what to go back to, should a rollback be rejected."""
         self._gates.laid(after.name)
-        old = before.exposed if before is not None else frozenset()
-        if before is not None:
-            for service in after.exposed - old:
-                self._safe[after.name, service] = before
-        for service in old - after.exposed:
-            self._safe.pop((after.name, service), None)
+        if before is None or before.exposed == after.exposed:
+            return
+        for segment in after.exposed - before.exposed:
+            self._safe[after.name, segment] = before
+        for segment in before.exposed - after.exposed:
+            self._safe.pop((after.name, segment), None)
 
     def reject(self, response: Response, state: TypeState, message: str, now: float) -> Nacked:
         """The client has refused a response, and kept some or all of what it had before."""

@@ -84,19 +84,6 @@ class Counters:
         return self._of("nack")
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Stream:
-    """One connected client. State is kept by stream, not by node ID: two may share an ID during a hot restart.
-
-    `wake`: called when there may be something to write.
-    """
-
-    node: str
-    kind: NodeKind
-    session: StreamSession
-    wake: Callable[[], None]
-
-
 @dataclass(slots=True, kw_only=True)
 class _Known:
     """What is remembered of a node ID, across its streams."""
@@ -107,6 +94,20 @@ class _Known:
     acked: dict[str, str] = field(default_factory=dict)
     sent: dict[str, str] = field(default_factory=dict)
     rejections: deque[Rejection] = field(default_factory=lambda: deque(maxlen=REJECTIONS_KEPT))
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Stream:
+    """One connected client. State is kept by stream, not by node ID: two may share an ID during a hot restart.
+
+    `wake`: called when it is worth asking `next_response`; with whether it is urgent.
+    """
+
+    node: str
+    known: _Known
+    kind: NodeKind
+    session: StreamSession
+    wake: Callable[[bool], None]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -154,35 +155,43 @@ class AdsCache:
 
     def publish_snapshots(self, mesh: Mesh, snapshots: Mapping[NodeKind, Snapshot], *, urgent: bool = False) -> None:
         """Make these snapshots, one for each kind of node of the mesh, the configuration in force, without a check."""
+        before = self._targets
         self._targets = {kind: self._target(kind, snapshot) for kind, snapshot in snapshots.items()}
-        is_same, self._mesh = mesh is self._mesh, mesh
-        for known in self._known.values():
-            for stream in known.streams:
-                if is_same:
-                    stream.session.offer(self._targets[stream.kind])
-                else:
-                    self._feed(stream, known, mesh)
+        if mesh is not self._mesh:
+            self._mesh = mesh
+            for known in self._known.values():
+                self._place(known, mesh)
         self.ready.set()
-        if urgent or any(target.urgent for target in self._targets.values()):
-            self._wake_all()
+        steps = (target.step(before[kind].snapshot) for kind, target in self._targets.items() if kind in before)
+        urgent |= any(step.urgent for step in steps)
+        if urgent:
+            self._wake_all(urgent=True)
         elif self._pending_wake is None:
             self._pending_wake = asyncio.get_running_loop().call_later(DEBOUNCE_S, self._wake_all)
 
     def _target(self, kind: NodeKind, snapshot: Snapshot) -> Target:
         before = self._targets.get(kind)
-        return Target(snapshot, before.snapshot if before is not None else None)
+        return before if before is not None and before.snapshot is snapshot else Target(snapshot)
 
-    def _wake_all(self) -> None:
+    def _wake_all(self, *, urgent: bool = False) -> None:
         if self._pending_wake is not None:
             self._pending_wake.cancel()
             self._pending_wake = None
-        for stream in self._streams():
-            stream.wake()
+        for known in self._known.values():
+            for stream in known.streams:
+                stream.wake(urgent)
 
-    def _feed(self, stream: Stream, known: _Known, mesh: Mesh) -> None:
-        stream.kind = nodes_of.kind_of(mesh, stream.node, known.cluster)
-        stream.session.offer(self._targets[stream.kind])
-        known.role = stream.kind.role
+    def _place(self, known: _Known, mesh: Mesh) -> None:
+        """Find out what kind of node a client is in this mesh."""
+        for stream in known.streams:
+            stream.kind = nodes_of.kind_of(mesh, stream.node, known.cluster)
+            known.role = stream.kind.role
+
+    def _feed(self, stream: Stream) -> None:
+        """Let a stream know what its client should have by now."""
+        target = self._targets.get(stream.kind)
+        if target is not None:
+            stream.session.offer(target)
 
     def _streams(self) -> Iterator[Stream]:
         for known in self._known.values():
@@ -190,15 +199,16 @@ class AdsCache:
 
     # --- Streams
 
-    def open(self, node: str, cluster: str, variant: Variant, wake: Callable[[], None]) -> Stream:
+    def open(self, node: str, cluster: str, variant: Variant, wake: Callable[[bool], None]) -> Stream:
         """Register a stream; it is answered once something has been published."""
-        stream = Stream(node=node, kind=nodes_of.ANY_SIDECAR, session=StreamSession(variant), wake=wake)
         known = self._known.pop(node, None) or _Known(cluster=cluster, role="sidecar")
         self._known[node] = known  # the newest last, for `_forget_gone`
+        session = StreamSession(variant)
+        stream = Stream(node=node, known=known, kind=nodes_of.ANY_SIDECAR, session=session, wake=wake)
         known.streams.append(stream)
         known.cluster = cluster
         if self._mesh is not None:
-            self._feed(stream, known, self._mesh)
+            self._place(known, self._mesh)
         self.counters.streams += 1
         for wait in self._waits:
             if node in wait.gone:
@@ -208,7 +218,7 @@ class AdsCache:
 
     def close(self, stream: Stream) -> None:
         """Forget a stream; what its node last ACKed stays visible."""
-        self._known[stream.node].streams.remove(stream)
+        stream.known.streams.remove(stream)
         self._forget_gone()
         for wait in self._waits:
             if stream in wait.pending:
@@ -222,25 +232,31 @@ class AdsCache:
 
     def receive(self, stream: Stream, request: Request | DeltaRequest) -> None:
         """Take one request of a stream."""
+        self._feed(stream)
         stale_before = stream.session.stale_n
         answer = stream.session.receive(request, time.monotonic())
         self.counters.stale += stream.session.stale_n - stale_before
         if version := stream.session.acked_version(request.type):  # it may have come with what it needs
-            self._known[stream.node].acked[request.type] = version
+            stream.known.acked[request.type] = version
         self._answered(stream, request.type, answer)
-        stream.wake()
+        self._after(stream)
 
     def acked(self, stream: Stream, kind: ResourceType) -> None:
         """Take a plain ACK of the response of this type that is in flight."""
         self._answered(stream, kind, stream.session.ack(kind, time.monotonic()))
-        stream.wake()
+        self._after(stream)
+
+    @staticmethod
+    def _after(stream: Stream) -> None:
+        if stream.session.is_due() or stream.session.next_drain() is not None:
+            stream.wake(False)
 
     def _answered(self, stream: Stream, kind: ResourceType, answer: Answer | None) -> None:
         if isinstance(answer, Nacked):
             self._rejected(stream, answer)
         elif answer is not None:
             self.counters.by_type["ack", kind] += 1
-            self._known[stream.node].acked[kind] = answer.response.version
+            stream.known.acked[kind] = answer.response.version
         if kind is ResourceType.RDS and self._waits:
             for wait in self._waits:
                 self._look_again(wait, stream)
@@ -258,17 +274,18 @@ class AdsCache:
             rolled_back=tuple(sorted({exposed.partition("|")[0] for exposed in nack.rolled_back})),
             fell_back=nack.fallback is not None,
         )
-        self._known[stream.node].rejections.append(rejection)
+        stream.known.rejections.append(rejection)
         if self.on_rejection is not None:
             self.on_rejection(rejection)
 
     def next_response(self, stream: Stream) -> Response | None:
         """Return what to write to a stream now; it counts as sent."""
+        self._feed(stream)
         response = stream.session.next_response(time.monotonic())
         if response is not None:
-            kind = response.type
+            kind = response.body.type
             self.counters.by_type["push", kind] += 1
-            self._known[stream.node].sent[kind] = response.version
+            stream.known.sent[kind] = response.version
         return response
 
     # --- Looking

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from xds_server.ads.gates import Gates
-from xds_server.ads.response import Body, Target, Variant
+from xds_server.ads.response import MAX_CHUNK_BYTES, Body, Target, Variant
 from xds_server.ads.subscription import WILDCARD
 from xds_server.ads.type_state import REMOVAL, TypeState, version_of
 from xds_server.snapshot import Resource, ResourceType
 
-MAX_CHUNK_BYTES = 1 << 20
-"""Of resources in one response, where the type allows several: a gRPC client takes 4 MiB by default."""
+MANY = 2
+"""Names from which on it pays to look for what all streams are sent when they begin."""
 
 MAX_ALONE = 16
 """Changes of route configurations that go out one by one, so that a rejection has one culprit; more go together."""
@@ -63,15 +63,14 @@ class Composer:
             resources |= {name: r for name, r in differing.items() if r is not None}
             body = target.partly(self._variant, kind, resources, missing)
         self._follow(kind, state, body, changed | (state.owed & body.resources.keys()))
-        state.due = set(kept)
-        state.owed.clear()
+        state.due, state.owed = set(kept), set()
         return body
 
     def _sort(
         self, kind: ResourceType, state: TypeState, target: Target, now: float
     ) -> tuple[dict[str, Resource | None], set[str]]:
         """What is due: what must stay as the client has it for now, by name, and the names that change."""
-        named, routes = target.snapshot.resources[kind], target.snapshot.resources[ResourceType.RDS]
+        named, is_open = target.snapshot.resources[kind], self._gates.are_open(target.snapshot)
         kept: dict[str, Resource | None] = {}
         changed: set[str] = set()
         for name in tuple(state.due):
@@ -79,28 +78,32 @@ class Composer:
             version = version_of(resource) or REMOVAL
             if version == (version_of(held) or REMOVAL) or version == state.rejected.get(name):
                 state.due.discard(name)
-            elif self._must_wait(kind, name, resource, routes, now):
+            elif self._must_wait(kind, name, resource, target, is_open=is_open, now=now):
                 kept[name] = held
             else:
                 changed.add(name)
         return kept, changed
 
     def _must_wait(
-        self, kind: ResourceType, name: str, resource: Resource | None, routes: Mapping[str, Resource], now: float
+        self, kind: ResourceType, name: str, resource: Resource | None, target: Target, *, is_open: bool, now: float
     ) -> bool:
         if resource is None:
             return not self._gates.may_go(kind, name, now)
-        return not self._gates.is_released(kind, resource, routes)
+        return not (is_open or self._gates.is_released(kind, resource, target.snapshot))
 
     # --- EDS and RDS, and all types of delta: only what changed or is owed. Absence means nothing.
 
     def part(self, kind: ResourceType, target: Target, names: Iterable[str], now: float) -> Body | None:
         """What is to be sent of these names."""
-        state = self._states[kind]
+        state, is_open = self._states[kind], self._gates.are_open(target.snapshot)
+        if is_open and (body := self._shared(kind, state, target)) is not None:
+            return body
         ready: dict[str, Resource | None] = {}  # None: it does not exist
         for name in sorted(names):
             resource = self._wanted(kind, state, target, name)
-            if self._is_ready(kind, state, target, name, resource, now):
+            if self._is_ready(kind, state, name, resource, now) and (
+                is_open or resource is None or self._gates.is_released(kind, resource, target.snapshot)
+            ):
                 ready[name] = resource
         chosen = self._choose(kind, state, ready)
         if not chosen and WILDCARD not in state.owed:
@@ -110,15 +113,42 @@ class Composer:
         state.answered(chosen)
         return body
 
+    def _shared(self, kind: ResourceType, state: TypeState, target: Target) -> Body | None:
+        """What most clients are sent, and found without looking at each name; None: it takes a closer look.
+
+        The one resource that has changed; all or the next part of all resources, for a client that has none of them.
+        """
+        if state.rejected or state.suspects:
+            return None
+        if len(state.due) == 1 and not state.owed:
+            (name,) = state.due
+            resource = target.snapshot.resources[kind].get(name)
+            held = state.has(name)
+            if resource is None or held is None or held.version == resource.version:
+                return None
+            state.due.clear()
+            body = target.body(self._variant, kind, (name,))
+            if kind in _CHILDREN:
+                self._follow(kind, state, body, (name,))
+            return body
+        unseen = state.due if state.held.is_empty else state.owed
+        if len(unseen) < MANY:
+            return None
+        for body in target.chunks(self._variant, kind):
+            names = body.resources.keys()
+            if names <= unseen:
+                self._follow(kind, state, body, names)
+                state.answered(names)
+                return body
+        return None
+
     def _wanted(self, kind: ResourceType, state: TypeState, target: Target, name: str) -> Resource | None:
         resource = target.snapshot.resources[kind].get(name)
         if resource is not None and state.instead and state.rejected.get(name) == resource.version:
             return state.instead.get(name, resource)
         return resource
 
-    def _is_ready(
-        self, kind: ResourceType, state: TypeState, target: Target, name: str, resource: Resource | None, now: float
-    ) -> bool:
+    def _is_ready(self, kind: ResourceType, state: TypeState, name: str, resource: Resource | None, now: float) -> bool:
         """Whether there is something to say of a name now. If there never will be, it is no longer due."""
         if name == WILDCARD:
             return False
@@ -133,7 +163,7 @@ class Composer:
         if name not in state.owed and version_of(state.has(name)) == resource.version:
             state.due.discard(name)
             return False
-        return self._gates.is_released(kind, resource, target.snapshot.resources[ResourceType.RDS])
+        return True
 
     def _is_absence_ready(self, kind: ResourceType, state: TypeState, name: str, now: float) -> bool:
         if self._variant is Variant.SOTW:

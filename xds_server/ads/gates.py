@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from xds_server.ads.type_state import TypeState
-from xds_server.snapshot import Resource, ResourceType
+from xds_server.snapshot import Resource, ResourceType, Snapshot
 
 DRAIN_S = 2.0
 """How long a cluster outlives the last route to it: workers take a route over a little after Envoy's ACK."""
@@ -29,8 +29,15 @@ class Gates:
         self._drains: dict[str, float] = {}  # clusters without routes, and until when they stay
         self._ghosts: dict[str, tuple[Resource, float]] = {}  # routes told to be gone that the client may still use
 
-    def is_released(self, kind: ResourceType, resource: Resource, routes: Mapping[str, Resource]) -> bool:
-        """Whether a resource may go out now. `routes`: the target's route configurations, by name.
+    def are_open(self, snapshot: Snapshot) -> bool:
+        """Whether it is known at a glance that every resource of a snapshot may go out now."""
+        state = self._states.get(ResourceType.CDS)
+        if state is None or not state.subscription.wildcard:
+            return True
+        return state.is_at_rest() and state.held.is_exactly(snapshot.resources[ResourceType.CDS])
+
+    def is_released(self, kind: ResourceType, resource: Resource, snapshot: Snapshot) -> bool:
+        """Whether a resource of a snapshot may go out now.
 
         Envoy ACKs a route to a cluster that it does not know, and answers 503. And a listener whose routes, or those of
         any of its scopes, do not come opens without them after a time-out, and answers 404.
@@ -38,6 +45,7 @@ class Gates:
         if kind is ResourceType.RDS:
             return self._are_warm(resource.needs)
         if kind is ResourceType.SRDS or (kind is ResourceType.LDS and self._states[kind].has(resource.name) is None):
+            routes = snapshot.resources[ResourceType.RDS]
             return all(self._are_warm(routes[name].needs) for name in resource.needs if name in routes)
         return True
 

@@ -37,10 +37,25 @@ class Held:
             self._own = {}
         self._own[name] = resource
 
+    def take(self, named: Named) -> None:
+        """The client now has these as well."""
+        if self.is_empty:
+            self._base = named
+        elif len(named) == 1:
+            for name, resource in named.items():
+                self.put(name, resource)
+        else:
+            self._own = {**(self._own or {}), **named}
+
     def become(self, base: Named, *, except_for: Iterable[str] = ()) -> None:
         """From now on the client has what `base` has, except for those names, of which it has what it had."""
         own = {name: self.get(name) for name in except_for}
         self._base, self._own = base, own or None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing at all."""
+        return not self._base and not self._own
 
     def names(self) -> set[str]:
         """Every name under which there is something, subscribed or not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,6 +11,10 @@ from xds_server.ads import wire
 from xds_server.snapshot import Resource, ResourceType, Snapshot, content_version
 from xds_server.snapshot.snapshot import Changes
 
+MAX_CHUNK_BYTES = 1 << 20
+"""Of resources in one response, where the type allows several: a gRPC client takes 4 MiB by default."""
+
+MAX_STEPS = 4  # streams are fed from the newest snapshot and from few older ones
 MAX_BODIES = 256  # of one target: streams in rare states make bodies that nobody else wants
 
 
@@ -25,6 +30,7 @@ class Body:
     """All of a response but its nonce, serialised once.
 
     `version`: of the whole type (in delta for people only). `removed`: delta only. `missing`: asked for and not there.
+    `source`: the snapshot's mapping that all its resources were taken from, if they were; else its own resources.
     """
 
     variant: Variant
@@ -33,6 +39,7 @@ class Body:
     resources: Mapping[str, Resource]
     removed: tuple[str, ...]
     missing: tuple[str, ...]
+    source: Mapping[str, Resource]
     encoded: bytes = field(repr=False)
 
     @property
@@ -45,7 +52,7 @@ class Body:
         return name in self.resources if self.is_whole else name not in self.removed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Response:
     """What is to be written: to one stream, once."""
 
@@ -81,6 +88,7 @@ def make_body(
     *,
     removed: tuple[str, ...] = (),
     missing: tuple[str, ...] = (),
+    source: Mapping[str, Resource] | None = None,
 ) -> Body:
     """Serialise a body; resources go out in the order of the mapping."""
     if variant is Variant.SOTW:
@@ -96,25 +104,43 @@ def make_body(
         resources=resources,
         removed=removed,
         missing=missing,
+        source=source if source is not None else resources,
         encoded=encoded,
     )
 
 
-class Target:
-    """A snapshot as streams are fed from it. Bodies that more than one of them will be sent are made once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What it takes from one snapshot to another.
 
-    `changes`: against `since`, the snapshot that most streams were fed from before. `urgent`: route configurations in
-    which some segment's canary has been taken back; they go out before anything else.
+    `urgent`: route configurations in which some segment's canary is taken back; they go out before anything else.
     """
 
-    __slots__ = ("_bodies", "changes", "since", "snapshot", "urgent")
+    since: Snapshot
+    changes: Changes
+    urgent: frozenset[str]
 
-    def __init__(self, snapshot: Snapshot, since: Snapshot | None = None) -> None:
+
+class Target:
+    """A snapshot as streams are fed from it. What more than one of them needs, or will be sent, is made once."""
+
+    __slots__ = ("_bodies", "_chunks", "_steps", "snapshot")
+
+    def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self.since = since
-        self.changes: Changes = snapshot.changes(since) if since is not None else {}
-        self.urgent = _taken_back(snapshot, since, self.changes)
+        self._steps: deque[Step] = deque(maxlen=MAX_STEPS)
         self._bodies: dict[tuple[object, ...], Body] = {}
+        self._chunks: dict[tuple[Variant, ResourceType], tuple[Body, ...]] = {}
+
+    def step(self, since: Snapshot) -> Step:
+        """What it takes to get here from another snapshot."""
+        for step in self._steps:
+            if step.since is since:
+                return step
+        changes = self.snapshot.changes(since)
+        step = Step(since=since, changes=changes, urgent=_taken_back(self.snapshot, since, changes))
+        self._steps.appendleft(step)
+        return step
 
     def body(
         self,
@@ -133,8 +159,16 @@ class Target:
             named = self.snapshot.resources[kind]
             resources = {name: named[name] for name in wanted}
             version = self.snapshot.versions[kind]
-            found = make_body(variant, kind, version, resources, removed=removed, missing=missing)
+            found = make_body(variant, kind, version, resources, removed=removed, missing=missing, source=named)
             self._keep(key, found)
+        return found
+
+    def chunks(self, variant: Variant, kind: ResourceType) -> tuple[Body, ...]:
+        """The bodies that hold, one after the other, all resources of a type."""
+        found = self._chunks.get((variant, kind))
+        if found is None:
+            names = _cut(self.snapshot.resources[kind])
+            found = self._chunks[variant, kind] = tuple(self.body(variant, kind, some) for some in names)
         return found
 
     def whole(self, kind: ResourceType) -> Body:
@@ -159,9 +193,21 @@ class Target:
         self._bodies[key] = body
 
 
-def _taken_back(snapshot: Snapshot, since: Snapshot | None, changes: Changes) -> frozenset[str]:
+def _cut(named: Mapping[str, Resource]) -> list[tuple[str, ...]]:
+    chunks: list[list[str]] = []
+    size = 0
+    for name, resource in named.items():
+        size += len(resource.packed)
+        if not chunks or size > MAX_CHUNK_BYTES:
+            chunks.append([])
+            size = len(resource.packed)
+        chunks[-1].append(name)
+    return [tuple(chunk) for chunk in chunks]
+
+
+def _taken_back(snapshot: Snapshot, since: Snapshot, changes: Changes) -> frozenset[str]:
     names = changes.get(ResourceType.RDS)
-    if names is None or since is None:
+    if names is None:
         return frozenset()
     before, after = since.resources[ResourceType.RDS], snapshot.resources[ResourceType.RDS]
     return frozenset(n for n in names if n in before and n in after and before[n].exposed - after[n].exposed)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -17,10 +16,10 @@ from google.protobuf.message import DecodeError
 
 from xds_server.ads import wire
 from xds_server.ads.cache import AdsCache, Stream
-from xds_server.ads.response import Response, Variant
+from xds_server.ads.lanes import Lanes
+from xds_server.ads.response import Variant
 from xds_server.ads.session import DeltaRequest, Request
 from xds_server.snapshot import ResourceType
-from xds_server.snapshot.encoding import text_field
 from xds_server.snapshot.resource import OTHER_TYPES, TYPES_BY_URL
 
 SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryService"
@@ -57,6 +56,8 @@ MAX_MESSAGE_BYTES = 16 << 20
 """The default of 4 MiB is too little for a request that names everything; a larger message than this is an attack."""
 
 MAX_BLOBS = 1_024
+MAX_SHOWN = 200  # characters of what a client has sent, in a message to it
+
 DRAIN_S = 1.0
 """Over which streams end when the control plane does, so that their clients do not all come back at once."""
 
@@ -121,6 +122,7 @@ class XdsService:
         self._cache = cache
         self._streams: set[_XdsStream] = set()
         self._blobs: dict[bytes, bytes] = {}
+        self.lanes = Lanes()
         self._is_ending = False
         self.refusals: Counter[Refusal] = Counter()
         self.unserved: Counter[str] = Counter()
@@ -167,27 +169,19 @@ class XdsService:
             stream.end()
             if n % 16 == 15:
                 await asyncio.sleep(16 * pause_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _ExpectedAck:
-    """The parts of the message that ACKs a response and changes nothing; clients write their fields in this order."""
-
-    head: bytes
-    names: bytes
-    tail: bytes
-
-    def is_(self, raw: bytes) -> bool:
-        head, tail = len(self.head), len(raw) - len(self.tail)
-        return raw.endswith(self.tail) and raw.startswith(self.head) and raw[head:tail] == self.names
+        self.lanes.close()
 
 
 class _XdsStream:
-    """One stream. Reads in the handler's own task, and writes in a short-lived one when there is something to write."""
+    """One stream: reads in the handler's own task, and writes when it is its turn.
+
+    `_expected`: by type, the ends of the message that ACKs the response in flight and changes nothing. It is known by
+    its bytes: between the ends there are, in state of the world, the names that were subscribed to before.
+    """
 
     __slots__ = (
-        *("_cache", "_context", "_expected", "_kind", "_names", "_service", "_stream", "_task", "_timer"),
-        *("_variant", "_writer"),
+        *("_cache", "_context", "_expected", "_kind", "_names", "_service", "_stream", "_task", "_timer", "_variant"),
+        *("is_queued",),
     )
 
     def __init__(
@@ -200,10 +194,10 @@ class _XdsStream:
         self._kind = kind
         self._task = asyncio.current_task()
         self._stream: Stream | None = None
-        self._expected: dict[ResourceType, _ExpectedAck] = {}
+        self._expected: dict[ResourceType, tuple[bytes, bytes]] = {}
         self._names: dict[ResourceType, bytes] = {}
-        self._writer: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self.is_queued = False
 
     def end(self) -> None:
         """End the stream, whatever it waits for."""
@@ -218,9 +212,8 @@ class _XdsStream:
                 self._read(stream, raw)
         finally:
             # When a client cancels, grpc.aio ends the reading or cancels us: either way this runs, and nothing else.
+            self._stream = None
             self._cache.close(stream)
-            if self._writer is not None:
-                self._writer.cancel()
             if self._timer is not None:
                 self._timer.cancel()
 
@@ -231,11 +224,11 @@ class _XdsStream:
             raise _RefusedError(
                 Refusal.NO_NODE, grpc.StatusCode.INVALID_ARGUMENT, "the first request must carry node.id"
             )
-        stream = self._cache.open(message.node.id, message.node.cluster, self._variant, self._wake)
-        self._stream = stream
+        self._stream = stream = self._cache.open(message.node.id, message.node.cluster, self._variant, self._wake)
         try:
             self._take(stream, message)
         except _RefusedError:
+            self._stream = None
             self._cache.close(stream)
             raise
         return stream
@@ -254,11 +247,13 @@ class _XdsStream:
     # --- Reading
 
     def _read(self, stream: Stream, raw: bytes) -> None:
-        for kind, expected in self._expected.items():
-            if expected.is_(raw):
-                del self._expected[kind]
-                self._cache.acked(stream, kind)
-                return
+        for kind, (head, tail) in self._expected.items():
+            if raw.endswith(tail) and raw.startswith(head):
+                names = self._names.get(kind, b"")
+                if len(raw) == len(head) + len(names) + len(tail) and raw.startswith(names, len(head)):
+                    del self._expected[kind]
+                    self._cache.acked(stream, kind)
+                    return
         # Later requests need not name the node ("The client only sends the node in the first message").
         self._take(stream, self._parse(raw))
 
@@ -302,7 +297,7 @@ class _XdsStream:
         found = TYPES_BY_URL.get(url) if self._kind is None else None
         if found is None and (self._kind is not None or url not in OTHER_TYPES):
             legal = self._kind.url if self._kind is not None else "the type URL of an xDS resource, v3"
-            shown = url if len(url) <= 200 else url[:200] + "…"
+            shown = url if len(url) <= MAX_SHOWN else url[:MAX_SHOWN] + "…"
             raise _RefusedError(
                 Refusal.WRONG_TYPE, grpc.StatusCode.INVALID_ARGUMENT, f"type_url '{shown}' is not {legal}"
             )
@@ -312,35 +307,30 @@ class _XdsStream:
 
     # --- Writing
 
-    def _wake(self) -> None:
-        """Write what is due, unless that is under way already."""
-        stream = self._stream
-        if self._writer is not None or stream is None:
-            return
-        response = self._cache.next_response(stream)
-        if response is not None:
-            self._writer = asyncio.get_running_loop().create_task(self._write(stream, response))
-        else:
-            self._set_timer(stream)
+    def _wake(self, urgent: bool) -> None:
+        """Write what is due when it is our turn."""
+        self._service.lanes.put(self, urgent=urgent)
 
-    async def _write(self, stream: Stream, response: Response | None) -> None:
-        """Write one response at a time; `write` waits for a client that does not read."""
-        try:
-            while response is not None:
-                kind = response.type
-                if self._variant is Variant.DELTA:
-                    tail = wire.delta_ack(type_url=kind.url, nonce=response.nonce)
-                    self._expected[kind] = _ExpectedAck(b"", b"", tail)
-                elif (names := self._names.get(kind)) is not None:
-                    head = text_field(1, response.version)
-                    self._expected[kind] = _ExpectedAck(head, names, wire.sotw_tail(kind.url, response.nonce))
-                await self._context.write(response.encode())
-                response = self._cache.next_response(stream)
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
-            return  # the client is gone; the reading side ends the stream
-        finally:
-            self._writer = None
-        self._set_timer(stream)
+    def begin(self) -> Awaitable[None] | None:
+        """Begin to write the next response; see `Writer`."""
+        stream = self._stream
+        if stream is None:
+            return None
+        response = self._cache.next_response(stream)
+        if response is None:
+            self._set_timer(stream)
+            return None
+        kind = response.body.type
+        if self._variant is Variant.DELTA:
+            self._expected[kind] = (b"", wire.delta_ack(kind, response.nonce))
+        elif kind in self._names:
+            self._expected[kind] = wire.sotw_ack(kind, response.version, response.nonce)
+        writing: Awaitable[None] = self._context.write(response.encode())
+        return writing
+
+    def is_due(self) -> bool:
+        """Whether there is more to write; see `Writer`."""
+        return self._stream is not None and self._stream.session.is_due()
 
     def _set_timer(self, stream: Stream) -> None:
         """Look again when it is only time that a cluster's removal waits for."""
@@ -350,7 +340,7 @@ class _XdsStream:
             self._timer = None
         if drain is not None:
             delay_s = max(drain - time.monotonic(), 0.0)
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake)
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake, False)
 
 
 def _bounded(names: Iterable[str]) -> tuple[str, ...]:

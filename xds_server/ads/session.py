@@ -58,7 +58,7 @@ class StreamSession:
     """
 
     __slots__ = (
-        *("_answers", "_composer", "_gates", "_may_be_legacy", "_nonces"),
+        *("_answers", "_composer", "_gates", "_in_order", "_may_be_legacy", "_nonces"),
         *("_states", "_target", "_urgent", "_variant", "stale_n"),
     )
 
@@ -66,6 +66,7 @@ class StreamSession:
         self._variant = variant
         self._may_be_legacy = may_be_legacy
         self._states: dict[ResourceType, TypeState] = {}
+        self._in_order: tuple[tuple[ResourceType, TypeState], ...] = ()  # of make before break
         self._gates = Gates(self._states)
         self._composer = Composer(variant, self._states, self._gates)
         self._target: Target | None = None
@@ -79,19 +80,22 @@ class StreamSession:
     def offer(self, target: Target) -> None:
         """Set what the client should have; replaces what was offered before, sent or not."""
         before, self._target = self._target, target
+        if before is target:
+            return
         if before is None:
             for kind, each in self._states.items():
                 self._begin(kind, each)
             return
-        changes = target.changes if target.since is before.snapshot else target.snapshot.changes(before.snapshot)
-        for kind, names in changes.items():
+        step = target.step(before.snapshot)
+        for kind, names in step.changes.items():
             state = self._states.get(kind)
-            if state is not None:
-                self._changed(kind, state, names)
-        for kind, state in self._states.items():
+            if state is None:
+                continue
+            self._changed(kind, state, names)
             if state.is_at_rest() and not state.rejected:
                 state.held.become(target.snapshot.resources[kind])
-        self._urgent |= target.urgent
+        if step.urgent:
+            self._urgent |= step.urgent
 
     def _begin(self, kind: ResourceType, state: TypeState) -> None:
         state.must_look(self._named(kind) if state.subscription.wildcard else state.subscription.names)
@@ -148,6 +152,7 @@ class StreamSession:
         if is_first:
             legacy = self._may_be_legacy and request.type.is_whole_state
             self._states[request.type] = TypeState(subscription=Subscription(may_be_legacy=legacy))
+            self._in_order = tuple((kind, self._states[kind]) for kind in ResourceType if kind in self._states)
         state = self._states[request.type]
         if isinstance(request, Request):
             return self._sotw(request, state, now, is_first=is_first)
@@ -258,7 +263,7 @@ class StreamSession:
             named = self._named(kind)
             state.due |= named.keys()
             new = (new | named.keys() | state.held.names()) - before
-        if not had_wildcard:
+        if not had_wildcard and not state.held.is_empty:
             for name in new:
                 state.held.put(name, None)
 
@@ -301,14 +306,20 @@ class StreamSession:
             return None
         if self._urgent and (response := self._rollback(target, now)) is not None:
             return response
-        for kind in ResourceType:  # in the order of make before break
-            state = self._states.get(kind)
-            if state is None or state.in_flight is not None or not (state.due or state.owed):
-                continue
-            body = self._composer.due(kind, target, now)
-            if body is not None:
-                return self._send(state, body)
+        for kind, state in self._in_order:
+            if state.is_due():
+                body = self._composer.due(kind, target, now)
+                if body is not None:
+                    return self._send(state, body)
         return None
+
+    def is_due(self) -> bool:
+        """Whether `next_response` may have something; it looks closer."""
+        if self._target is not None:
+            for _, state in self._in_order:
+                if (state.due or state.owed) and state.in_flight is None:
+                    return True
+        return False
 
     def next_drain(self) -> float | None:
         """Return when `next_response` has a cluster to remove, if it is only time that it waits for."""

@@ -5,7 +5,7 @@ xDS protocol, "How the client specifies what resources to return": both tables o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary, ref
 
@@ -36,6 +36,9 @@ class Subscription:
 
     def covers(self, name: str) -> bool:
         return self.wildcard or name in self.names
+
+    def covers_all(self, names: Set[str]) -> bool:
+        return self.wildcard or names <= self.names
 
     def replace(self, requested: Iterable[str]) -> frozenset[str]:
         """State of the world: take over the names of a request and return what is new (`*` for the wildcard).

@@ -87,6 +87,10 @@ class TypeState:
         """Whether there is nothing to say and no answer to wait for."""
         return not (self.due or self.owed or self.in_flight)
 
+    def is_due(self) -> bool:
+        """Whether there may be something to say, and no answer to wait for before."""
+        return self.in_flight is None and bool(self.due or self.owed)
+
     def unsettled(self) -> set[str]:
         """Names of which the client may have something else than the target."""
         if not (self.due or self.owed or self.rejected):
@@ -98,3 +102,6 @@ class TypeState:
         self.due.difference_update(names)
         self.owed.difference_update(names)
         self.owed.discard(WILDCARD)
+        # A set keeps the room that it once needed: thousands of names when the stream began.
+        self.due = self.due or set()
+        self.owed = self.owed or set()

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from xds_server.snapshot import Resource
+from xds_server.snapshot import Resource, ResourceType
 from xds_server.snapshot.encoding import bytes_field, header, text_field, varint
 
 NOT_FOUND = 5
 """google.rpc.Code: to proxyless gRPC the one that says that a resource does not exist (xRFC TP3)."""
+
+_SOTW_TYPE = {kind: text_field(4, kind.url) for kind in ResourceType}
+_DELTA_TYPE = {kind: text_field(2, kind.url) for kind in ResourceType}
 
 
 def sotw_body(*, type_url: str, version: str, resources: Iterable[Resource], missing: Iterable[str] = ()) -> bytes:
@@ -52,14 +55,14 @@ def nonce_field(nonce: str) -> bytes:
     return text_field(5, nonce)
 
 
-def sotw_tail(type_url: str, nonce: str) -> bytes:
-    """The end of a DiscoveryRequest that ACKs and changes nothing: before it, version and names."""
-    return text_field(4, type_url) + text_field(5, nonce)
+def sotw_ack(kind: ResourceType, version: str, nonce: str) -> tuple[bytes, bytes]:
+    """Both ends of a DiscoveryRequest that ACKs and changes nothing; between them there are the names."""
+    return text_field(1, version), _SOTW_TYPE[kind] + text_field(5, nonce)
 
 
-def delta_ack(*, type_url: str, nonce: str) -> bytes:
+def delta_ack(kind: ResourceType, nonce: str) -> bytes:
     """The bytes of a DeltaDiscoveryRequest that ACKs and changes nothing."""
-    return text_field(2, type_url) + text_field(6, nonce)
+    return _DELTA_TYPE[kind] + text_field(6, nonce)
 
 
 def names_field(names: Iterable[str]) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeVar
 
 from xds_server import resources
 from xds_server.mesh import Mesh, Service, ServiceSplits, Version
@@ -21,17 +20,22 @@ from xds_server.snapshot.snapshot import InconsistentSnapshotError, Named, Snaps
 HOSTS_KEPT = 8
 """Virtual hosts kept for each service: the one in force and those that a rollback may call for."""
 
-_Kept = TypeVar("_Kept")
-
 
 @dataclass(slots=True, kw_only=True)
 class _View:
-    """What one kind of node was built from last. `routes`: by name, with the hosts that it was made of."""
+    """What one kind of node was built from last.
+
+    `fixed`: what splits do not touch. `made_from`: entry and services of each route configuration, and `routes_of` the
+    other way round. `routes`, `hosts`: the route configurations, and what each is made of, with these `splits`.
+    """
 
     mesh: Mesh
-    entries: tuple[Entry, ...]
     fixed: Mapping[ResourceType, Named]
-    routes: dict[str, tuple[tuple[PackedHost, ...], Resource]]
+    made_from: Mapping[str, tuple[Entry, tuple[Service, ...]]]
+    routes_of: Mapping[str, list[str]]
+    routes: Named
+    hosts: dict[str, tuple[PackedHost, ...]]
+    splits: Mapping[str, ServiceSplits] | None = None
     snapshot: Snapshot | None = None
 
 
@@ -58,13 +62,12 @@ class SnapshotBuilder:
         if view is None or view.mesh is not mesh:
             self._forget(mesh)
             view = self._views[kind] = self._view(mesh, kind, view)
-        changed: dict[ResourceType, Named] = {ResourceType.RDS: self._routes(view, splits)}
+        current = {**view.fixed, ResourceType.RDS: self._routes(view, splits)}
         before = view.snapshot
         if before is None:
-            view.snapshot = Snapshot({**view.fixed, **changed})
+            view.snapshot = Snapshot(current)
         else:
-            changed |= view.fixed
-            changed = {t: named for t, named in changed.items() if named is not before.resources[t]}
+            changed = {t: named for t, named in current.items() if named is not before.resources[t]}
             view.snapshot = before.but(changed) if changed else before
         return view.snapshot
 
@@ -96,7 +99,21 @@ class SnapshotBuilder:
         snapshot = before.snapshot if before is not None else None
         if snapshot is not None:
             fixed = {t: _same(snapshot.resources[t], named) for t, named in fixed.items()}
-        return _View(mesh=mesh, entries=entries, fixed=fixed, routes={}, snapshot=snapshot)
+        made_from = _index_routes(entries)
+        routes_of: dict[str, list[str]] = {}
+        for name, (_, services) in made_from.items():
+            for service in services:
+                routes_of.setdefault(service.name, []).append(name)
+        routes, hosts = _left(before, made_from)
+        return _View(
+            mesh=mesh,
+            fixed=fixed,
+            made_from=made_from,
+            routes_of=routes_of,
+            routes=routes,
+            hosts=hosts,
+            snapshot=snapshot,
+        )
 
     def _endpoints(self, mesh: Mesh, entries: Iterable[Entry]) -> tuple[list[Resource], list[Resource]]:
         found: dict[str, tuple[Resource, Resource | None]] = {}
@@ -121,19 +138,23 @@ class SnapshotBuilder:
 
     def _routes(self, view: _View, splits: Mapping[str, ServiceSplits]) -> Named:
         """All route configurations; the mapping of the snapshot before, if nothing has changed."""
-        routes = {}
-        for entry in view.entries:
-            for name, services in _by_routes(entry):
-                hosts = tuple(self._host(s, splits.get(s.name, NO_SPLITS), entry.to) for s in services)
-                made_of, resource = view.routes.get(name, (None, None))
-                if made_of is None or resource is None or any(a is not b for a, b in zip(hosts, made_of, strict=True)):
-                    _check(name, hosts)
-                    resource = pack.routes(resources.route_configuration(entry, name), hosts)
-                    view.routes[name] = (hosts, resource)
-                if name in routes:
-                    raise InconsistentSnapshotError(f"two RDS resources are called {name}")
-                routes[name] = resource
-        return _same(view.snapshot.resources[ResourceType.RDS], routes) if view.snapshot is not None else routes
+        before = view.splits
+        changed = {n for n in view.routes_of if before is None or before.get(n) is not splits.get(n)}
+        routes: dict[str, Resource] = {}
+        for name in dict.fromkeys(name for service in changed for name in view.routes_of[service]):
+            entry, services = view.made_from[name]
+            hosts = tuple(self._host(s, splits.get(s.name, NO_SPLITS), entry.to) for s in services)
+            known = view.hosts.get(name)
+            if known is None or any(a is not b for a, b in zip(hosts, known, strict=True)):
+                _check(name, hosts)
+                routes[name] = pack.routes(resources.route_configuration(entry, name), hosts)
+                view.hosts[name] = hosts
+        if routes:
+            view.routes = {**view.routes, **routes}
+        view.splits = dict(splits)
+        if view.snapshot is not None and view.routes is not view.snapshot.resources[ResourceType.RDS]:
+            view.routes = _same(view.snapshot.resources[ResourceType.RDS], view.routes)
+        return view.routes
 
     def _host(self, service: Service, splits: ServiceSplits, to: str | None) -> PackedHost:
         kept = self._hosts.setdefault((service.name, to), [])
@@ -153,12 +174,37 @@ def _listener(entry: Entry) -> Resource:
     return pack.listener(resources.listener(entry), dict.fromkeys(map(entry.routes_name, entry.services)))
 
 
-def _by_routes(entry: Entry) -> Iterator[tuple[str, tuple[Service, ...]]]:
-    if not entry.is_scoped:
-        yield entry.name, entry.services
-        return
-    for service in entry.services:
-        yield entry.routes_name(service), (service,)
+def _index_routes(entries: Iterable[Entry]) -> dict[str, tuple[Entry, tuple[Service, ...]]]:
+    """Each route configuration, with its entry and its services."""
+    found: dict[str, tuple[Entry, tuple[Service, ...]]] = {}
+    for entry in entries:
+        own = {entry.name: entry.services}
+        if entry.is_scoped:
+            own = {entry.routes_name(service): (service,) for service in entry.services}
+        for name, services in own.items():
+            if name in found:
+                raise InconsistentSnapshotError(f"two RDS resources are called {name}")
+            found[name] = (entry, services)
+    return found
+
+
+def _left(
+    before: _View | None, made_from: Mapping[str, tuple[Entry, tuple[Service, ...]]]
+) -> tuple[Named, dict[str, tuple[PackedHost, ...]]]:
+    """The route configurations of another mesh that are made in the same way, and what they are made of."""
+    if before is None:
+        return {}, {}
+    hosts = {
+        name: hosts
+        for name, hosts in before.hosts.items()
+        if name in made_from and _is_alike(made_from[name], before.made_from[name])
+    }
+    return {name: before.routes[name] for name in hosts}, hosts
+
+
+def _is_alike(one: tuple[Entry, tuple[Service, ...]], other: tuple[Entry, tuple[Service, ...]]) -> bool:
+    """Whether two route configurations have the same head; their hosts are looked at one by one."""
+    return (one[0].to, one[0].kind.role, len(one[1])) == (other[0].to, other[0].kind.role, len(other[1]))
 
 
 def _exposed(service: Service, splits: ServiceSplits) -> Iterator[str]:

@@ -5,9 +5,13 @@ Fields may come in any order and are concatenated (protobuf.dev/programming-guid
 
 from __future__ import annotations
 
+_ONE_BYTE = tuple(bytes((value,)) for value in range(0x80))
+
 
 def varint(value: int) -> bytes:
     """Encode a number in base 128, least significant group first."""
+    if value < 0x80:
+        return _ONE_BYTE[value]
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

@@ -228,5 +228,5 @@ def test_types_that_are_not_served_are_met_with_silence() -> None:
 def test_nodes_that_come_and_go_do_not_pile_up() -> None:
     cache = AdsCache()
     for n in range(GONE_NODES_KEPT + 50):
-        cache.close(cache.open(f"pod-{n}", "sidecar", Variant.SOTW, lambda: None))
+        cache.close(cache.open(f"pod-{n}", "sidecar", Variant.SOTW, lambda _: None))
     assert len(cache.nodes()) == GONE_NODES_KEPT
