@@ -66,12 +66,23 @@ class AnyClient(RuleBasedStateMachine):
 
     # --- What the client may do
 
-    @rule(snapshot=snapshots())
-    def publish(self, snapshot: Snapshot) -> None:
+    @rule(snapshot=snapshots(), at_once=st.booleans())
+    def publish(self, snapshot: Snapshot, at_once: bool = False) -> None:
         """What takes a canary back goes out first."""
         self.target = snapshot
-        self.session.offer(Target(snapshot))
+        target = Target(snapshot)
+        response = self.session.advance(target) if at_once else self.session.offer(target)
         self.refused.clear()  # content changed
+        if response is not None:
+            self._promises(response)
+
+    @rule(kind=st.sampled_from((EDS, RDS)), content=CONTENTS)
+    def change_one(self, kind: ResourceType, content: str) -> None:
+        """What happens most: one split, or one service's endpoints."""
+        if self.target is not None and self.target.resources[kind]:
+            name, was = next(iter(self.target.resources[kind].items()))
+            now = resource(name, content, was.needs, content == "1" and kind is RDS)
+            self.publish(self.target.but({kind: {**self.target.resources[kind], name: now}}), at_once=True)
 
     @rule(kind=TYPES, names=NAMES)
     def subscribe(self, kind: ResourceType, names: list[str]) -> None:
@@ -214,9 +225,15 @@ class AnyClient(RuleBasedStateMachine):
     # --- What the session promises
 
     def _write(self) -> Response | None:
+        was_due = self.session.is_due()
         response = self.session.next_response(self.now)
         if response is None:
             return None
+        assert was_due, "nobody would have asked"
+        self._promises(response)
+        return response
+
+    def _promises(self, response: Response) -> None:
         kind = response.type
         assert kind not in self.unanswered, "two responses of one type in flight"
         assert kind in self.names, "an answer to nobody"
@@ -231,7 +248,6 @@ class AnyClient(RuleBasedStateMachine):
                 assert routes.needs <= self.has[CDS].keys(), "a route to a cold cluster"
         self.nonces[kind].append(response.nonce)
         self.unanswered[kind] = response
-        return response
 
     @invariant()
     def what_is_taken_for_acked_is_what_the_client_has(self) -> None:

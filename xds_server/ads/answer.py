@@ -12,7 +12,7 @@ from xds_server.ads.type_state import REMOVAL, TypeState, version_of
 from xds_server.snapshot import Resource, ResourceType
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Acked:
     response: Response
 
@@ -52,6 +52,8 @@ class Answers:
     def accept(self, body: Body, state: TypeState, target: Mapping[str, Resource], now: float) -> None:
         """The client has all of a body. `target`: what it should have of the type by now."""
         state.acked_version, state.refuses_held = body.version, False
+        if body.source is target and self._accept_only(body, state, target):
+            return
         if body.is_whole:
             state.held.become(body.resources)
         else:
@@ -62,6 +64,18 @@ class Answers:
         if body.removed and body.type is ResourceType.CDS:
             self._gates.gone(body.removed)
         state.held.become(target, except_for=state.unsettled())
+
+    def _accept_only(self, body: Body, state: TypeState, target: Mapping[str, Resource]) -> bool:
+        """Take one resource, after which the client has all that it should have; whether it was so plain."""
+        if len(body.resources) != 1 or body.removed or body.is_whole or state.unsettled() or state.unknown:
+            return False
+        (resource,) = body.resources.values()
+        if not state.subscription.covers(resource.name):
+            return False
+        if body.type is ResourceType.RDS:
+            self._routes_taken(state.held.get(resource.name), resource)
+        state.held.become(target)
+        return True
 
     def _accept_part(self, body: Body, state: TypeState, now: float) -> None:
         taken = body.resources

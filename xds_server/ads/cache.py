@@ -95,6 +95,12 @@ class _Known:
     sent: dict[str, str] = field(default_factory=dict)
     rejections: deque[Rejection] = field(default_factory=lambda: deque(maxlen=REJECTIONS_KEPT))
 
+    def remember(self, stream: Stream) -> None:
+        """Keep in mind what a stream was sent and has ACKed."""
+        sent, acked = stream.session.versions()
+        self.sent |= sent
+        self.acked |= acked
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Stream:
@@ -218,6 +224,7 @@ class AdsCache:
 
     def close(self, stream: Stream) -> None:
         """Forget a stream; what its node last ACKed stays visible."""
+        stream.known.remember(stream)
         stream.known.streams.remove(stream)
         self._forget_gone()
         for wait in self._waits:
@@ -236,8 +243,6 @@ class AdsCache:
         stale_before = stream.session.stale_n
         answer = stream.session.receive(request, time.monotonic())
         self.counters.stale += stream.session.stale_n - stale_before
-        if version := stream.session.acked_version(request.type):  # it may have come with what it needs
-            stream.known.acked[request.type] = version
         self._answered(stream, request.type, answer)
         self._after(stream)
 
@@ -256,7 +261,6 @@ class AdsCache:
             self._rejected(stream, answer)
         elif answer is not None:
             self.counters.by_type["ack", kind] += 1
-            stream.known.acked[kind] = answer.response.version
         if kind is ResourceType.RDS and self._waits:
             for wait in self._waits:
                 self._look_again(wait, stream)
@@ -280,18 +284,21 @@ class AdsCache:
 
     def next_response(self, stream: Stream) -> Response | None:
         """Return what to write to a stream now; it counts as sent."""
-        self._feed(stream)
-        response = stream.session.next_response(time.monotonic())
+        session, target = stream.session, self._targets.get(stream.kind)
+        response = session.advance(target) if target is not None else None
+        if response is None:
+            response = session.next_response(time.monotonic())
         if response is not None:
-            kind = response.body.type
-            self.counters.by_type["push", kind] += 1
-            stream.known.sent[kind] = response.version
+            self.counters.by_type["push", response.body.type] += 1
         return response
 
     # --- Looking
 
     def nodes(self) -> tuple[NodeView, ...]:
         """Every node that is or lately was connected, by ID."""
+        for known in self._known.values():
+            for stream in known.streams:
+                known.remember(stream)
         return tuple(
             NodeView(
                 node=node,

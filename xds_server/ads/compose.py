@@ -17,14 +17,14 @@ MANY = 2
 MAX_ALONE = 16
 """Changes of route configurations that go out one by one, so that a rejection has one culprit; more go together."""
 
-_CHILDREN: Mapping[ResourceType, tuple[ResourceType, ...]] = MappingProxyType(
+CHILDREN: Mapping[ResourceType, tuple[ResourceType, ...]] = MappingProxyType(
     {
         ResourceType.CDS: (ResourceType.EDS,),
         ResourceType.LDS: (ResourceType.SRDS, ResourceType.RDS),
         ResourceType.SRDS: (ResourceType.RDS,),
     }
 )
-CHILD_TYPES = frozenset(child for children in _CHILDREN.values() for child in children)
+CHILD_TYPES = frozenset(child for children in CHILDREN.values() for child in children)
 
 
 class Composer:
@@ -128,7 +128,7 @@ class Composer:
                 return None
             state.due.clear()
             body = target.body(self._variant, kind, (name,))
-            if kind in _CHILDREN:
+            if kind in CHILDREN:
                 self._follow(kind, state, body, (name,))
             return body
         unseen = state.due if state.held.is_empty else state.owed
@@ -209,7 +209,7 @@ class Composer:
 
     def _follow(self, kind: ResourceType, state: TypeState, body: Body, names: Iterable[str]) -> None:
         """Send the client again what refers to something that changes: else it waits for it."""
-        for child_kind in _CHILDREN.get(kind, ()):
+        for child_kind in CHILDREN.get(kind, ()):
             child = self._states.get(child_kind)
             if child is None:
                 continue

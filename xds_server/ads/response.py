@@ -114,11 +114,13 @@ class Step:
     """What it takes from one snapshot to another.
 
     `urgent`: route configurations in which some segment's canary is taken back; they go out before anything else.
+    `only`: the one resource of all that differs, as it was before, with its type.
     """
 
     since: Snapshot
     changes: Changes
     urgent: frozenset[str]
+    only: tuple[ResourceType, Resource] | None
 
 
 class Target:
@@ -138,7 +140,12 @@ class Target:
             if step.since is since:
                 return step
         changes = self.snapshot.changes(since)
-        step = Step(since=since, changes=changes, urgent=_taken_back(self.snapshot, since, changes))
+        step = Step(
+            since=since,
+            changes=changes,
+            urgent=_taken_back(self.snapshot, since, changes),
+            only=_only(self.snapshot, since, changes),
+        )
         self._steps.appendleft(step)
         return step
 
@@ -191,6 +198,17 @@ class Target:
         if len(self._bodies) >= MAX_BODIES:
             self._bodies.clear()
         self._bodies[key] = body
+
+
+def _only(snapshot: Snapshot, since: Snapshot, changes: Changes) -> tuple[ResourceType, Resource] | None:
+    if len(changes) != 1:
+        return None
+    ((kind, names),) = changes.items()
+    if len(names) != 1:
+        return None
+    (name,) = names
+    before = since.resources[kind].get(name)
+    return (kind, before) if before is not None and name in snapshot.resources[kind] else None
 
 
 def _cut(named: Mapping[str, Resource]) -> list[tuple[str, ...]]:

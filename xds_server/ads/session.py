@@ -19,12 +19,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from xds_server.ads.answer import Acked, Answer, Answers
-from xds_server.ads.compose import CHILD_TYPES, Composer
+from xds_server.ads.compose import CHILD_TYPES, CHILDREN, Composer
 from xds_server.ads.gates import Gates
 from xds_server.ads.response import Body, Response, Target, Variant
 from xds_server.ads.subscription import WILDCARD, Subscription
 from xds_server.ads.type_state import TypeState
 from xds_server.snapshot import Resource, ResourceType
+
+_MARKS: Mapping[ResourceType, int] = MappingProxyType({kind: 1 << n for n, kind in enumerate(ResourceType)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,7 @@ class StreamSession:
     """
 
     __slots__ = (
-        *("_answers", "_composer", "_gates", "_in_order", "_may_be_legacy", "_nonces"),
+        *("_answers", "_composer", "_gates", "_marks", "_may_be_legacy", "_nonces"),
         *("_states", "_target", "_urgent", "_variant", "stale_n"),
     )
 
@@ -66,7 +68,7 @@ class StreamSession:
         self._variant = variant
         self._may_be_legacy = may_be_legacy
         self._states: dict[ResourceType, TypeState] = {}
-        self._in_order: tuple[tuple[ResourceType, TypeState], ...] = ()  # of make before break
+        self._marks = 0  # a bit for each type with something to say
         self._gates = Gates(self._states)
         self._composer = Composer(variant, self._states, self._gates)
         self._target: Target | None = None
@@ -85,6 +87,7 @@ class StreamSession:
         if before is None:
             for kind, each in self._states.items():
                 self._begin(kind, each)
+                self._mark(kind)
             return
         step = target.step(before.snapshot)
         for kind, names in step.changes.items():
@@ -92,10 +95,44 @@ class StreamSession:
             if state is None:
                 continue
             self._changed(kind, state, names)
+            self._mark(kind)
             if state.is_at_rest() and not state.rejected:
                 state.held.become(target.snapshot.resources[kind])
         if step.urgent:
             self._urgent |= step.urgent
+
+    def advance(self, target: Target) -> Response | None:
+        """Offer a target and return the response to it, in the plainest case; None: ask `next_response`.
+
+        That is a client which has all it should have, and for which one route configuration, or the endpoints of one
+        cluster, have changed: what happens to most clients at most times.
+        """
+        before = self._target
+        if before is target:
+            return None
+        only = target.step(before.snapshot).only if before is not None and not self._marks else None
+        if only is not None and only[0] not in CHILDREN:
+            kind, resource = only
+            state = self._states.get(kind)
+            if (
+                state is not None
+                and state.has(resource.name) is resource
+                and state.is_at_rest()
+                and not state.rejected
+                and (kind is not ResourceType.RDS or self._gates.are_open(target.snapshot))
+            ):
+                self._target = target
+                return self._send(state, target.body(self._variant, kind, (resource.name,)))
+        self.offer(target)
+        return None
+
+    def _mark(self, kind: ResourceType) -> None:
+        """Note whether there may be something to say of a type, and no answer to wait for before."""
+        state = self._states[kind]
+        if (state.due or state.owed) and state.in_flight is None:
+            self._marks |= _MARKS[kind]
+        else:
+            self._marks &= ~_MARKS[kind]
 
     def _begin(self, kind: ResourceType, state: TypeState) -> None:
         state.must_look(self._named(kind) if state.subscription.wildcard else state.subscription.names)
@@ -134,6 +171,12 @@ class StreamSession:
         state = self._states.get(kind)
         return state.acked_version if state is not None else ""
 
+    def versions(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Versions that were sent and ACKed last, by type."""
+        sent = {str(kind): state.sent_version for kind, state in self._states.items() if state.sent_version}
+        acked = {str(kind): state.acked_version for kind, state in self._states.items() if state.acked_version}
+        return sent, acked
+
     def has_rejected(self, kind: ResourceType, resource: Resource) -> bool:
         """Whether the client has said no to this very content, so that it will not be sent again."""
         state = self._states.get(kind)
@@ -152,15 +195,19 @@ class StreamSession:
         if is_first:
             legacy = self._may_be_legacy and request.type.is_whole_state
             self._states[request.type] = TypeState(subscription=Subscription(may_be_legacy=legacy))
-            self._in_order = tuple((kind, self._states[kind]) for kind in ResourceType if kind in self._states)
         state = self._states[request.type]
         if isinstance(request, Request):
-            return self._sotw(request, state, now, is_first=is_first)
-        return self._delta(request, state, now, is_first=is_first)
+            answer = self._sotw(request, state, now, is_first=is_first)
+        else:
+            answer = self._delta(request, state, now, is_first=is_first)
+        self._mark(request.type)
+        return answer
 
     def ack(self, kind: ResourceType, now: float) -> Answer | None:
         """Take what `receive` would take as an ACK of the response in flight that changes nothing."""
-        return self._settle(self._states[kind], None, now)
+        answer = self._settle(self._states[kind], None, now)
+        self._mark(kind)
+        return answer
 
     def _sotw(self, request: Request, state: TypeState, now: float, *, is_first: bool) -> Answer | None:
         if is_first:
@@ -306,20 +353,19 @@ class StreamSession:
             return None
         if self._urgent and (response := self._rollback(target, now)) is not None:
             return response
-        for kind, state in self._in_order:
-            if state.is_due():
-                body = self._composer.due(kind, target, now)
-                if body is not None:
-                    return self._send(state, body)
+        marks = self._marks
+        if marks:
+            for kind, mark in _MARKS.items():  # in the order of make before break
+                if marks & mark:
+                    body = self._composer.due(kind, target, now)
+                    if body is not None:
+                        return self._send(self._states[kind], body)
+                    self._mark(kind)
         return None
 
     def is_due(self) -> bool:
         """Whether `next_response` may have something; it looks closer."""
-        if self._target is not None:
-            for _, state in self._in_order:
-                if (state.due or state.owed) and state.in_flight is None:
-                    return True
-        return False
+        return self._marks != 0 and self._target is not None
 
     def next_drain(self) -> float | None:
         """Return when `next_response` has a cluster to remove, if it is only time that it waits for."""
@@ -344,4 +390,10 @@ class StreamSession:
         self._nonces += 1
         response = Response(body, str(self._nonces))
         state.in_flight, state.nonce, state.parent_sent = response, response.nonce, False
+        state.sent_version = body.version
+        if self._marks:
+            self._mark(body.type)
+        for child in CHILDREN.get(body.type, ()):
+            if child in self._states:
+                self._mark(child)
         return response

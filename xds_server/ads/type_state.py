@@ -43,6 +43,7 @@ class TypeState:
     suspects: set[str] = field(default_factory=set)
     instead: dict[str, Resource] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
+    sent_version: str = ""
     acked_version: str = ""
     in_flight: Response | None = None
     nonce: str = ""
@@ -86,10 +87,6 @@ class TypeState:
     def is_at_rest(self) -> bool:
         """Whether there is nothing to say and no answer to wait for."""
         return not (self.due or self.owed or self.in_flight)
-
-    def is_due(self) -> bool:
-        """Whether there may be something to say, and no answer to wait for before."""
-        return self.in_flight is None and bool(self.due or self.owed)
 
     def unsettled(self) -> set[str]:
         """Names of which the client may have something else than the target."""
