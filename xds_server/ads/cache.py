@@ -19,7 +19,7 @@ from xds_server.ads.session import DeltaRequest, Request, StreamSession
 from xds_server.mesh import Mesh, ServiceSplits
 from xds_server.node import NodeKind, Role
 from xds_server.snapshot import ResourceType, Snapshot
-from xds_server.snapshot.builder import SnapshotBuilder
+from xds_server.snapshot.builder import NO_ENDPOINTS, Endpoints, SnapshotBuilder
 
 DEBOUNCE_S = 0.01
 """Decisions of one tick go out together. What is urgent does not wait."""
@@ -143,8 +143,15 @@ class AdsCache:
 
     # --- Publishing
 
-    def publish(self, mesh: Mesh, splits: Mapping[str, ServiceSplits], *, urgent: bool = False) -> None:
-        """Make these splits the configuration of every node.
+    def publish(
+        self,
+        mesh: Mesh,
+        splits: Mapping[str, ServiceSplits],
+        *,
+        endpoints: Endpoints = NO_ENDPOINTS,
+        urgent: bool = False,
+    ) -> None:
+        """Make these splits, and endpoints of versions that have none in the mesh, the configuration of every node.
 
         A canary that is taken back waits for nothing, and neither does what comes with it; nor what is `urgent`.
 
@@ -153,7 +160,7 @@ class AdsCache:
         InconsistentSnapshotError
             Nothing has been changed: what was published before stays in force.
         """
-        built = {kind: self._builder.build(mesh, splits, kind) for kind in nodes_of.kinds(mesh)}
+        built = {kind: self._builder.build(mesh, splits, kind, endpoints) for kind in nodes_of.kinds(mesh)}
         for kind, snapshot in built.items():
             before = self._targets.get(kind)
             snapshot.check(since=before.snapshot if before is not None else None)

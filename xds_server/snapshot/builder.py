@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TypeAlias
 
 from xds_server import resources
-from xds_server.mesh import Mesh, Service, ServiceSplits, Version
+from xds_server.mesh import Address, Mesh, Service, ServiceSplits, Version
 from xds_server.node import NodeKind
 from xds_server.resources.clusters import cluster_name, needs_dns
 from xds_server.resources.entries import Entry
@@ -16,6 +17,10 @@ from xds_server.snapshot import pack
 from xds_server.snapshot.pack import PackedHost
 from xds_server.snapshot.resource import Resource, ResourceType
 from xds_server.snapshot.snapshot import InconsistentSnapshotError, Named, Snapshot
+
+Endpoints: TypeAlias = Mapping[str, tuple[Address, ...]]
+
+NO_ENDPOINTS: Endpoints = MappingProxyType({})
 
 HOSTS_KEPT = 8
 """Virtual hosts kept for each service: the one in force and those that a rollback may call for."""
@@ -35,6 +40,7 @@ class _View:
     routes_of: Mapping[str, list[str]]
     routes: Named
     hosts: dict[str, tuple[PackedHost, ...]]
+    endpoints: Endpoints
     splits: Mapping[str, ServiceSplits] | None = None
     snapshot: Snapshot | None = None
 
@@ -50,8 +56,10 @@ class SnapshotBuilder:
         self._hosts: dict[tuple[str, str | None], list[tuple[Service, ServiceSplits, PackedHost]]] = {}
         self._clusters: dict[str, tuple[Version, Resource, Resource | None]] = {}
 
-    def build(self, mesh: Mesh, splits: Mapping[str, ServiceSplits], kind: NodeKind) -> Snapshot:
-        """The snapshot of one kind of node.
+    def build(
+        self, mesh: Mesh, splits: Mapping[str, ServiceSplits], kind: NodeKind, endpoints: Endpoints = NO_ENDPOINTS
+    ) -> Snapshot:
+        """The snapshot of one kind of node. `endpoints`: of versions whose endpoints are not in the mesh, by cluster.
 
         Raises
         ------
@@ -61,7 +69,10 @@ class SnapshotBuilder:
         view = self._views.get(kind)
         if view is None or view.mesh is not mesh:
             self._forget(mesh)
-            view = self._views[kind] = self._view(mesh, kind, view)
+            view = self._views[kind] = self._view(mesh, kind, endpoints, view)
+        elif view.endpoints is not endpoints:
+            view.fixed = {**view.fixed, **self._clusters_of(mesh, _entries(view), endpoints, view.snapshot)}
+            view.endpoints = endpoints
         current = {**view.fixed, ResourceType.RDS: self._routes(view, splits)}
         before = view.snapshot
         if before is None:
@@ -86,19 +97,15 @@ class SnapshotBuilder:
 
     # --- What splits do not touch
 
-    def _view(self, mesh: Mesh, kind: NodeKind, before: _View | None) -> _View:
+    def _view(self, mesh: Mesh, kind: NodeKind, endpoints: Endpoints, before: _View | None) -> _View:
         entries = resources.entries_of(mesh, kind)
-        clusters, assignments = self._endpoints(mesh, entries)
         scopes = [pack.scope(scope, service) for e in entries for scope, service in resources.scopes(e)]
-        fixed = {
-            ResourceType.CDS: _index(ResourceType.CDS, clusters),
-            ResourceType.EDS: _index(ResourceType.EDS, assignments),
-            ResourceType.LDS: _index(ResourceType.LDS, map(_listener, entries)),
-            ResourceType.SRDS: _index(ResourceType.SRDS, scopes),
-        }
         snapshot = before.snapshot if before is not None else None
-        if snapshot is not None:
-            fixed = {t: _same(snapshot.resources[t], named) for t, named in fixed.items()}
+        fixed = {
+            **self._clusters_of(mesh, entries, endpoints, snapshot),
+            ResourceType.LDS: _same(snapshot, ResourceType.LDS, map(_listener, entries)),
+            ResourceType.SRDS: _same(snapshot, ResourceType.SRDS, scopes),
+        }
         made_from = _index_routes(entries)
         routes_of: dict[str, list[str]] = {}
         for name, (_, services) in made_from.items():
@@ -112,16 +119,24 @@ class SnapshotBuilder:
             routes_of=routes_of,
             routes=routes,
             hosts=hosts,
+            endpoints=endpoints,
             snapshot=snapshot,
         )
 
-    def _endpoints(self, mesh: Mesh, entries: Iterable[Entry]) -> tuple[list[Resource], list[Resource]]:
+    def _clusters_of(
+        self, mesh: Mesh, entries: Iterable[Entry], endpoints: Endpoints, before: Snapshot | None
+    ) -> dict[ResourceType, Named]:
+        """CDS and EDS."""
         found: dict[str, tuple[Resource, Resource | None]] = {}
         for entry in entries:
             for name, _, version in resources.destinations(mesh, entry):
                 if name not in found:
-                    found[name] = self._cluster(name, version)
-        return [c for c, _ in found.values()], [a for _, a in found.values() if a is not None]
+                    here = endpoints.get(name)
+                    found[name] = self._cluster(name, version if here is None else replace(version, endpoints=here))
+        return {
+            ResourceType.CDS: _same(before, ResourceType.CDS, (cluster for cluster, _ in found.values())),
+            ResourceType.EDS: _same(before, ResourceType.EDS, (a for _, a in found.values() if a is not None)),
+        }
 
     def _cluster(self, name: str, version: Version) -> tuple[Resource, Resource | None]:
         known = self._clusters.get(name)
@@ -152,8 +167,8 @@ class SnapshotBuilder:
         if routes:
             view.routes = {**view.routes, **routes}
         view.splits = dict(splits)
-        if view.snapshot is not None and view.routes is not view.snapshot.resources[ResourceType.RDS]:
-            view.routes = _same(view.snapshot.resources[ResourceType.RDS], view.routes)
+        if view.snapshot is None or view.routes is not view.snapshot.resources[ResourceType.RDS]:
+            view.routes = _same(view.snapshot, ResourceType.RDS, view.routes.values())
         return view.routes
 
     def _host(self, service: Service, splits: ServiceSplits, to: str | None) -> PackedHost:
@@ -235,12 +250,21 @@ def _index(kind: ResourceType, found: Iterable[Resource]) -> Named:
     return MappingProxyType(named)
 
 
-def _same(before: Named, after: Named) -> Named:
-    """`before`, if `after` says the same, so that whoever looks for changes finds none at a glance."""
-    if before.keys() != after.keys():
+def _same(before: Snapshot | None, kind: ResourceType, found: Iterable[Resource]) -> Named:
+    """What was found, by name: the very mapping of the snapshot before, if that says the same.
+
+    So whoever looks for changes finds none at a glance.
+    """
+    after = _index(kind, found)
+    if before is None or before.resources[kind].keys() != after.keys():
         return after
+    named = before.resources[kind]
     is_same = all(
-        (old := before[name]) is new or (old.version == new.version and old.needs == new.needs)
+        (old := named[name]) is new or (old.version == new.version and old.needs == new.needs)
         for name, new in after.items()
     )
-    return before if is_same else after
+    return named if is_same else after
+
+
+def _entries(view: _View) -> Iterable[Entry]:
+    return {entry.name: entry for entry, _ in view.made_from.values()}.values()

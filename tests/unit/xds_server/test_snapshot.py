@@ -176,3 +176,13 @@ def test_a_body_put_together_from_parts_is_the_message_that_protobuf_would_write
         removed_resources=["gone"],
         resource_errors=[error],
     )
+
+
+def test_endpoints_from_elsewhere_change_nothing_but_themselves(mesh: Mesh) -> None:
+    builder = SnapshotBuilder()
+    first = builder.build(mesh, splits(), ANY_SIDECAR)
+    moved = {"shop|v1": (("127.0.0.1", 9_003), ("127.0.0.1", 9_004))}
+    second = builder.build(mesh, splits(), ANY_SIDECAR, moved)
+    assert second.changes(first) == {EDS: {"shop|v1"}}
+    assert builder.build(mesh, splits(), ANY_SIDECAR, dict(moved)) is second
+    assert second.resources[RDS] is first.resources[RDS]
