@@ -210,6 +210,13 @@ class AdsCache:
         for known in self._known.values():
             yield from known.streams
 
+    def beat(self) -> None:
+        """Tell every Envoy that canaries go on: without it they end when the dead-man switch's time is up."""
+        for stream in self._streams():
+            stream.session.beat()
+            if stream.session.is_due():
+                stream.wake(False)
+
     # --- Streams
 
     def open(self, node: str, cluster: str, variant: Variant, wake: Callable[[bool], None]) -> Stream:
