@@ -254,6 +254,8 @@ def metric_names() -> Iterator[str]:
     telemetry.in_force("s", 1.0)
     telemetry.ticked("s", 1.0)
     telemetry.journal_written("state")
+    telemetry.mesh_read("adopted")
+    telemetry.rollback_rejected("s", fell_back=True)
     for family in text_string_to_metric_families(telemetry.render().decode()):
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         suffix = "_total" if family.type == "counter" else ""

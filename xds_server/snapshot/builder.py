@@ -83,9 +83,15 @@ class SnapshotBuilder:
         return view.snapshot
 
     def prepare(self, mesh: Mesh, service: str, splits: Iterable[ServiceSplits]) -> None:
-        """Serialise ahead of time what a service's routes would be with these splits."""
+        """Serialise ahead of time what a service's routes would be with these splits.
+
+        Raises
+        ------
+        InconsistentSnapshotError
+            Envoy would reject them.
+        """
         for each in splits:
-            self._host(mesh.services[service], each, None)
+            _check(service, [self._host(mesh.services[service], each, None)])
 
     def _forget(self, mesh: Mesh) -> None:
         """Keep nothing of services that are no longer there."""
