@@ -92,6 +92,7 @@ def _service(name: str, shape: ServiceShape, dead_man_s: float | None) -> Servic
         ),
         spec=_spec(name, shape),
         dead_man=dead_man_s is not None,
+        idle_timeout_ms=_ms(shape.idle_timeout),
     )
 
 
