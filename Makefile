@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint proto requirements bench-xds clean
+.PHONY: setup demo test conformance lint proto requirements bench-xds clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,11 @@ lint: $(STAMP)
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest $(PYTEST)
+
+# The xDS test harness and more, against a running `serinus`, with a table in the end: docs/conformance.md. What is
+# waited for is silence, so four at a time is no more work for two cores.
+conformance: $(STAMP)
+	$(BIN)/python -m pytest -n 4 tests/conformance $(PYTEST)
 
 # Pushes and reconnect storms, beside a bare gRPC server and go-control-plane (where Go is): benchmarks/README.md.
 # BENCH=--quick takes 2 minutes instead of 10.

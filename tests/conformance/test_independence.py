@@ -1,0 +1,17 @@
+"""The suite shares no code with what it tests."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+HERE = Path(__file__).parent
+OURS = {"analysis", "benchmarks", "xds_server"}
+
+
+def test_nothing_here_imports_the_server() -> None:
+    for path in HERE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not {name.partition(".")[0] for name in names} & OURS, f"{path.name}: {names}"
