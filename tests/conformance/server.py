@@ -64,7 +64,7 @@ class Service:
                 }
                 for n, version in enumerate(self.versions)
             },
-            "baseline": "v1",
+            "baseline": self.versions[0],
             "rollout": {"interval": "500ms", "warmup": "1h", "min_dwell": "1h", "harm": {"budget": 1_000_000}},
         }
 
@@ -178,8 +178,9 @@ class Server:
         assert self.process is not None
         deadline = time.monotonic() + within_s
         while not check():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, f"not within {within_s} s:\n{self.log.read_text()}"
+            last = self.log.read_text()[-2_000:]
+            assert self.process.poll() is None, last
+            assert time.monotonic() < deadline, f"not within {within_s} s:\n{last}"
             time.sleep(0.01)
 
 
