@@ -69,7 +69,7 @@ async def greeter(version: str) -> AsyncIterator[Greeter]:
     """Answer every RPC with the version's name."""
     result = Greeter(version)
     server = grpc.aio.server()
-    methods = dict.fromkeys(("Greet", "Part"), grpc.unary_unary_rpc_method_handler(result.greet))
+    methods = dict.fromkeys(("Greet", "Part", "More"), grpc.unary_unary_rpc_method_handler(result.greet))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Greeter", methods),))
     result.port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -7,6 +7,8 @@ import logging
 import time
 from dataclasses import replace
 
+import pytest
+
 from xds_server.mesh import Mesh, Version
 
 log = logging.getLogger(__name__)
@@ -101,6 +103,53 @@ def test_a_service_that_goes_is_gone_and_comes_back(rig):
 
                 await rig.eventually(is_back, "the service is back")
                 assert plane.cache.counters.streams == 2  # gRPC has one for each target
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("features", "answer"), [(("xds_v3",), "v1"), (("xds_v3", "fail_on_data_errors"), "UNAVAILABLE")]
+)
+def test_with_its_new_handling_of_errors_grpc_keeps_what_is_removed_unless_told_not_to(rig, features, answer):
+    """gRFC A88, which is experimental in gRPC 1.85."""
+
+    def edit(config) -> None:
+        config["xds_servers"][0]["server_features"] = list(features)
+
+    async def scenario() -> None:
+        async with rig.greeter("v1") as v1, rig.control_plane() as plane:
+            mesh = rig.mesh(v1)
+            plane.cache.publish(mesh, {})
+            async with rig.client(plane.port, edit=edit) as client:
+                assert (await client.ask()).answers == ["v1"]
+                before = plane.cache.counters.by_type["ack", "LDS"]
+                plane.cache.publish(replace(mesh, services={}), {})
+
+                async def is_told() -> bool:
+                    return plane.cache.counters.by_type["ack", "LDS"] > before
+
+                await rig.eventually(is_told, "the client knows")
+                await asyncio.sleep(0.3)
+                assert (await client.ask()).answers == [answer]
+
+    asyncio.run(scenario())
+
+
+def test_an_rpc_under_way_ends_where_it_began(rig):
+    async def scenario() -> None:
+        async with rig.greeter("v1") as v1, rig.greeter("v2") as v2, rig.control_plane() as plane:
+            mesh = rig.mesh(v1, v2)
+            shop = mesh.services["shop"]
+            plane.cache.publish(mesh, rig.splits(1, default=10_000))
+            async with rig.client(plane.port) as client:
+                assert (await client.ask()).answers == ["v2"]
+                v2.pause_s = 4.0
+                asking = asyncio.create_task(client.ask(timeout_s=10.0))
+                await asyncio.sleep(0.3)
+                without = replace(shop, versions={"v1": shop.versions["v1"]})
+                plane.cache.publish(Mesh(path="mesh.yaml", services={"shop": without}), rig.splits(2), urgent=True)
+                assert (await asking).answers == ["v2"]
+                assert (await client.ask()).answers == ["v1"]
 
     asyncio.run(scenario())
 

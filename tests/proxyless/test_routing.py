@@ -155,15 +155,16 @@ def test_a_timeout_is_never_cut_short_and_ends_soon_after(rig):
 
 
 def test_retries_are_grpcs_own(rig):
-    routes = "routes: [{prefix: /test.Greeter/Part, retries: 2}, {prefix: /}]"
+    paths = "{prefix: /test.Greeter/Part, retries: 2}, {prefix: /test.Greeter/More, retries: 10}, {prefix: /}"
 
     async def scenario() -> None:
         async with rig.greeter("v1") as v1, rig.control_plane() as plane:
-            plane.cache.publish(rig.mesh(v1, more=routes), {})
+            plane.cache.publish(rig.mesh(v1, more=f"routes: [{paths}]"), {})
             async with rig.client(plane.port) as client:
                 for failures, method, answer, seen_n in (
                     (2, "Part", "v1", 3),
                     (3, "Part", "UNAVAILABLE", 3),
+                    (20, "More", "UNAVAILABLE", 5),
                     (1, "Greet", "UNAVAILABLE", 1),
                 ):
                     v1.failures, v1.seen_n = failures, 0
