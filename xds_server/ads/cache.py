@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from xds_server import node as nodes_of
@@ -176,6 +176,10 @@ class AdsCache:
             built |= self._build_for_grpc(mesh, splits, endpoints)
         self.publish_snapshots(mesh, built, urgent=urgent)
 
+    def prepare(self, mesh: Mesh, service: str, splits: Iterable[ServiceSplits]) -> None:
+        """Serialise and check ahead of time what may have to go out at once; see `SnapshotBuilder.prepare`."""
+        self._builder.prepare(mesh, service, splits)
+
     def _build_for_grpc(
         self, mesh: Mesh, splits: Mapping[str, ServiceSplits], endpoints: Endpoints
     ) -> dict[NodeKind, Snapshot]:
@@ -233,6 +237,13 @@ class AdsCache:
     def _streams(self) -> Iterator[Stream]:
         for known in self._known.values():
             yield from known.streams
+
+    def beat(self) -> None:
+        """Tell every Envoy that canaries go on: without it they end when the dead-man switch's time is up."""
+        for stream in self._streams():
+            stream.session.beat()
+            if stream.session.is_due():
+                stream.wake(False)
 
     # --- Streams
 
@@ -360,18 +371,24 @@ class AdsCache:
         return sum(bool(known.streams) for known in self._known.values())
 
     async def in_force(
-        self, service: str, generation: int, nodes: Collection[str] | None, timeout_s: float
+        self,
+        service: str,
+        generation: int,
+        nodes: Collection[str] | None,
+        timeout_s: float,
+        *,
+        excluded: Collection[str] = (),
     ) -> tuple[str, ...]:
         """Wait until every node has ACKed routes of `generation` or later for `service`.
 
-        `nodes` None: every connected node that serves it. Returns the names of the laggards, none when it is in force.
-        gRPC clients of the service always count: they send no access logs by which they would be known to carry it.
-        Ends before the time is up when the laggards have all rejected it.
+        `nodes` None: every connected node that serves it. Nobody waits for an `excluded` one. gRPC clients of a
+        service always count: they send no access logs by which they would be known to carry it. Returns the laggards,
+        none when it is in force. Ends before the time is up when the laggards have all rejected it.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
-                    wait = self._wait(service, generation, nodes)
+                    wait = self._wait(service, generation, nodes, excluded)
                     if all(self._has_rejected(stream, service) for stream in wait.pending) and not wait.gone:
                         break
                     self._waits.add(wait)
@@ -380,10 +397,10 @@ class AdsCache:
                     finally:
                         self._waits.discard(wait)
         except TimeoutError:
-            wait = self._wait(service, generation, nodes)
+            wait = self._wait(service, generation, nodes, excluded)
         return tuple(sorted({stream.node for stream in wait.pending} | wait.gone))
 
-    def _wait(self, service: str, generation: int, nodes: Collection[str] | None) -> _Wait:
+    def _wait(self, service: str, generation: int, nodes: Collection[str] | None, excluded: Collection[str]) -> _Wait:
         """Who is missing now."""
         wait = _Wait(service=service, generation=generation, pending=set(), gone=set())
         if nodes is None:
@@ -396,7 +413,12 @@ class AdsCache:
                     wait.gone.add(node)
             grpc = (stream for stream in self._streams() if stream.kind == nodes_of.GRPC)
             wait.pending.update(stream for stream in grpc if self._routes(stream, service))
-        wait.pending = {stream for stream in wait.pending if not self._is_in_force(stream, service, generation)}
+        wait.pending = {
+            stream
+            for stream in wait.pending
+            if stream.node not in excluded and not self._is_in_force(stream, service, generation)
+        }
+        wait.gone.difference_update(excluded)
         return wait
 
     def _look_again(self, wait: _Wait, stream: Stream) -> None:

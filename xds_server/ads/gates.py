@@ -30,7 +30,7 @@ class Gates:
         self._ghosts: dict[str, tuple[Resource, float]] = {}  # routes told to be gone that the client may still use
 
     def are_open(self, snapshot: Snapshot) -> bool:
-        """Whether it is known at a glance that every resource of a snapshot may go out now."""
+        """Whether it is known at a glance that every resource that routes depend on may go out now."""
         state = self._states.get(ResourceType.CDS)
         if state is None or not state.subscription.wildcard:
             return True
@@ -47,6 +47,9 @@ class Gates:
         if kind is ResourceType.SRDS or (kind is ResourceType.LDS and self._states[kind].has(resource.name) is None):
             routes = snapshot.resources[ResourceType.RDS]
             return all(self._are_warm(routes[name].needs) for name in resource.needs if name in routes)
+        if kind is ResourceType.RTDS and resource.ttl_ms:
+            held = self._states.get(ResourceType.RDS)
+            return held is not None and held.is_at_rest()  # else canaries would come back with the routes of old
         return True
 
     def _are_warm(self, clusters: frozenset[str]) -> bool:

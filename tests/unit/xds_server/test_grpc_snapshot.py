@@ -11,7 +11,7 @@ from xds_server.settings import parse_mesh
 from xds_server.snapshot import InconsistentSnapshotError, ResourceType
 from xds_server.snapshot.grpc import GrpcSnapshotBuilder
 
-CDS, EDS, LDS, SRDS, RDS = ResourceType
+CDS, EDS, LDS, SRDS, RDS, _RTDS = ResourceType
 
 TEXT = """
 services:

@@ -21,7 +21,7 @@ from xds_server.resources import grpc as grpc_resources
 from xds_server.settings import parse_mesh
 from xds_server.snapshot import InconsistentSnapshotError, ResourceType
 
-CDS, EDS, LDS, SRDS, RDS = ResourceType
+CDS, EDS, LDS, SRDS, RDS, RTDS = ResourceType
 MESH: Mesh = parse_mesh(
     """
 services:
