@@ -152,7 +152,7 @@ def schema() -> None:
 @app.command()
 def bootstrap(
     mesh: MeshFile,
-    node: Annotated[str, typer.Option(help="The Envoy's node ID.", show_default=False)],
+    node: Annotated[str, typer.Option(help="The node ID.", show_default=False)],
     xds: Annotated[
         str, typer.Option(metavar="HOST:PORT", callback=address, help="The control plane.")
     ] = DEFAULT_SERVER,
@@ -160,13 +160,28 @@ def bootstrap(
         str | None, typer.Option(metavar="HOST:PORT", callback=optional_address, help="Envoy's admin interface; none.")
     ] = None,
     output: Annotated[Output, typer.Option()] = Output.YAML,
+    grpc: Annotated[
+        bool, typer.Option("--grpc", help="For a gRPC client, as JSON; what it does not get is said on stderr.")
+    ] = False,
 ) -> None:
-    """Print the bootstrap with which an Envoy joins."""
-    from xds_server.bootstrap import bootstrap as build
+    """Print the bootstrap with which an Envoy, or a gRPC client, joins."""
     from xds_server.settings import load_mesh
 
+    if grpc and admin:
+        raise typer.BadParameter("a gRPC client has no admin interface", param_hint="--admin")
     with _mesh_checked():
-        built = build(load_mesh(mesh), node, xds=_parts(xds), admin=_parts(admin) if admin else None)
+        loaded = load_mesh(mesh)
+    if grpc:
+        from xds_server.grpc_bootstrap import grpc_bootstrap
+        from xds_server.resources.grpc import limits
+
+        for line in limits(loaded):
+            typer.echo(f"serinus: gRPC: {line}", err=True)
+        _print_json(grpc_bootstrap(node, xds=_parts(xds)))
+        return
+    from xds_server.bootstrap import bootstrap as build
+
+    built = build(loaded, node, xds=_parts(xds), admin=_parts(admin) if admin else None)
     if output is Output.JSON:
         _print_json(built)
     else:

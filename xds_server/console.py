@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -49,12 +49,8 @@ def _console() -> Console:
 def status_view(status: pb.Status) -> RenderableType:
     """Return a table a service, a row a segment, and a line about the Envoys."""
     parts: list[RenderableType] = [_service(service) for service in status.services]
-    n_connected = sum(node.connected for node in status.nodes)
     parts.append(
-        Text(
-            f"{n_connected} of {len(status.nodes)} Envoys connected, {status.pushes} pushes, {status.acks} ACKs, "
-            f"{status.nacks} NACKs"
-        )
+        Text(f"{_connected(status.nodes)} connected, {status.pushes} pushes, {status.acks} ACKs, {status.nacks} NACKs")
     )
     parts += [_rejection(node) for node in status.nodes if node.rejections]
     parts += [Text(f"{n.node} is not waited for, {n.excluded}", style="yellow") for n in status.nodes if n.excluded]
@@ -63,6 +59,14 @@ def status_view(status: pb.Status) -> RenderableType:
     if status.mesh.waiting:
         parts.append(Text(f"changes wait until rollouts have ended: {', '.join(status.mesh.waiting)}", style="yellow"))
     return Group(*parts)
+
+
+def _connected(nodes: Sequence[pb.NodeStatus]) -> str:
+    clients = [node.connected for node in nodes if node.role == "grpc"]
+    envoys = [node.connected for node in nodes if node.role != "grpc"]
+    counts = [(envoys, "Envoys")] if envoys or not clients else []
+    counts += [(clients, "gRPC clients")] if clients else []
+    return " and ".join(f"{sum(of)} of {len(of)} {name}" for of, name in counts)
 
 
 def _service(service: pb.ServiceStatus) -> Table:

@@ -145,7 +145,7 @@ class Telemetry:
             ("event", "type"),
             _by_pair(responses),
         )
-        self._gauge("serinus.xds.nodes", "Envoys connected.", (), lambda: [((), nodes())])
+        self._gauge("serinus.xds.nodes", "Envoys and gRPC clients connected.", (), lambda: [((), nodes())])
 
     def watch_sessions(self, *, followed: Reading, evicted: Reading) -> None:
         """Show the sessions that are followed, and those lost to their bound, by service."""

@@ -227,7 +227,10 @@ class _XdsStream:
             raise _RefusedError(
                 Refusal.NO_NODE, grpc.StatusCode.INVALID_ARGUMENT, "the first request must carry node.id"
             )
-        self._stream = stream = self._cache.open(message.node.id, message.node.cluster, self._variant, self._wake)
+        node = message.node
+        self._stream = stream = self._cache.open(
+            node.id, node.cluster, self._variant, self._wake, user_agent=node.user_agent_name
+        )
         try:
             self._take(stream, message)
         except _RefusedError:

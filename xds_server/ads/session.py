@@ -190,6 +190,11 @@ class StreamSession:
         state = self._states.get(kind)
         return state is not None and state.rejected.get(resource.name) == resource.version
 
+    def subscribes(self, kind: ResourceType, name: str) -> bool:
+        """Whether the client asks for a resource."""
+        state = self._states.get(kind)
+        return state is not None and state.subscription.covers(name)
+
     def names_n(self, kind: ResourceType) -> int:
         """Names that the client subscribes to."""
         state = self._states.get(kind)
