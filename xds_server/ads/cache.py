@@ -247,15 +247,22 @@ class AdsCache:
 
     # --- Streams
 
-    def open(
-        self, node: str, cluster: str, variant: Variant, wake: Callable[[bool], None], *, user_agent: str = ""
+    def open(  # noqa: PLR0913 -- what its first request and its method say
+        self,
+        node: str,
+        cluster: str,
+        variant: Variant,
+        wake: Callable[[bool], None],
+        *,
+        user_agent: str = "",
+        only: ResourceType | None = None,
     ) -> Stream:
-        """Register a stream; it is answered once something has been published."""
+        """Register a stream; it is answered once something has been published. `only`: see `StreamSession`."""
         known = self._known.pop(node, None) or _Known(cluster=cluster, role="sidecar")
         self._known[node] = known  # the newest last, for `_forget_gone`
         is_grpc = nodes_of.is_grpc(user_agent)
         kind = nodes_of.GRPC if is_grpc else nodes_of.ANY_SIDECAR
-        session = StreamSession(variant, may_be_legacy=not is_grpc)
+        session = StreamSession(variant, may_be_legacy=not is_grpc, only=only)
         stream = Stream(node=node, known=known, kind=kind, session=session, wake=wake)
         if is_grpc:
             self._expect_grpc()

@@ -229,7 +229,7 @@ class _XdsStream:
             )
         node = message.node
         self._stream = stream = self._cache.open(
-            node.id, node.cluster, self._variant, self._wake, user_agent=node.user_agent_name
+            node.id, node.cluster, self._variant, self._wake, user_agent=node.user_agent_name, only=self._kind
         )
         try:
             self._take(stream, message)
