@@ -39,18 +39,24 @@ def _port(letter: str) -> int:
 
 @dataclass
 class Service:
-    """One service of the mesh: a listener, a route configuration, and a cluster with endpoints for each version."""
+    """One service of the mesh: a listener, a route configuration, and a cluster with endpoints for each version.
+
+    `endpoint`: where somebody really is, for all versions; without it nobody is. `port`: where sidecars listen, if it
+    matters.
+    """
 
     letter: str
     revisions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CHANGES, 1))
     versions: tuple[str, ...] = ("v1",)
+    endpoint: str = ""
+    port: int = 0
 
     def change(self, *kinds: str) -> None:
         for kind in kinds:
             self.revisions[kind] += 1
 
     def as_mesh(self) -> dict[str, Any]:
-        number, revision = _port(self.letter), self.revisions
+        number, revision = self.port or _port(self.letter), self.revisions
         return {
             "domains": [f"{self.letter.lower()}.test"],
             "port": number,
@@ -59,7 +65,7 @@ class Service:
             "routes": [{"prefix": "/", "timeout": f"{10 + revision['RDS']}s"}],
             "versions": {
                 version: {
-                    "endpoints": [f"127.0.0.{1 + n}:{10_000 + revision['EDS']}"],
+                    "endpoints": [self.endpoint or f"127.0.0.{1 + n}:{10_000 + revision['EDS']}"],
                     "health": {"path": "/healthz", "interval": f"{10 + revision['CDS']}s"},
                 }
                 for n, version in enumerate(self.versions)
@@ -82,17 +88,16 @@ class Server:
 
     # --- life
 
-    def start(self, *letters: str, wait: bool = True) -> None:
+    def start(self, *letters: str) -> None:
         """Run it, on a mesh of these services if any are given."""
         if letters:
             self.services = {letter: Service(letter) for letter in letters}
         self._write()
         ports = ("--grpc-port", self.grpc, "--otlp-port", self.otlp, "--http-port", self.http)
-        command = [SERINUS, "run", self._mesh, *map(str, ports), "--data-dir", self.directory / "data"]
+        command = [SERINUS, "run", self.mesh_path, *map(str, ports), "--data-dir", self.directory / "data"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        if wait:
-            self._until(lambda: self._get("/readyz") == "ready\n", READY_S)
+        self._until(lambda: self._get("/readyz") == "ready\n", READY_S)
 
     def end(self, number: signal.Signals = signal.SIGKILL) -> int:
         assert self.process is not None
@@ -131,15 +136,15 @@ class Server:
         self._until(lambda: self._adopted_n() > before, ADOPTED_S)
 
     @property
-    def _mesh(self) -> Path:
+    def mesh_path(self) -> Path:
         return self.directory / "mesh.yaml"
 
     def _write(self) -> None:
         """In one piece, as editors and Kubernetes do. JSON is YAML."""
         services = {letter: service.as_mesh() for letter, service in self.services.items()}
-        fresh = self._mesh.with_suffix(".new")
+        fresh = self.mesh_path.with_suffix(".new")
         fresh.write_text(json.dumps({"services": services, **self.more}, indent=1))
-        fresh.replace(self._mesh)
+        fresh.replace(self.mesh_path)
 
     # --- what anybody can see and say
 

@@ -17,6 +17,9 @@ from tests.conformance.rows import MATRIX, SCENARIOS, SECTIONS
 
 PROPERTY: Final = "shows"
 WRITTEN: Final = Path("build", "conformance.json")
+VARIANT_OF: Final = {"GRPC": "sotw ADS", "DELTA_GRPC": "delta ADS"}
+"""What Envoy's bootstrap calls them."""
+
 COLUMNS: Final = ("sotw by type", "sotw ADS", "delta by type", "delta ADS")
 
 
@@ -24,10 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let every report of a test say what the test shows; reports cross from one process to another, marks do not."""
     for item in items:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        variant = str(params.get("variant", ""))
+        variant = str(params.get("variant") or VARIANT_OF.get(str(params.get("start")), ""))
         for mark in item.iter_markers("shows"):
             section, row = mark.args
             item.user_properties.append((PROPERTY, json.dumps([section, str(row), variant])))
+            if item.get_closest_marker("envoy"):
+                item.add_marker(pytest.mark.xdist_group("envoy"))  # one real Envoy at a time: some are timed
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
