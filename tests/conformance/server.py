@@ -55,6 +55,10 @@ class Service:
         for kind in kinds:
             self.revisions[kind] += 1
 
+    @property
+    def is_plain(self) -> bool:
+        return (self.versions, self.endpoint, self.port) == (("v1",), "", 0)
+
     def as_mesh(self) -> dict[str, Any]:
         number, revision = self.port or _port(self.letter), self.revisions
         return {
@@ -66,7 +70,7 @@ class Service:
             "versions": {
                 version: {
                     "endpoints": [self.endpoint or f"127.0.0.{1 + n}:{10_000 + revision['EDS']}"],
-                    "health": {"path": "/healthz", "interval": f"{10 + revision['CDS']}s"},
+                    "health": {"path": "/healthz", "interval": f"{10 + revision['CDS'] % 500}s"},
                 }
                 for n, version in enumerate(self.versions)
             },
@@ -81,6 +85,8 @@ class Server:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.services: dict[str, Service] = {}
+        self._seen: dict[str, Service] = {}
+        self._served = ""
         self.more: dict[str, Any] = {}
         self.grpc, self.otlp, self.http = (_free_port() for _ in range(3))
         self.process: subprocess.Popen[bytes] | None = None
@@ -107,10 +113,16 @@ class Server:
     # --- the mesh
 
     def set_up(self, *letters: str, **more: Any) -> None:
-        """A mesh of exactly these services, as if nothing had been changed yet."""
-        self.services = {letter: Service(letter) for letter in letters}
-        self.more = more
-        self.reload()
+        """A mesh of exactly these services, all of them plain. What has changed before stays so."""
+        self.services, self.more = {letter: self._plain(letter) for letter in letters}, more
+        if self._text() != self._served:
+            self.reload()
+
+    def _plain(self, letter: str) -> Service:
+        """A service as it was when it was last there."""
+        self._seen |= self.services
+        known = self._seen.get(letter)
+        return known if known is not None and known.is_plain else Service(letter)
 
     def update(self, kind: str, *letters: str) -> None:
         """Change the resources of one type of these services, and nothing else."""
@@ -118,13 +130,16 @@ class Server:
             self.services[letter].change(kind)
         self.reload()
 
-    def add(self, *letters: str) -> None:
-        self.services |= {letter: Service(letter) for letter in letters}
+    def add(self, letter: str, *changed: str) -> None:
+        """Add a service; these types of its resources are others than when it was last there."""
+        service = self._plain(letter)
+        service.change(*changed)
+        self.services[letter] = service
         self.reload()
 
     def remove(self, *letters: str) -> None:
         for letter in letters:
-            del self.services[letter]
+            self._seen[letter] = self.services.pop(letter)
         self.reload()
 
     def reload(self) -> None:
@@ -134,16 +149,21 @@ class Server:
         self._write()
         self.process.send_signal(signal.SIGHUP)
         self._until(lambda: self._adopted_n() > before, ADOPTED_S)
+        self._served = self._text()
 
     @property
     def mesh_path(self) -> Path:
         return self.directory / "mesh.yaml"
 
-    def _write(self) -> None:
-        """In one piece, as editors and Kubernetes do. JSON is YAML."""
+    def _text(self) -> str:
+        """The mesh file. JSON is YAML."""
         services = {letter: service.as_mesh() for letter, service in self.services.items()}
+        return json.dumps({"services": services, **self.more}, indent=1)
+
+    def _write(self) -> None:
+        """In one piece, as editors and Kubernetes do."""
         fresh = self.mesh_path.with_suffix(".new")
-        fresh.write_text(json.dumps({"services": services, **self.more}, indent=1))
+        fresh.write_text(self._text())
         fresh.replace(self.mesh_path)
 
     # --- what anybody can see and say

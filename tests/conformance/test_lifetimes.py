@@ -72,7 +72,7 @@ def test_errors(server: Server, connect: Connect, variant) -> None:
 
 
 @pytest.mark.shows("matrix", 11)
-@pytest.mark.shows("A6", "proxyless gRPC fails at once, with our own words, where it understands them")
+@pytest.mark.shows("A6", "proxyless gRPC fails at once, with our own words")
 def test_proxyless(server: Server) -> None:
     """gRPC takes the field where it is told to; else it waits for 15 s."""
     server.set_up("A")

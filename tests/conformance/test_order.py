@@ -7,7 +7,7 @@ import time
 from tests.conformance.client import Client, Subscriber
 from tests.conformance.conftest import Connect
 from tests.conformance.marks import ADS, shows
-from tests.conformance.server import Server, name_of, names_of
+from tests.conformance.server import Server, Service, name_of, names_of
 
 DRAINED_S = 8.0  # in which a cluster is gone once its routes are
 
@@ -105,10 +105,7 @@ def test_types_on_their_own(server: Server, connect: Connect, variant) -> None:
 
 @shows("A5", "a canary taken back waits for nothing", ADS)
 def test_rollback_first(server: Server, connect: Connect, variant) -> None:
-    server.set_up("B")
-    server.services["R"] = server.services.pop("B")
-    service = server.services["R"]
-    service.letter, service.versions = "R", ("v1", "v2")
+    server.services = {"R": Service("R", versions=("v1", "v2"))}
     server.reload()
     client = connect(variant)
     subs = {kind: client.subscriber(kind) for kind in ("CDS", "EDS", "LDS", "RDS")}

@@ -13,7 +13,7 @@ LISTED, NAMED = ("CDS", "LDS"), ("RDS", "EDS")
 
 
 @pytest.mark.parametrize("kind", LISTED)
-@shows("A4", "clusters and listeners: every response is all of them; what is gone is left out", SOTW)
+@shows("A4", "clusters, listeners: every response is all; what is gone is left out", SOTW)
 def test_whole_state(server: Server, connect: Connect, variant, kind) -> None:
     server.set_up(*"ABC")
     client = connect(variant)
@@ -109,7 +109,7 @@ def test_reconnected_delta(server: Server, connect: Connect, variant, kind) -> N
 
 
 @pytest.mark.parametrize("kind", LISTED)
-@shows("A4", "reconnected in state of the world: a wildcard that has everything is not sent it", SOTW)
+@shows("A4", "reconnected in state of the world: a wildcard that has all is not sent it", SOTW)
 def test_reconnected_sotw(server: Server, connect: Connect, variant, kind) -> None:
     server.set_up("A", "B")
     first = connect(variant).subscriber(kind)

@@ -18,7 +18,7 @@ from tests.conformance.server import CHANGES, Server, name_of, names_of
 PUSHES = 25
 
 
-@shows("A7", "a client that does not read: memory bounded, the others unaffected, the newest when it reads", matrix=7)
+@shows("A7", "not reading: memory bounded, others unaffected, the newest in the end", matrix=7)
 def test_not_reading(server: Server, connect: Connect, variant) -> None:
     server.set_up(*"ABCDEF")
     lazy = connect(variant)
