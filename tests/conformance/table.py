@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.conformance.rows import MATRIX, SCENARIOS, SECTIONS
+from tests.conformance.rows import BEHAVIOURS, MATRIX, SCENARIOS, SECTIONS
 
 PROPERTY: Final = "shows"
 WRITTEN: Final = Path("build", "conformance.json")
@@ -30,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         variant = str(params.get("variant") or VARIANT_OF.get(str(params.get("start")), ""))
         for mark in item.iter_markers("shows"):
             section, row = mark.args
+            if str(row) not in rows_of(section):
+                raise pytest.UsageError(f"{item.nodeid}: {section} has no row '{row}' in tests/conformance/rows.py")
             item.user_properties.append((PROPERTY, json.dumps([section, str(row), variant])))
             if item.get_closest_marker("envoy"):
                 item.add_marker(pytest.mark.xdist_group("envoy"))  # one real Envoy at a time: some are timed
@@ -73,16 +75,21 @@ def _results(stats: dict[str, list[Any]]) -> Results:
     return found
 
 
+def rows_of(section: str) -> dict[str, str]:
+    """The rows of a section in order, and what each says."""
+    if section == "scenarios":
+        return {str(n): what for n, what in SCENARIOS.items()}
+    if section == "matrix":
+        return {str(n): what for n, what in MATRIX.items()}
+    return {what: what for what in BEHAVIOURS[section]}
+
+
 def _known(results: Results) -> Iterator[tuple[str, str, str]]:
     """Every row, in order, of the sections that have run."""
     ran = {section for section, _ in results}
-    if "scenarios" in ran:
-        yield from (("scenarios", str(n), what) for n, what in SCENARIOS.items())
     for section in SECTIONS:
-        if section not in ("scenarios", "matrix"):
-            yield from ((section, row, row) for of, row in results if of == section)
-    if "matrix" in ran:
-        yield from (("matrix", str(n), what) for n, what in MATRIX.items())
+        if section in ran:
+            yield from ((section, row, what) for row, what in rows_of(section).items())
 
 
 def _row(section: str, row: str, what: str, results: Results) -> dict[str, Any]:
@@ -106,4 +113,4 @@ def _print(reporter: Any, rows: list[dict[str, Any]], section: str) -> None:
         line = f"{words:76}" + "".join(f"{cell:>15}" for cell in cells[:4]) + f"{cells[4]:>9}"
         reporter.write_line(line, red=not ok)
     if len(ran) < len(rows):
-        reporter.write_line(f"not run: {', '.join(row['row'] for row in rows if row not in ran)}")
+        reporter.write_line(f"not run: {'; '.join(row['row'] for row in rows if row not in ran)}")
