@@ -24,10 +24,12 @@ from xds_server.control import add_control
 from xds_server.errors import ListenError
 from xds_server.ingest import Ingest
 from xds_server.ingest.als import add_als
+from xds_server.ingest.lrs import add_lrs
 from xds_server.ingest.otlp import add_otlp
 from xds_server.mesh_file import MeshError, Problem
 from xds_server.mesh_watch import MeshWatch
 from xds_server.rollout.controller import Controller
+from xds_server.rollout.status import lost_shares
 from xds_server.settings import load_mesh
 from xds_server.store.journal import Journal
 from xds_server.telemetry import Telemetry
@@ -104,9 +106,15 @@ async def _serve(
         ):
             xds = add_ads(main, cache)
             add_als(main, ingest, until=stop)
+            loads = add_lrs(main, ingest, rolling=controller.rolling, until=stop)
             add_otlp(main, ingest)
             add_control(main, controller, until=stop)
             add_otlp(otlp, ingest)
+            telemetry.watch_loads(
+                lost=lambda: lost_shares(controller.log_checks()),
+                streams=lambda: loads.streams,
+                nodes=lambda: len(ingest.loads.nodes),
+            )
             controller.restore()
             await _check(options.mesh_path, controller)
             await main.start()

@@ -269,13 +269,14 @@ class LoadLedger(Generic[Arm]):
         return known.series if known is not None else {}
 
     def report(self, node: str, loads: Mapping[Arm, Load], at_s: float) -> None:
-        """Take one report; an arm that is not in it has no load."""
+        """Take one report, of the arms that were asked for; of others nothing is known from here on."""
         known = self._nodes.get(node)
         if known is None or known.streams != 1:
             return  # of two Envoys by one name, which logged what?
         for arm, series in tuple(known.series.items()):
-            series.reported(loads.get(arm, _NONE), at_s)
-            if series.is_idle:
+            if arm in loads:
+                series.reported(loads[arm], at_s)
+            if arm not in loads or series.is_idle:
                 self._drop(node, known, arm)
         for arm, load in loads.items():
             if arm not in known.series and (load.issued or load.active):
@@ -308,6 +309,3 @@ class LoadLedger(Generic[Arm]):
             loss = series.loss(now_s)
             if loss is not None:
                 yield node, loss
-
-
-_NONE = Load(issued=0, active=0)

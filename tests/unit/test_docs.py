@@ -243,6 +243,7 @@ def metric_names() -> Iterator[str]:
         samples=lambda: {"s": 1},
     )
     telemetry.watch_xds(responses=lambda: {("push", "RDS"): 1}, nodes=lambda: 1)
+    telemetry.watch_loads(lost=lambda: {("s", "v"): 0.1}, streams=lambda: 1, nodes=lambda: 1)
     telemetry.watch_sessions(followed=lambda: {"s": 1}, evicted=lambda: {"s": 1})
     hold = Hold(reasons=())
     telemetry.decided(

@@ -138,8 +138,18 @@ def test_what_has_no_load_any_more_is_forgotten(ledger: LoadLedger[str]) -> None
     envoy = Envoy(ledger).serve(20)
     for _ in range(40):
         envoy.now_s += 2
-        ledger.report("edge", {}, envoy.now_s)
+        ledger.report("edge", {"shop|v1": Load(issued=0, active=0)}, envoy.now_s)
     assert not ledger.series("edge")
+
+
+def test_what_is_not_asked_for_any_more_begins_anew_when_it_is_again(ledger: LoadLedger[str]) -> None:
+    """Meanwhile it is logged, and reported to nobody."""
+    envoy = Envoy(ledger).serve(20)
+    envoy.now_s += 2
+    ledger.report("edge", {}, envoy.now_s)
+    assert not ledger.series("edge")
+    envoy.serve(20, lost=1.0)
+    assert found(ledger.check(ARMS, envoy.now_s)).least == 900
 
 
 def test_reports_without_end_are_no_memory_without_end(ledger: LoadLedger[str]) -> None:
