@@ -17,17 +17,20 @@ import grpc
 
 from xds_server import __version__
 from xds_server.ads.cache import AdsCache
+from xds_server.ads.csds import add_csds
 from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
 from xds_server.app_options import RunOptions
 from xds_server.clock import SystemClock
 from xds_server.control import add_control
 from xds_server.errors import ListenError
+from xds_server.health import add_health
 from xds_server.ingest import Ingest
 from xds_server.ingest.als import add_als
 from xds_server.ingest.lrs import add_lrs
 from xds_server.ingest.otlp import add_otlp
 from xds_server.mesh_file import MeshError, Problem
 from xds_server.mesh_watch import MeshWatch
+from xds_server.reflection import MAIN_SERVICES, OTLP_SERVICES, add_reflection
 from xds_server.rollout.controller import Controller
 from xds_server.rollout.status import lost_shares
 from xds_server.settings import load_mesh
@@ -110,6 +113,10 @@ async def _serve(
             add_otlp(main, ingest)
             add_control(main, controller, until=stop)
             add_otlp(otlp, ingest)
+            add_csds(main, cache, until=stop)
+            for server, services in ((main, MAIN_SERVICES), (otlp, OTLP_SERVICES)):
+                add_health(server, services, ready=cache.ready, until=stop)
+                add_reflection(server, services, until=stop)
             telemetry.watch_loads(
                 lost=lambda: lost_shares(controller.log_checks()),
                 streams=lambda: loads.streams,
