@@ -29,7 +29,7 @@ from xds_server.pb import control_pb2 as pb
 from xds_server.rollout.publisher import Publisher
 from xds_server.rollout.reload import effective, only
 from xds_server.rollout.rows import decision_row
-from xds_server.rollout.status import node_status, service_status
+from xds_server.rollout.status import node_statuses, service_status
 from xds_server.rollout.steered import HELD, SteeredService, reconciled
 from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.store.journal import Journal
@@ -45,6 +45,7 @@ TRAFFIC_WINDOW_S = 60.0  # nodes that carried the service's traffic so lately mu
 MAX_UNWRITTEN = 1_000  # decisions that wait for a journal that works again
 SERINUS = "serinus"  # who gives an order that no person gave
 BEAT_SHARE = 1 / 3  # of the dead-man switch's time, from one beat to the next: two may be lost
+LATE_BEAT_S = 0.2  # how soon it is looked again whether decisions still stand still
 IDLE_BEAT_S = 5.0  # how soon a switch that is set while Serinus runs is looked for
 STILL_TICKS, STILL_S = 5, 5.0  # so long without a decision about a running rollout is standing still
 SAVE_EVERY_S = 2.0  # engine state; what was seen since the last save is charged as exposed after a crash
@@ -172,7 +173,10 @@ class Controller:
         stands_still = False
         while True:
             dead_man_s = self._publisher.mesh.dead_man_s
-            await self._clock.sleep(IDLE_BEAT_S if dead_man_s is None else dead_man_s * BEAT_SHARE)
+            if stands_still:  # once somebody decides again, canaries that have ended come back
+                await self._clock.sleep(LATE_BEAT_S)
+            else:
+                await self._clock.sleep(IDLE_BEAT_S if dead_man_s is None else dead_man_s * BEAT_SHARE)
             if dead_man_s is None:
                 continue
             late = [steered.name for steered in self._services.values() if self._stands_still(steered)]
@@ -728,7 +732,7 @@ class Controller:
         return pb.Status(
             at_unix_ns=self._clock.now_unix_ns(),
             services=[service_status(steered, self._ingest.generations(steered.name)) for steered in chosen],
-            nodes=[node_status(view, self._excluded.get(view.node)) for view in self._cache.nodes()],
+            nodes=node_statuses(self._cache.nodes(), self._excluded),
             pushes=counters.pushes,
             acks=counters.acks,
             nacks=counters.nacks,

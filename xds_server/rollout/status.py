@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from analysis.decision import Phase
 from analysis.ramp import SegmentView
@@ -115,7 +115,14 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def node_status(view: NodeView, excluded: ExcludedNode | None) -> pb.NodeStatus:
+def node_statuses(views: Iterable[NodeView], excluded: Mapping[str, ExcludedNode]) -> list[pb.NodeStatus]:
+    """All Envoys that are known, and those excluded that have not been seen: they must not be forgotten."""
+    known = [_node_status(view, excluded.get(view.node)) for view in views]
+    names = {status.node for status in known}
+    return known + [pb.NodeStatus(node=name, excluded=_why(e)) for name, e in excluded.items() if name not in names]
+
+
+def _node_status(view: NodeView, excluded: ExcludedNode | None) -> pb.NodeStatus:
     """What one Envoy has been sent, has ACKed and has rejected."""
     return pb.NodeStatus(
         node=view.node,
@@ -130,5 +137,9 @@ def node_status(view: NodeView, excluded: ExcludedNode | None) -> pb.NodeStatus:
             )
             for r in view.rejections
         ],
-        excluded=f"by {excluded.who}: {excluded.reason or 'no reason given'}" if excluded is not None else "",
+        excluded=_why(excluded) if excluded is not None else "",
     )
+
+
+def _why(excluded: ExcludedNode) -> str:
+    return f"by {excluded.who}: {excluded.reason or 'no reason given'}"

@@ -16,7 +16,8 @@ import pytest
 from xds_server.errors import JournalDamagedError, JournalError, JournalLockedError, JournalTooNewError
 from xds_server.mesh import SegmentSplit, ServiceSplits
 from xds_server.store.journal import Journal
-from xds_server.store.records import DecisionRow, EngineState, RolloutRow
+from xds_server.store.records import DecisionRow, EngineState, ExcludedNode, RolloutRow
+from xds_server.store.schema import APPLICATION_ID, TABLES, VERSION
 
 SPLITS = ServiceSplits(
     rollout="checkout-1",
@@ -199,6 +200,42 @@ def test_rejections_are_kept(tmp_path: Path) -> None:
         "no such cluster",
         5,
     )
+    journal.close()
+
+
+def test_who_excluded_an_envoy_outlives_the_process(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.exclude_node("edge-1", at_unix_ns=5, who="ada", reason="hangs")
+    journal.exclude_node("edge-2", at_unix_ns=6, who="ada", reason="")
+    journal.exclude_node("edge-1", at_unix_ns=7, who="bob", reason="hangs still")
+    journal.include_node("edge-2")
+    journal.include_node("edge-3")
+    journal.close()
+    journal = Journal(tmp_path)
+    (found,) = journal.excluded_nodes().items()
+    assert found == ("edge-1", ExcludedNode(at_unix_ns=7, who="bob", reason="hangs still"))
+    journal.close()
+
+
+def test_a_journal_of_an_older_format_is_taken_over_whole(tmp_path: Path) -> None:
+    """Its tables are those of then; what is in them stays."""
+    file = tmp_path / "journal.sqlite"
+    connection = sqlite3.connect(file)
+    connection.executescript(TABLES)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute("PRAGMA user_version = 1")
+    connection.execute("INSERT INTO rejections VALUES (NULL, 5, 'edge-1', 'RDS', 'abc', 'no such cluster')")
+    connection.commit()
+    connection.close()
+    journal = Journal(tmp_path)
+    assert [rejection.node for rejection in journal.rejections()] == ["edge-1"]
+    journal.exclude_node("edge-1", at_unix_ns=5, who="ada", reason="hangs")
+    journal.close()
+    connection = sqlite3.connect(file)
+    assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    connection.close()
+    journal = Journal(tmp_path)
+    assert list(journal.excluded_nodes()) == ["edge-1"]
     journal.close()
 
 
