@@ -10,6 +10,8 @@ from analysis.ramp import SegmentView
 from analysis.reading import RatioView
 from analysis.spec import TOTAL_BP
 from xds_server.ads.cache import NodeView
+from xds_server.discovery.registry import show_address
+from xds_server.discovery.sources import VersionEndpoints
 from xds_server.pb import control_pb2 as pb
 from xds_server.rollout.steered import SteeredService
 from xds_server.store.records import ExcludedNode
@@ -143,3 +145,15 @@ def _node_status(view: NodeView, excluded: ExcludedNode | None) -> pb.NodeStatus
 
 def _why(excluded: ExcludedNode) -> str:
     return f"by {excluded.who}: {excluded.reason or 'no reason given'}"
+
+
+def endpoints_status(view: VersionEndpoints) -> pb.VersionEndpoints:
+    """How many endpoints a version has that the mesh file does not list, and which of them are doubtful."""
+    return pb.VersionEndpoints(
+        service=view.service,
+        version=view.version,
+        source=view.source,
+        endpoints=len(view.endpoints),
+        stale=[show_address(registration.address) for registration in view.stale],
+        refused=view.why_not,
+    )
