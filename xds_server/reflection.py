@@ -24,6 +24,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2  # noqa: F4
 from xds_server import control, health
 from xds_server.ads import csds
 from xds_server.ads.servicer import METHODS
+from xds_server.discovery import servicer as registry
 from xds_server.ending import until as as_long_as
 from xds_server.ingest import als, lrs, otlp
 
@@ -31,7 +32,15 @@ NAMES: Final = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
 """Both by which clients ask for it; the messages are the same."""
 
 OTLP_SERVICES: Final = (otlp.TRACES, otlp.LOGS)
-MAIN_SERVICES: Final = (*METHODS, als.SERVICE, lrs.SERVICE, csds.SERVICE, control.SERVICE, *OTLP_SERVICES)
+MAIN_SERVICES: Final = (
+    *METHODS,
+    als.SERVICE,
+    lrs.SERVICE,
+    csds.SERVICE,
+    control.SERVICE,
+    registry.SERVICE,
+    *OTLP_SERVICES,
+)
 """What each port serves, besides health and this."""
 
 _Context: TypeAlias = grpc.aio.ServicerContext

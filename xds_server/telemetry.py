@@ -165,6 +165,15 @@ class Telemetry:
             "serinus.sessions.evicted", "Sessions never judged: too many were open.", ("service",), _by_label(evicted)
         )
 
+    def watch_endpoints(self, *, published: PairReading, stale: PairReading, events: PairReading) -> None:
+        """Show endpoints that the mesh file does not list, by service and version; `events` by (source, event)."""
+        labels = ("service", "version")
+        self._gauge(
+            "serinus.endpoints", "Endpoints from files and registrations, as published.", labels, _by_pair(published)
+        )
+        self._gauge("serinus.endpoints.stale", "Endpoints kept though not renewed.", labels, _by_pair(stale))
+        self._counter("serinus.endpoint.events", "What happened to endpoints.", ("source", "event"), _by_pair(events))
+
     # --- out
 
     def render(self) -> bytes:

@@ -38,6 +38,10 @@ KEYS = st.one_of(
             "after",
             "pin",
             "to",
+            "file",
+            "registered",
+            "endpoints",
+            "[listed]",
         ]
     ),
 )

@@ -384,6 +384,16 @@ class AdsCache:
         """Nodes with a stream."""
         return sum(bool(known.streams) for known in self._known.values())
 
+    def laggards(self, kind: ResourceType, name: str) -> tuple[str, ...]:
+        """Connected nodes that may have other content of a resource than what is published. O(streams)."""
+        behind = set()
+        for stream in self._streams():
+            target = self._targets.get(stream.kind)
+            there = target.snapshot.resources[kind].get(name) if target is not None else None
+            if not stream.session.is_settled(kind, name, there.version if there is not None else None):
+                behind.add(stream.node)
+        return tuple(sorted(behind))
+
     async def in_force(
         self,
         service: str,

@@ -21,8 +21,8 @@ from google.protobuf.any_pb2 import Any
 from xds_server.ads.cache import AdsCache, Rejection, Stream
 from xds_server.ads.node_matcher import node_matcher
 from xds_server.ads.standing import ResourceView, Standing
+from xds_server.answering import answering
 from xds_server.ending import until as as_long_as
-from xds_server.errors import BadRequestError
 from xds_server.snapshot import Resource
 
 SERVICE = "envoy.service.status.v3.ClientStatusDiscoveryService"
@@ -56,10 +56,8 @@ class ClientStatuses:
     async def answer(self, request: pb.ClientStatusRequest, context: _Context) -> pb.ClientStatusResponse:
         """Answer one question, or end its call with the reason why not."""
         try:
-            async with self._turn:
+            async with answering(context), self._turn:
                 return await self._look(request)
-        except BadRequestError as error:
-            return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except _TooLargeError:
             advice = "name fewer nodes in node_matchers, or set exclude_resource_contents"
             message = f"the answer would have more than {MAX_ANSWER_BYTES} bytes: {advice}"
