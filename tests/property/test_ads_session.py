@@ -383,8 +383,8 @@ class AnyGrpcClient(AnyClient):
 
 
 TestAnySotwClient = AnySotwClient.TestCase
-TestAnySotwClient.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
+TestAnySotwClient.settings = settings(max_examples=100, stateful_step_count=20)
 TestAnyDeltaClient = AnyDeltaClient.TestCase
-TestAnyDeltaClient.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
+TestAnyDeltaClient.settings = settings(max_examples=100, stateful_step_count=20)
 TestAnyGrpcClient = AnyGrpcClient.TestCase
-TestAnyGrpcClient.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
+TestAnyGrpcClient.settings = settings(max_examples=100, stateful_step_count=20)
