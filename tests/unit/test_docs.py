@@ -245,6 +245,7 @@ def metric_names() -> Iterator[str]:
         samples=lambda: {"s": 1},
     )
     telemetry.watch_xds(responses=lambda: {("push", "RDS"): 1}, nodes=lambda: 1)
+    telemetry.watch_loads(lost=lambda: {("s", "v"): 0.1}, streams=lambda: 1, nodes=lambda: 1)
     telemetry.watch_endpoints(
         published=lambda: {("s", "v"): 1}, stale=lambda: {("s", "v"): 0}, events=lambda: {("file", "refused"): 1}
     )

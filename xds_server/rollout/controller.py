@@ -16,6 +16,7 @@ import numpy.typing as npt
 from analysis.decision import Action, Order, Rollback, SegmentDecision
 from analysis.engine import Rollout, ServiceEngine
 from analysis.errors import SpecError, StateError
+from analysis.evidence.log_loss import LogCheck
 from analysis.segment import SegmentState
 from analysis.spec import TOTAL_BP, Mode
 from xds_server import __version__
@@ -32,7 +33,7 @@ from xds_server.pb import control_pb2 as pb
 from xds_server.rollout.publisher import Publisher
 from xds_server.rollout.reload import effective, only
 from xds_server.rollout.rows import decision_row
-from xds_server.rollout.status import endpoints_status, node_statuses, service_status
+from xds_server.rollout.status import endpoints_status, log_check, node_statuses, service_status
 from xds_server.rollout.steered import HELD, SteeredService, reconciled
 from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.store.journal import Journal
@@ -245,7 +246,8 @@ class Controller:
     async def _decide(self, steered: SteeredService, before: Mapping[str, SegmentState]) -> None:
         now_ns = self._clock.now_unix_ns()
         rows, labels = steered.take_rows(), self._feature_labels(steered)
-        decisions = await asyncio.to_thread(_advance, steered.engine, rows, now_ns, labels)
+        logs = self._ingest.log_check(steered.name)
+        decisions = await asyncio.to_thread(_advance, steered.engine, rows, now_ns, labels, logs)
         if steered.held:  # it may have come to be held while the engine was at it
             decisions = self._without_rises(steered, decisions, before, now_ns)
         self._carry_out(steered, decisions, before, now_ns)
@@ -742,13 +744,21 @@ class Controller:
         """Sessions dropped unjudged since too many were open, by service."""
         return {name: steered.engine.observer.tracker.evicted_n for name, steered in self._services.items()}
 
+    def rolling(self) -> list[str]:
+        """Services whose rollouts run."""
+        return [name for name, steered in self._services.items() if steered.is_running]
+
+    def log_checks(self) -> dict[str, LogCheck]:
+        """What the access logs lack, by service with a running rollout."""
+        return {name: self._ingest.log_check(name) for name in self.rolling()}
+
     def status(self, service: str | None) -> pb.Status:
         """Return the status now, of one service or of all."""
         chosen = [self._find(service)] if service else list(self._services.values())
         counters = self._cache.counters
         return pb.Status(
             at_unix_ns=self._clock.now_unix_ns(),
-            services=[service_status(steered, self._ingest.generations(steered.name)) for steered in chosen],
+            services=[self._service_status(steered) for steered in chosen],
             nodes=node_statuses(self._cache.nodes(), self._excluded),
             endpoints=[endpoints_status(view) for view in self._sources.view(service) if view.source != "mesh"],
             pushes=counters.pushes,
@@ -757,6 +767,13 @@ class Controller:
             version=__version__,
             mesh=self._mesh_status,
         )
+
+    def _service_status(self, steered: SteeredService) -> pb.ServiceStatus:
+        carriers = self._ingest.traffic_nodes(steered.name, TRAFFIC_WINDOW_S, self._clock.now_unix_ns() / 1e9)
+        status = service_status(steered, self._ingest.generations(steered.name))
+        if steered.is_running:
+            status.log_check.CopyFrom(log_check(self._ingest.log_check(steered.name), len(carriers)))
+        return status
 
     async def changed(self) -> None:
         """Wait for the next tick, command, acknowledgement or rejection."""
@@ -795,10 +812,10 @@ def _held(reason: str) -> str:
 
 
 def _advance(
-    engine: ServiceEngine, rows: npt.NDArray[np.void], now_ns: int, labels: Mapping[str, int]
+    engine: ServiceEngine, rows: npt.NDArray[np.void], now_ns: int, labels: Mapping[str, int], logs: LogCheck
 ) -> tuple[SegmentDecision, ...]:
     engine.observe(rows)
-    return engine.tick(now_ns, labels)
+    return engine.tick(now_ns, labels, logs)
 
 
 def _seed(name: str) -> int:
