@@ -32,6 +32,7 @@ from analysis.decision import (
     verdict_name,
 )
 from analysis.errors import SpecError, StateError
+from analysis.evidence.log_loss import NO_CHECK, LogCheck
 from analysis.guard import GuardView, review
 from analysis.harm import HarmView, to_bp
 from analysis.policy import Policy, PolicyView
@@ -68,6 +69,11 @@ class SegmentView:
     sample_ratio: RatioView
 
 
+def stale_after_s(spec: ServiceSpec) -> float:
+    """How long it takes without news until what was known of a service is old."""
+    return max(STALE_INTERVALS * spec.rollout.interval_s, STALE_MIN_S)
+
+
 class Ramp:
     """The state of one running rollout. `step` once a tick; splits change only through `step` and `command`."""
 
@@ -84,6 +90,7 @@ class Ramp:
         self._ticks = 0
         self._seen_s = 0.0
         self._first_exposure_s: float | None = None
+        self._doubted_until_s = 0.0
 
     def _first_phase(self, name: str, after: tuple[str, ...]) -> Phase:
         if name not in self.arms:
@@ -92,8 +99,14 @@ class Ramp:
 
     # -- a tick --------------------------------------------------------------------------------------------------------
 
-    def step(self, window: Window, *, now_s: float, rng: np.random.Generator) -> tuple[SegmentDecision, ...]:
-        """Take one tick's window, `now_s` seconds after the rollout began, and decide for every segment."""
+    def step(
+        self, window: Window, *, now_s: float, rng: np.random.Generator, logs: LogCheck = NO_CHECK
+    ) -> tuple[SegmentDecision, ...]:
+        """Take one tick's window, `now_s` seconds after the rollout began, and decide for every segment.
+
+        `logs`: what the access logs lack by now, as far as is known.
+        """
+        self.reading.logs = logs
         elapsed_s, self._now_s = max(now_s - self._now_s, 0.0), max(now_s, self._now_s)
         self._ticks += 1
         if window.entries:
@@ -125,8 +138,10 @@ class Ramp:
     def _expected_people(self, window: Window) -> Floats:
         """(S,) people that should be seen on the canary now, by its split and the baseline's people.
 
-        0 after a change.
+        0 after a change, and where it is in doubt what Envoys go by.
         """
+        if self._now_s <= self._doubted_until_s:
+            return np.zeros(len(self.spec.segments))
         split = self.reading.splits()
         settled = np.array(
             [s.confirmed and self._now_s - s.changed_s > 2 * ROLLBACK_LATENCY_S for s in self.segments.values()]
@@ -193,6 +208,7 @@ class Ramp:
             breach_ticks=state.breach_ticks,
             breach_likely=reading.breach_is_likely(index, state),
             budget_spent=reading.harm.upper > reading.harm.allowed,
+            log_loss=reading.log_loss(*self.arms[segment.name]) if segment.name in self.arms else None,
             sample_ratio=reading.mismatch(index),
             unhealthy=unhealthy,
             stale_s=self._stale_s(),
@@ -209,7 +225,7 @@ class Ramp:
     def _stale_s(self) -> float | None:
         """Seconds without access logs, where that is long."""
         quiet_s = self._now_s - self._seen_s
-        return quiet_s if quiet_s > max(STALE_INTERVALS * self.spec.rollout.interval_s, STALE_MIN_S) else None
+        return quiet_s if quiet_s > stale_after_s(self.spec) else None
 
     def _bake_is_done(self, state: SegmentState) -> bool:
         """Whether the sessions that began during the bake have been judged."""
@@ -355,6 +371,10 @@ class Ramp:
             state.since_s = self._now_s
         if split_bp > 0 and self._first_exposure_s is None:
             self._first_exposure_s = self._now_s
+
+    def doubt(self, *, until_s: float) -> None:
+        """Until `until_s` after the rollout's beginning, that the canary is not seen says nothing."""
+        self._doubted_until_s = until_s
 
     def confirm(self, segment: str) -> None:
         """Envoys have acknowledged the segment's newest split."""

@@ -11,24 +11,35 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
 
 from xds_server import __version__
 from xds_server.ads.cache import AdsCache
+from xds_server.ads.csds import add_csds
 from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
 from xds_server.app_options import RunOptions
 from xds_server.clock import SystemClock
 from xds_server.control import add_control
+from xds_server.discovery.servicer import add_registry
+from xds_server.discovery.sources import EndpointSources
 from xds_server.errors import ListenError
+from xds_server.health import add_health
 from xds_server.ingest import Ingest
 from xds_server.ingest.als import add_als
+from xds_server.ingest.lrs import add_lrs
 from xds_server.ingest.otlp import add_otlp
 from xds_server.mesh_file import MeshError, Problem
 from xds_server.mesh_watch import MeshWatch
+from xds_server.reflection import MAIN_SERVICES, OTLP_SERVICES, add_reflection
 from xds_server.rollout.controller import Controller
+from xds_server.rollout.status import lost_shares
 from xds_server.settings import load_mesh
+from xds_server.snapshot import ResourceType
+from xds_server.store.endpoints import EndpointStore
 from xds_server.store.journal import Journal
 from xds_server.telemetry import Telemetry
 from xds_server.web.app import create_app
@@ -58,14 +69,19 @@ async def run(options: RunOptions) -> int:
     with contextlib.closing(Journal(options.data_dir)) as journal:
         clock, telemetry, cache = SystemClock(), Telemetry(__version__), AdsCache()
         ingest = Ingest(mesh, user_hash_key=journal.secret(), queue_limit=QUEUE_LIMIT, clock=clock)
+        sources = EndpointSources(mesh, clock=clock, store=EndpointStore(journal))
         controller = Controller(
-            mesh=mesh, journal=journal, cache=cache, ingest=ingest, telemetry=telemetry, clock=clock
+            mesh=mesh, journal=journal, cache=cache, ingest=ingest, telemetry=telemetry, clock=clock, sources=sources
         )
         _watch(telemetry, ingest, cache, controller)
+        telemetry.watch_endpoints(published=sources.published_n, stale=sources.stale_n, events=sources.events)
         watch = MeshWatch(options.mesh_path, adopt=controller.change_mesh, refuse=controller.refuse_mesh)
         loop.add_signal_handler(signal.SIGHUP, watch.ask)
+        parts = _Parts(
+            cache=cache, ingest=ingest, telemetry=telemetry, sources=sources, controller=controller, watch=watch
+        )
         try:
-            await _serve(options, cache, ingest, controller, telemetry, watch, stop)
+            await _serve(options, parts, stop)
         finally:
             telemetry.close()
     return 0
@@ -83,15 +99,20 @@ def _watch(telemetry: Telemetry, ingest: Ingest, cache: AdsCache, controller: Co
     )
 
 
-async def _serve(
-    options: RunOptions,
-    cache: AdsCache,
-    ingest: Ingest,
-    controller: Controller,
-    telemetry: Telemetry,
-    watch: MeshWatch,
-    stop: asyncio.Event,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What a control plane is made of, beside what it serves on."""
+
+    cache: AdsCache
+    ingest: Ingest
+    telemetry: Telemetry
+    sources: EndpointSources
+    controller: Controller
+    watch: MeshWatch
+
+
+async def _serve(options: RunOptions, parts: _Parts, stop: asyncio.Event) -> None:
+    cache, controller, ingest, telemetry = parts.cache, parts.controller, parts.ingest, parts.telemetry
     listener = _listen(options.http_host, options.http_port)
     app = create_app(
         not_ready=lambda: None if cache.ready.is_set() else "nothing has been published yet", metrics=telemetry.render
@@ -104,17 +125,29 @@ async def _serve(
         ):
             xds = add_ads(main, cache)
             add_als(main, ingest, until=stop)
+            loads = add_lrs(main, ingest, rolling=controller.rolling, until=stop)
             add_otlp(main, ingest)
             add_control(main, controller, until=stop)
+            laggards = partial(cache.laggards, ResourceType.EDS)
+            add_registry(main, parts.sources, laggards, clock=SystemClock(), until=stop)
             add_otlp(otlp, ingest)
+            add_csds(main, cache, until=stop)
+            for server, services in ((main, MAIN_SERVICES), (otlp, OTLP_SERVICES)):
+                add_health(server, services, ready=cache.ready, until=stop)
+                add_reflection(server, services, until=stop)
+            telemetry.watch_loads(
+                lost=lambda: lost_shares(controller.log_checks()),
+                streams=lambda: loads.streams,
+                nodes=lambda: len(ingest.loads.nodes),
+            )
             controller.restore()
             await _check(options.mesh_path, controller)
             await main.start()
             await otlp.start()
             host = options.grpc_host
-            log.info("xDS, ALS and control on %s:%d, OTLP on %s:%d", host, grpc_port, host, otlp_port)
+            log.info("xDS, ALS, control and registry on %s:%d, OTLP on %s:%d", host, grpc_port, host, otlp_port)
             log.info("HTTP on %s:%d", options.http_host, http_port)
-            await _until(stop, controller, watch, serve(app, listener, stop))
+            await _until(stop, parts, serve(app, listener, stop))
             log.info("ending")
             await xds.drain()
 
@@ -126,19 +159,16 @@ async def _check(path: Path, controller: Controller) -> None:
         raise MeshError([Problem(file=str(path), line=None, key="", message=refusal, legal="")])
 
 
-async def _until(
-    stop: asyncio.Event, controller: Controller, watch: MeshWatch, web: Coroutine[None, None, None]
-) -> None:
+async def _until(stop: asyncio.Event, parts: _Parts, web: Coroutine[None, None, None]) -> None:
     """Run the loop and the HTTP side until told to stop."""
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(web)
-        ticking = tasks.create_task(controller.run())
-        watching = tasks.create_task(watch.run())
+        running = [tasks.create_task(part.run()) for part in (parts.controller, parts.sources, parts.watch)]
         # The forecast's library takes seconds to import. A daemon, so that an early end need not wait for it.
         threading.Thread(target=importlib.import_module, args=(FORECAST_MODULE,), daemon=True).start()
         await stop.wait()
-        watching.cancel()
-        ticking.cancel()
+        for task in running:
+            task.cancel()
         await serving
 
 

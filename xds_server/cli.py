@@ -37,6 +37,7 @@ from xds_server.arguments import (
     split_bp,
     writable,
 )
+from xds_server.cli_endpoint import endpoint_app
 from xds_server.errors import SerinusError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ node_app = typer.Typer(help="Envoys of a running control plane.", **_TYPER)
 train_app = typer.Typer(help="Train what Serinus decides with.", **_TYPER)
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(node_app, name="node")
+app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(train_app, name="train")
 
 
@@ -126,10 +128,12 @@ def demo(
 @app.command()
 def validate(mesh: MeshFile, as_json: AsJson = False) -> None:
     """Check a mesh file: each error with file, line, key, the value given and what is legal."""
+    from xds_server.discovery.sources import check_files
     from xds_server.settings import MeshError, load_mesh
 
     try:
         loaded = load_mesh(mesh)
+        check_files(loaded)
     except MeshError as error:
         if as_json:
             _print_json({"ok": False, "problems": [asdict(problem) for problem in error.problems]})

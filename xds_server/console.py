@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xds_server.pb import control_pb2 as pb
+from xds_server.pb import registry_pb2 as registry
 
 PHASE_STYLES: Final = {
     "promoted": "green",
@@ -53,6 +54,7 @@ def status_view(status: pb.Status) -> RenderableType:
         Text(f"{_connected(status.nodes)} connected, {status.pushes} pushes, {status.acks} ACKs, {status.nacks} NACKs")
     )
     parts += [_rejection(node) for node in status.nodes if node.rejections]
+    parts += [Text(line, style="red") for each in status.endpoints for line in _doubts(each)]
     parts += [Text(f"{n.node} is not waited for, {n.excluded}", style="yellow") for n in status.nodes if n.excluded]
     if status.mesh.refused:
         parts.append(Text(f"{status.mesh.path} is not served as it is now: {status.mesh.refused}", style="red"))
@@ -75,6 +77,8 @@ def _service(service: pb.ServiceStatus) -> Table:
         title.append(f" {service.rollout}: {service.canary} against {service.baseline}, {service.state}", style="")
         force = "in force" if service.in_force else f"waiting for {', '.join(service.waiting_for) or 'Envoy'}"
         title.append(f", generation {service.generation} {force}")
+        if service.HasField("log_check"):
+            title.append(f", {_logs(service.log_check)}")
         title.append(f", harm at most {service.harm_upper:.0f} of {service.harm_budget:.0f} sessions")
     else:
         title.append(f" no rollout, everybody on {service.baseline}", style="")
@@ -96,6 +100,12 @@ def _service(service: pb.ServiceStatus) -> Table:
     for segment in service.segments:
         table.add_row(*_segment(segment))
     return table
+
+
+def _logs(check: pb.LogCheck) -> str:
+    if not check.nodes or check.total.needed:
+        return "log check not available"
+    return f"logs lack {check.total.lower:.1%} to {check.total.upper:.1%}"
 
 
 def _segment(segment: pb.SegmentStatus) -> Iterable[RenderableType]:
@@ -123,6 +133,18 @@ def _rejection(node: pb.NodeStatus) -> Text:
     newest = node.rejections[-1]
     what = f"{newest.type} {', '.join(newest.resources)}".rstrip()
     return Text(f"{node.node} rejected {what} at {_time(newest.at_unix_ns)}: {newest.message}", style="red")
+
+
+def _doubts(endpoints: pb.VersionEndpoints) -> Iterator[str]:
+    """What is wrong with a version's endpoints, a line each."""
+    version = f"{endpoints.service} {endpoints.version}"
+    if not endpoints.endpoints:
+        yield f"{version} has no endpoints: nobody has registered"
+    if endpoints.stale:
+        stale = ", ".join(endpoints.stale)
+        yield f"{version}: {len(endpoints.stale)} of {endpoints.endpoints} endpoints not renewed, and kept: {stale}"
+    if endpoints.refused:
+        yield f"{version} keeps its {endpoints.endpoints} endpoints: {endpoints.refused}"
 
 
 def history_view(decisions: Iterable[pb.DecisionRecord]) -> Table:
@@ -158,6 +180,28 @@ def rollouts_view(rollouts: Iterable[pb.RolloutSummary]) -> Table:
             ", ".join(f"{segment} {phase}" for segment, phase in sorted(row.outcome.items())),
         )
     return table
+
+
+def endpoints_view(reply: registry.ListReply) -> Group:
+    """Return a row an endpoint."""
+    table = Table("service", "version", "endpoint", "from", "since", "lease")
+    refusals = []
+    for version in reply.versions:
+        for endpoint in version.endpoints:
+            lease = f"{endpoint.left_ms / 1_000:.0f} s of {endpoint.lease_ms / 1_000:g} s"
+            table.add_row(
+                version.service,
+                version.version,
+                endpoint.address,
+                version.source,
+                _time(endpoint.since_unix_ns) if endpoint.since_unix_ns else "",
+                "" if not endpoint.lease_ms else Text("not renewed, kept", "red") if endpoint.stale else lease,
+            )
+        if not version.endpoints:
+            table.add_row(version.service, version.version, Text("none", "red"), version.source)
+        if version.refused:
+            refusals.append(Text(version.refused, "red"))
+    return Group(table, *refusals)
 
 
 def _time(unix_ns: int) -> str:

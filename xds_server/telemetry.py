@@ -147,12 +147,32 @@ class Telemetry:
         )
         self._gauge("serinus.xds.nodes", "Envoys and gRPC clients connected.", (), lambda: [((), nodes())])
 
+    def watch_loads(self, *, lost: PairReading, streams: Callable[[], int], nodes: Callable[[], int]) -> None:
+        """Show what Envoys' load reports say: `lost`, the share that access logs lack, by (service, version)."""
+        self._gauge(
+            "serinus.access.log.loss.ratio",
+            "Share of the upstream requests of the last minute that the access logs lack, 0 to 1.",
+            ("service", "version"),
+            _by_pair(lost),
+        )
+        self._gauge("serinus.lrs.streams", "Streams of load reports.", (), lambda: [((), streams())])
+        self._gauge("serinus.lrs.nodes", "Envoys that report their load.", (), lambda: [((), nodes())])
+
     def watch_sessions(self, *, followed: Reading, evicted: Reading) -> None:
         """Show the sessions that are followed, and those lost to their bound, by service."""
         self._gauge("serinus.sessions.open", "Sessions being followed.", ("service",), _by_label(followed))
         self._counter(
             "serinus.sessions.evicted", "Sessions never judged: too many were open.", ("service",), _by_label(evicted)
         )
+
+    def watch_endpoints(self, *, published: PairReading, stale: PairReading, events: PairReading) -> None:
+        """Show endpoints that the mesh file does not list, by service and version; `events` by (source, event)."""
+        labels = ("service", "version")
+        self._gauge(
+            "serinus.endpoints", "Endpoints from files and registrations, as published.", labels, _by_pair(published)
+        )
+        self._gauge("serinus.endpoints.stale", "Endpoints kept though not renewed.", labels, _by_pair(stale))
+        self._counter("serinus.endpoint.events", "What happened to endpoints.", ("source", "event"), _by_pair(events))
 
     # --- out
 

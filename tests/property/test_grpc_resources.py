@@ -80,7 +80,7 @@ def meshes(draw: st.DrawFn) -> Mesh:
         raise
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(meshes(), st.data())
 def test_what_is_built_passes_and_serves_every_service_that_it_can(mesh: Mesh, data: st.DataObject) -> None:
     splits = {}

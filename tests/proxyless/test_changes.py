@@ -54,6 +54,34 @@ def test_a_rollback_takes_effect_within_a_second_and_loses_no_rpc(rig):
     asyncio.run(scenario())
 
 
+def test_endpoints_that_the_mesh_file_does_not_list_come_and_go(rig):
+    """With none, RPCs fail at once; the client takes that for what it is, and rejects nothing."""
+
+    async def scenario() -> None:
+        async with rig.greeter("v1") as v1, rig.greeter("other") as other, rig.control_plane() as plane:
+            mesh = rig.mesh(v1)
+
+            def publish(*ports: int) -> None:
+                here = {"shop|v1": tuple(("127.0.0.1", port) for port in ports)}
+                plane.cache.publish(mesh, rig.splits(1), endpoints=here)
+
+            publish()
+            async with rig.client(plane.port) as client:
+                said = await client.ask(n=3)
+                assert said.counts == {"UNAVAILABLE": 3}
+                assert said.seconds < 3.0
+                for ports, answers in (((v1.port,), {"v1"}), ((v1.port, other.port), {"v1", "other"}), ((), None)):
+                    publish(*ports)
+
+                    async def they_answer(answers: set[str] | None = answers) -> bool:
+                        return set((await client.ask(n=20)).counts) == (answers or {"UNAVAILABLE"})
+
+                    await rig.eventually(they_answer, f"{answers} answer")
+                assert plane.cache.counters.nacks == 0
+
+    asyncio.run(scenario())
+
+
 def test_nobody_waits_for_a_client_that_does_not_call_the_service(rig):
     """And who calls it is waited for, even where Envoys are known to carry its traffic."""
 

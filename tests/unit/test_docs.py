@@ -104,7 +104,7 @@ def test_every_verb_is_in_the_readme_with_its_exit_codes() -> None:
 def test_every_option_shown_beside_a_verb_is_one_of_its_options() -> None:
     for row in re.findall(r"^\| `serinus .*$", README, re.MULTILINE):
         words = next(w for w in sorted(VERBS, key=len, reverse=True) if row.startswith(f"| `{' '.join(w)}"))
-        known = {option for param in VERBS[words].params for option in param.opts}
+        known = {option for param in VERBS[words].params for option in (*param.opts, *param.secondary_opts)}
         assert set(re.findall(r"(?<![\w-])--[a-z-]+", row)) <= known, row
 
 
@@ -116,6 +116,8 @@ PLACEHOLDERS = {
     "ID": "edge",
     "VERSION": "v2",
     "PERCENT": "10%",
+    "HOST:PORT": "10.0.0.1:80",
+    "[HOST:PORT]": "10.0.0.1:80",
 }
 """Words as somebody would type them."""
 
@@ -243,6 +245,10 @@ def metric_names() -> Iterator[str]:
         samples=lambda: {"s": 1},
     )
     telemetry.watch_xds(responses=lambda: {("push", "RDS"): 1}, nodes=lambda: 1)
+    telemetry.watch_loads(lost=lambda: {("s", "v"): 0.1}, streams=lambda: 1, nodes=lambda: 1)
+    telemetry.watch_endpoints(
+        published=lambda: {("s", "v"): 1}, stale=lambda: {("s", "v"): 0}, events=lambda: {("file", "refused"): 1}
+    )
     telemetry.watch_sessions(followed=lambda: {"s": 1}, evicted=lambda: {"s": 1})
     hold = Hold(reasons=())
     telemetry.decided(

@@ -17,6 +17,7 @@ from xds_server import node as nodes_of
 from xds_server.ads.answer import Answer, Nacked
 from xds_server.ads.response import Response, Target, Variant
 from xds_server.ads.session import DeltaRequest, Request, StreamSession
+from xds_server.ads.standing import ResourceView
 from xds_server.mesh import Mesh, ServiceSplits
 from xds_server.node import NodeKind, Role
 from xds_server.snapshot import InconsistentSnapshotError, Resource, ResourceType, Snapshot
@@ -373,9 +374,32 @@ class AdsCache:
             for node, known in sorted(self._known.items())
         )
 
+    def clients(self) -> tuple[Stream, ...]:
+        """Every stream, by node ID."""
+        return tuple(sorted(self._streams(), key=lambda stream: stream.node))
+
+    def is_open(self, stream: Stream) -> bool:
+        """Whether it has not ended since."""
+        return stream in stream.known.streams
+
+    def standings(self, stream: Stream) -> Iterator[ResourceView]:
+        """How a stream's client stands to each resource that it asks for; nothing before the first snapshot."""
+        target = self._targets.get(stream.kind)
+        return stream.session.standings(target.snapshot) if target is not None else iter(())
+
     def connected_n(self) -> int:
         """Nodes with a stream."""
         return sum(bool(known.streams) for known in self._known.values())
+
+    def laggards(self, kind: ResourceType, name: str) -> tuple[str, ...]:
+        """Connected nodes that may have other content of a resource than what is published. O(streams)."""
+        behind = set()
+        for stream in self._streams():
+            target = self._targets.get(stream.kind)
+            there = target.snapshot.resources[kind].get(name) if target is not None else None
+            if not stream.session.is_settled(kind, name, there.version if there is not None else None):
+                behind.add(stream.node)
+        return tuple(sorted(behind))
 
     async def in_force(
         self,

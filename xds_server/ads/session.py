@@ -14,7 +14,7 @@ The cost of a change is that of the resources that it touches, whatever else the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -22,9 +22,10 @@ from xds_server.ads.answer import Acked, Answer, Answers
 from xds_server.ads.compose import CHILD_TYPES, CHILDREN, Composer
 from xds_server.ads.gates import Gates
 from xds_server.ads.response import Body, Response, Target, Variant
+from xds_server.ads.standing import ResourceView, standings
 from xds_server.ads.subscription import WILDCARD, Subscription
 from xds_server.ads.type_state import TypeState
-from xds_server.snapshot import Resource, ResourceType
+from xds_server.snapshot import Resource, ResourceType, Snapshot
 
 _MARKS: Mapping[ResourceType, int] = MappingProxyType({kind: 1 << n for n, kind in enumerate(ResourceType)})
 
@@ -176,6 +177,15 @@ class StreamSession:
         state = self._states.get(kind)
         return state.has(name) if state is not None else None
 
+    def is_settled(self, kind: ResourceType, name: str, version: str | None) -> bool:
+        """Whether the client, where it subscribes to a resource, has ACKed this version and may have no other one."""
+        state = self._states.get(kind)
+        if state is None or not state.subscription.covers(name):
+            return True
+        in_flight = state.in_flight is not None and name in state.in_flight.body.resources
+        held = state.has(name)
+        return not in_flight and (held.version if held is not None else None) == version
+
     def acked_version(self, kind: ResourceType) -> str:
         """Version of the last response of this type that was ACKed; empty: none yet."""
         state = self._states.get(kind)
@@ -191,6 +201,11 @@ class StreamSession:
         """Whether the client has said no to this very content, so that it will not be sent again."""
         state = self._states.get(kind)
         return state is not None and state.rejected.get(resource.name) == resource.version
+
+    def standings(self, snapshot: Snapshot) -> Iterator[ResourceView]:
+        """How the client stands to all that it asks for, if by now it should have this snapshot. O(resources)."""
+        for kind, state in self._states.items():
+            yield from standings(kind, state, snapshot.resources[kind])
 
     def subscribes(self, kind: ResourceType, name: str) -> bool:
         """Whether the client asks for a resource."""

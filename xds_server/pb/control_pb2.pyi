@@ -87,7 +87,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self, service: _Optional[str] = ...) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("at_unix_ns", "services", "nodes", "pushes", "acks", "nacks", "version", "mesh")
+    __slots__ = ("at_unix_ns", "services", "nodes", "pushes", "acks", "nacks", "version", "mesh", "endpoints")
     AT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     SERVICES_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class Status(_message.Message):
     NACKS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MESH_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     at_unix_ns: int
     services: _containers.RepeatedCompositeFieldContainer[ServiceStatus]
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
@@ -104,7 +105,24 @@ class Status(_message.Message):
     nacks: int
     version: str
     mesh: MeshStatus
-    def __init__(self, at_unix_ns: _Optional[int] = ..., services: _Optional[_Iterable[_Union[ServiceStatus, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., pushes: _Optional[int] = ..., acks: _Optional[int] = ..., nacks: _Optional[int] = ..., version: _Optional[str] = ..., mesh: _Optional[_Union[MeshStatus, _Mapping]] = ...) -> None: ...
+    endpoints: _containers.RepeatedCompositeFieldContainer[VersionEndpoints]
+    def __init__(self, at_unix_ns: _Optional[int] = ..., services: _Optional[_Iterable[_Union[ServiceStatus, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., pushes: _Optional[int] = ..., acks: _Optional[int] = ..., nacks: _Optional[int] = ..., version: _Optional[str] = ..., mesh: _Optional[_Union[MeshStatus, _Mapping]] = ..., endpoints: _Optional[_Iterable[_Union[VersionEndpoints, _Mapping]]] = ...) -> None: ...
+
+class VersionEndpoints(_message.Message):
+    __slots__ = ("service", "version", "source", "endpoints", "stale", "refused")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    version: str
+    source: str
+    endpoints: int
+    stale: _containers.RepeatedScalarFieldContainer[str]
+    refused: str
+    def __init__(self, service: _Optional[str] = ..., version: _Optional[str] = ..., source: _Optional[str] = ..., endpoints: _Optional[int] = ..., stale: _Optional[_Iterable[str]] = ..., refused: _Optional[str] = ...) -> None: ...
 
 class MeshStatus(_message.Message):
     __slots__ = ("path", "read_unix_ns", "refused", "waiting")
@@ -119,7 +137,7 @@ class MeshStatus(_message.Message):
     def __init__(self, path: _Optional[str] = ..., read_unix_ns: _Optional[int] = ..., refused: _Optional[str] = ..., waiting: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ServiceStatus(_message.Message):
-    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio")
+    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio", "log_check")
     class RoutedByEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +161,7 @@ class ServiceStatus(_message.Message):
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     ROUTED_BY_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    LOG_CHECK_FIELD_NUMBER: _ClassVar[int]
     service: str
     rollout: str
     state: str
@@ -159,7 +178,38 @@ class ServiceStatus(_message.Message):
     segments: _containers.RepeatedCompositeFieldContainer[SegmentStatus]
     routed_by: _containers.ScalarMap[str, int]
     sample_ratio: SampleRatio
-    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ...) -> None: ...
+    log_check: LogCheck
+    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., log_check: _Optional[_Union[LogCheck, _Mapping]] = ...) -> None: ...
+
+class LogCheck(_message.Message):
+    __slots__ = ("nodes", "carriers", "total", "versions")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    CARRIERS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    nodes: int
+    carriers: int
+    total: LogLoss
+    versions: _containers.RepeatedCompositeFieldContainer[LogLoss]
+    def __init__(self, nodes: _Optional[int] = ..., carriers: _Optional[int] = ..., total: _Optional[_Union[LogLoss, _Mapping]] = ..., versions: _Optional[_Iterable[_Union[LogLoss, _Mapping]]] = ...) -> None: ...
+
+class LogLoss(_message.Message):
+    __slots__ = ("version", "requests", "needed", "lost", "lower", "upper", "node")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    NEEDED_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    LOWER_FIELD_NUMBER: _ClassVar[int]
+    UPPER_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    requests: int
+    needed: int
+    lost: float
+    lower: float
+    upper: float
+    node: str
+    def __init__(self, version: _Optional[str] = ..., requests: _Optional[int] = ..., needed: _Optional[int] = ..., lost: _Optional[float] = ..., lower: _Optional[float] = ..., upper: _Optional[float] = ..., node: _Optional[str] = ...) -> None: ...
 
 class SampleRatio(_message.Message):
     __slots__ = ("people", "on_canary", "asked", "evidence", "evidence_needed")

@@ -350,3 +350,24 @@ def test_routes_are_in_force_at_a_grpc_client_once_it_has_their_clusters() -> No
             assert await cache.in_force("shop", 2, [], 0.1) == ("app-1",)  # it may carry the traffic
 
     asyncio.run(scenario())
+
+
+def test_who_has_not_acked_the_newest_content_of_a_resource_lags_behind() -> None:
+    """Whoever does not subscribe to it does not."""
+
+    async def scenario(cache: AdsCache, client: Callable[[], Client]) -> None:
+        cache.publish(MESH, splits(1))
+        one, other = client(), client()
+        await one.ask(EDS, "shop|v1", node="n1")
+        first = await one.read()
+        await other.take_routes(node="n2")
+        assert cache.laggards(EDS, "shop|v1") == ("n1",)
+        await one.ask(EDS, "shop|v1", nonce=first.nonce)
+        await until(lambda: not cache.laggards(EDS, "shop|v1"))
+        cache.publish(MESH, splits(1), endpoints={"shop|v1": (("127.0.0.1", 9009),)})
+        assert cache.laggards(EDS, "shop|v1") == ("n1",)
+        assert cache.laggards(EDS, "shop|v2") == ()
+        await one.ask(EDS, "shop|v1", nonce=(await one.read()).nonce)
+        await until(lambda: not cache.laggards(EDS, "shop|v1"))
+
+    run(scenario)
