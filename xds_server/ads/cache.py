@@ -248,7 +248,7 @@ class AdsCache:
 
     # --- Streams
 
-    def open(  # noqa: PLR0913 -- what its first request and its method say
+    def open(
         self,
         node: str,
         cluster: str,
