@@ -386,6 +386,21 @@ class Client:
     def subscriber(self, kind: str) -> Subscriber:
         return Subscriber(self.stream(kind), kind)
 
+    def ask(self, method: str, request: Any, answer: type[Any]) -> Any:
+        """Call another service of the control plane, once; of a stream: the first answer."""
+        is_stream = method.rpartition("/")[2].startswith("Stream")
+        if not is_stream:
+            return self._channel.unary_unary(method, type(request).SerializeToString, answer.FromString)(request)
+        call = self._channel.stream_stream(method, type(request).SerializeToString, answer.FromString)
+        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        requests.put(request)
+        answers = call(iter(requests.get, None), timeout=ANSWER_S)
+        try:
+            return next(answers)
+        finally:
+            answers.cancel()
+            requests.put(None)
+
     def streams(self) -> Iterator[Stream]:
         yield from self._all
 

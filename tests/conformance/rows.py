@@ -106,6 +106,8 @@ BEHAVIOURS: Final[Mapping[str, tuple[str, ...]]] = {
         "it ends in order: streams are closed, the exit code is 0",
         "endpoints: a weight for each locality, priorities from 0 without gaps",
         "a node that is as large as Envoy's is no matter",
+        "client status (CSDS): what each has and has refused, in its own words",
+        "load reports (LRS): the server says what it wants, and how often",
     ),
 }
 """What the protocol asks for, and what clients rely on, by section."""

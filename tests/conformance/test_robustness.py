@@ -7,8 +7,11 @@ import time
 
 import grpc
 import pytest
+from envoy.admin.v3.config_dump_shared_pb2 import ClientResourceStatus
 from envoy.config.core.v3.base_pb2 import Node
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsResponse
+from envoy.service.status.v3.csds_pb2 import ClientStatusRequest, ClientStatusResponse
 
 from tests.conformance.client import DELTA_ADS, Client
 from tests.conformance.conftest import Connect
@@ -16,6 +19,8 @@ from tests.conformance.marks import ADS, shows
 from tests.conformance.server import CHANGES, Server, name_of, names_of
 
 PUSHES = 25
+CSDS = "envoy.service.status.v3.ClientStatusDiscoveryService"
+LRS = "envoy.service.load_stats.v3.LoadReportingService"
 
 
 @shows("A7", "not reading: memory bounded, others unaffected, the newest in the end", matrix=7)
@@ -186,3 +191,36 @@ def test_large_node(server: Server, connect: Connect, variant) -> None:
     sub = client.subscriber("CDS")
     sub.wildcard()
     assert set(sub.take().items) == {"A|v1"}
+
+
+@shows("A7", "client status (CSDS): what each has and has refused, in its own words")
+def test_client_status(server: Server, connect: Connect, variant) -> None:
+    server.set_up("A", "B")
+    client = connect(variant, node=f"status-{variant.protocol}-{variant.aggregated}")
+    sub = client.subscriber("CDS")
+    names = names_of("CDS", "AB")
+    sub.subscribe(*sorted(names))
+    sub.take_all(names)
+    server.update("CDS", "A")
+    sub.nack(sub.receive(), "Error adding/updating cluster(s) A|v1: no")
+    sub.drain()
+    matcher = {"node_id": {"exact": client.node.id}}
+    for method in ("Fetch", "Stream"):
+        request = ClientStatusRequest(node_matchers=[matcher], exclude_resource_contents=True)
+        response = client.ask(f"/{CSDS}/{method}ClientStatus", request, ClientStatusResponse)
+        (config,) = response.config
+        found = {each.name: each for each in config.generic_xds_configs}
+        assert found.keys() == names
+        assert found["A|v1"].client_status == ClientResourceStatus.NACKED
+        assert "A|v1: no" in found["A|v1"].error_state.details
+        assert found["B|v1"].client_status == ClientResourceStatus.ACKED
+        assert not any(each.HasField("xds_config") for each in config.generic_xds_configs)
+
+
+@pytest.mark.shows("A7", "load reports (LRS): the server says what it wants, and how often")
+def test_load_reports(server: Server, connect: Connect) -> None:
+    server.set_up("A")
+    client = connect(DELTA_ADS)
+    wanted = client.ask(f"/{LRS}/StreamLoadStats", LoadStatsRequest(node=client.node), LoadStatsResponse)
+    assert wanted.load_reporting_interval.ToMilliseconds() >= 1_000
+    assert not wanted.clusters  # no rollout is running
