@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if str(row) not in rows_of(section):
                 raise pytest.UsageError(f"{item.nodeid}: {section} has no row '{row}' in tests/conformance/rows.py")
             item.user_properties.append((PROPERTY, json.dumps([section, str(row), variant])))
-            if item.get_closest_marker("envoy"):
+            if item.config.rootpath / "tests" / "envoy" in item.path.parents:
                 item.add_marker(pytest.mark.xdist_group("envoy"))  # one real Envoy at a time: some are timed
 
 
