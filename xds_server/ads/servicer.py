@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -16,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from xds_server.ads import wire
 from xds_server.ads.cache import AdsCache, Stream
-from xds_server.ads.lanes import Lanes
+from xds_server.ads.lanes import WRITE_ERRORS, Lanes
 from xds_server.ads.response import Variant
 from xds_server.ads.session import DeltaRequest, Request
 from xds_server.snapshot import ResourceType
@@ -58,6 +59,9 @@ MAX_MESSAGE_BYTES = 16 << 20
 MAX_BLOBS = 1_024
 MAX_SHOWN = 200  # characters of what a client has sent, in a message to it
 
+GONE_S = 1.0
+"""A client to which nothing can be written has gone, or is told to come again."""
+
 DRAIN_S = 1.0
 """Over which streams end when the control plane does, so that their clients do not all come back at once."""
 
@@ -92,6 +96,7 @@ class Refusal(StrEnum):
     NO_NODE = "no_node"
     TOO_MANY_NAMES = "too_many_names"
     WRONG_TYPE = "wrong_type"
+    LOST = "lost"
     ENDING = "ending"
 
 
@@ -148,6 +153,8 @@ class XdsService:
         try:
             await stream.run()
         except asyncio.CancelledError:
+            if stream.refused is not None:
+                raise stream.refused from None
             # A stream that the server has to cancel makes gRPC print a traceback; one that returns, does not.
             if not self._is_ending:
                 raise
@@ -181,7 +188,7 @@ class _XdsStream:
 
     __slots__ = (
         *("_cache", "_context", "_expected", "_kind", "_names", "_service", "_stream", "_task", "_timer", "_variant"),
-        *("is_queued",),
+        *("is_queued", "refused"),
     )
 
     def __init__(
@@ -198,15 +205,21 @@ class _XdsStream:
         self._names: dict[ResourceType, bytes] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.is_queued = False
+        self.refused: _RefusedError | None = None
 
-    def end(self) -> None:
-        """End the stream, whatever it waits for."""
+    def end(self, refused: _RefusedError | None = None) -> None:
+        """End the stream, whatever it waits for. `refused`: why, if it is not the control plane that ends."""
+        self.refused = self.refused or refused
         if self._task is not None:
             self._task.cancel()
 
     async def run(self) -> None:
         """Run until either side ends it."""
-        stream = self._open(await self._first())
+        first = await self._first()
+        # Sent with the first response they would count as unsent until that is written, and no status could be sent.
+        with contextlib.suppress(*WRITE_ERRORS):  # the client is gone, and there is nothing more to read
+            await self._context.send_initial_metadata(())
+        stream = self._open(first)
         try:
             while (raw := await self._context.read()) is not grpc.aio.EOF:
                 self._read(stream, raw)
@@ -331,6 +344,13 @@ class _XdsStream:
     def is_due(self) -> bool:
         """Whether there is more to write; see `Writer`."""
         return self._stream is not None and self._stream.session.is_due()
+
+    def fail(self) -> None:
+        """Write no more. The client is gone, which the reading side is about to notice; if not, end the stream."""
+        if self._stream is not None:
+            self._stream = None
+            lost = _RefusedError(Refusal.LOST, grpc.StatusCode.UNAVAILABLE, "a response could not be sent")
+            asyncio.get_running_loop().call_later(GONE_S, self.end, lost)
 
     def _set_timer(self, stream: Stream) -> None:
         """Look again when it is only time that a cluster's removal waits for."""
