@@ -56,7 +56,7 @@ MAX_NAMES = 100_000
 MAX_MESSAGE_BYTES = 16 << 20
 """The default of 4 MiB is too little for a request that names everything; a larger message than this is an attack."""
 
-MAX_BLOBS = 1_024
+MAX_SHARED_BYTES = 32 << 20
 MAX_SHOWN = 200  # characters of what a client has sent, in a message to it
 
 GONE_S = 1.0
@@ -126,7 +126,8 @@ class XdsService:
     def __init__(self, cache: AdsCache) -> None:
         self._cache = cache
         self._streams: set[_XdsStream] = set()
-        self._blobs: dict[bytes, bytes] = {}
+        self._encoded: dict[tuple[str, ...], bytes] = {}
+        self._encoded_bytes = 0
         self.lanes = Lanes()
         self._is_ending = False
         self.refusals: Counter[Refusal] = Counter()
@@ -161,11 +162,17 @@ class XdsService:
         finally:
             self._streams.discard(stream)
 
-    def share(self, names: bytes) -> bytes:
-        """The one copy of these bytes: Envoys of one kind name the same resources, thousands in a large mesh."""
-        if len(self._blobs) >= MAX_BLOBS:
-            self._blobs.clear()
-        return self._blobs.setdefault(names, names)
+    def encoded(self, names: tuple[str, ...]) -> bytes:
+        """Their one encoding: Envoys of one kind name the same resources, thousands in a large mesh."""
+        found = self._encoded.get(names)
+        if found is None:
+            found = wire.names_field(names)
+            self._encoded_bytes += len(found)
+            if self._encoded_bytes > MAX_SHARED_BYTES:
+                self._encoded.clear()
+                self._encoded_bytes = len(found)
+            self._encoded[names] = found
+        return found
 
     async def drain(self, over_s: float = DRAIN_S) -> None:
         """Take no new streams and end the others one after the other."""
@@ -288,7 +295,7 @@ class _XdsStream:
         error = message.error_detail.message if message.HasField("error_detail") else None
         if isinstance(message, DiscoveryRequest):
             names = _bounded(message.resource_names)
-            self._names[kind] = self._service.share(wire.names_field(names)) if names else b""
+            self._names[kind] = self._service.encoded(names) if names else b""
             request: Request | DeltaRequest = Request(
                 type=kind, names=names, nonce=message.response_nonce, error=error, version=message.version_info
             )
