@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import logging
 import signal
@@ -21,6 +22,7 @@ from xds_server.app_options import RunOptions
 from xds_server.clock import SystemClock
 from xds_server.control import add_control
 from xds_server.errors import ListenError
+from xds_server.garbage import settle
 from xds_server.ingest import Ingest
 from xds_server.ingest.als import add_als
 from xds_server.ingest.otlp import add_otlp
@@ -102,6 +104,7 @@ async def _serve(
             add_control(main, controller, until=stop)
             add_otlp(otlp, ingest)
             controller.restore()
+            settle()
             await main.start()
             await otlp.start()
             host = options.grpc_host
@@ -118,10 +121,15 @@ async def _until(stop: asyncio.Event, controller: Controller, web: Coroutine[Non
         serving = tasks.create_task(web)
         ticking = tasks.create_task(controller.run())
         # The forecast's library takes seconds to import. A daemon, so that an early end need not wait for it.
-        threading.Thread(target=importlib.import_module, args=(FORECAST_MODULE,), daemon=True).start()
+        threading.Thread(target=_load_forecasts, daemon=True).start()
         await stop.wait()
         ticking.cancel()
         await serving
+
+
+def _load_forecasts() -> None:
+    importlib.import_module(FORECAST_MODULE)
+    gc.freeze()  # it is there to stay as well
 
 
 def _listen(host: str, port: int) -> socket.socket:
