@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
 
 import grpc
 
@@ -26,6 +27,8 @@ from xds_server.garbage import settle
 from xds_server.ingest import Ingest
 from xds_server.ingest.als import add_als
 from xds_server.ingest.otlp import add_otlp
+from xds_server.mesh_file import MeshError, Problem
+from xds_server.mesh_watch import MeshWatch
 from xds_server.rollout.controller import Controller
 from xds_server.settings import load_mesh
 from xds_server.store.journal import Journal
@@ -61,8 +64,10 @@ async def run(options: RunOptions) -> int:
             mesh=mesh, journal=journal, cache=cache, ingest=ingest, telemetry=telemetry, clock=clock
         )
         _watch(telemetry, ingest, cache, controller)
+        watch = MeshWatch(options.mesh_path, adopt=controller.change_mesh, refuse=controller.refuse_mesh)
+        loop.add_signal_handler(signal.SIGHUP, watch.ask)
         try:
-            await _serve(options, cache, ingest, controller, telemetry, stop)
+            await _serve(options, cache, ingest, controller, telemetry, watch, stop)
         finally:
             telemetry.close()
     return 0
@@ -86,6 +91,7 @@ async def _serve(
     ingest: Ingest,
     controller: Controller,
     telemetry: Telemetry,
+    watch: MeshWatch,
     stop: asyncio.Event,
 ) -> None:
     listener = _listen(options.http_host, options.http_port)
@@ -104,25 +110,37 @@ async def _serve(
             add_control(main, controller, until=stop)
             add_otlp(otlp, ingest)
             controller.restore()
+            await _check(options.mesh_path, controller)
             settle()
             await main.start()
             await otlp.start()
             host = options.grpc_host
             log.info("xDS, ALS and control on %s:%d, OTLP on %s:%d", host, grpc_port, host, otlp_port)
             log.info("HTTP on %s:%d", options.http_host, http_port)
-            await _until(stop, controller, serve(app, listener, stop))
+            await _until(stop, controller, watch, serve(app, listener, stop))
             log.info("ending")
             await xds.drain()
 
 
-async def _until(stop: asyncio.Event, controller: Controller, web: Coroutine[None, None, None]) -> None:
+async def _check(path: Path, controller: Controller) -> None:
+    """Refuse to begin with a mesh that Envoy would reject; what our own checks find has been refused before."""
+    refusal = await controller.refusal()
+    if refusal is not None:
+        raise MeshError([Problem(file=str(path), line=None, key="", message=refusal, legal="")])
+
+
+async def _until(
+    stop: asyncio.Event, controller: Controller, watch: MeshWatch, web: Coroutine[None, None, None]
+) -> None:
     """Run the loop and the HTTP side until told to stop."""
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(web)
         ticking = tasks.create_task(controller.run())
+        watching = tasks.create_task(watch.run())
         # The forecast's library takes seconds to import. A daemon, so that an early end need not wait for it.
         threading.Thread(target=_load_forecasts, daemon=True).start()
         await stop.wait()
+        watching.cancel()
         ticking.cancel()
         await serving
 

@@ -66,6 +66,7 @@ def writable(file: Path | None) -> Path | None:
 
 MeshFile = Annotated[Path, typer.Argument(metavar="MESH", help="The mesh file (YAML).", show_default=False)]
 ServiceName = Annotated[str, typer.Argument(metavar="SERVICE", show_default=False)]
+NodeName = Annotated[str, typer.Argument(metavar="NODE", help="An Envoy's node ID.", show_default=False)]
 AnyService = Annotated[str, typer.Argument(metavar="SERVICE", help="Only this service.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Server = Annotated[

@@ -29,6 +29,7 @@ def bootstrap(mesh: Mesh, node: str, *, xds: Address, admin: Address | None = No
     result: dict[str, Any] = {
         "node": {"id": node, "cluster": node if node in mesh.gateways else SIDECAR_CLUSTER},
         "dynamic_resources": {"ads_config": _ads_config(), "cds_config": _over_ads(), "lds_config": _over_ads()},
+        "layered_runtime": {"layers": [_dead_man_switch(), {"name": "admin", "admin_layer": {}}]},
         "static_resources": {"clusters": [_control_plane(xds)]},
     }
     if admin is not None:
@@ -40,6 +41,13 @@ def bootstrap(mesh: Mesh, node: str, *, xds: Address, admin: Address | None = No
     return result
 
 
+def _dead_man_switch() -> dict[str, Any]:
+    """The runtime layer that Serinus keeps alive; an Envoy may have one of these only."""
+    # An older control plane that does not answer must not hold up the start for 15 s.
+    source = {**_over_ads(), "initial_fetch_timeout": "1s"}
+    return {"name": CLUSTER, "rtds_layer": {"name": CLUSTER, "rtds_config": source}}
+
+
 def _over_ads() -> dict[str, Any]:
     return {"ads": {}, "resource_api_version": "V3"}
 
@@ -49,7 +57,15 @@ def _ads_config() -> dict[str, Any]:
         "api_type": "DELTA_GRPC",
         "transport_api_version": "V3",
         "set_node_on_first_message_only": True,
-        "grpc_services": [{"envoy_grpc": {"cluster_name": CLUSTER}}],
+        # Back within seconds of a restart; Envoy's default goes up to 30 s, in which canaries would be taken away.
+        "grpc_services": [
+            {
+                "envoy_grpc": {
+                    "cluster_name": CLUSTER,
+                    "retry_policy": {"retry_back_off": {"base_interval": "0.25s", "max_interval": "2s"}},
+                }
+            }
+        ],
     }
 
 

@@ -25,6 +25,7 @@ from xds_server.arguments import (
     Fault,
     LogLevel,
     MeshFile,
+    NodeName,
     Output,
     Reason,
     Segment,
@@ -55,8 +56,10 @@ class _Verbs(TyperGroup):
 _TYPER: Final[dict[str, Any]] = {"pretty_exceptions_enable": False, "no_args_is_help": True, "add_completion": False}
 app = typer.Typer(cls=_Verbs, help="Serinus, an Envoy control plane that learns.", **_TYPER)
 rollout_app = typer.Typer(help="Start and steer rollouts of a running control plane.", **_TYPER)
+node_app = typer.Typer(help="Envoys of a running control plane.", **_TYPER)
 train_app = typer.Typer(help="Train what Serinus decides with.", **_TYPER)
 app.add_typer(rollout_app, name="rollout")
+app.add_typer(node_app, name="node")
 app.add_typer(train_app, name="train")
 
 
@@ -295,6 +298,22 @@ def rollout_list(as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> No
     _print_json(plain(reply)) if as_json else show(rollouts_view(reply.rollouts))
 
 
+@node_app.command("exclude")
+def node_exclude(
+    node: NodeName, reason: Reason = "", who: Who = "", as_json: AsJson = False, server: Server = DEFAULT_SERVER
+) -> None:
+    """Let increases go on without this Envoy's acknowledgement: it is stuck, and known to be."""
+    _exclude(node, excluded=True, reason=reason, who=who, as_json=as_json, server=server)
+
+
+@node_app.command("include")
+def node_include(
+    node: NodeName, reason: Reason = "", who: Who = "", as_json: AsJson = False, server: Server = DEFAULT_SERVER
+) -> None:
+    """Let increases wait for this Envoy again."""
+    _exclude(node, excluded=False, reason=reason, who=who, as_json=as_json, server=server)
+
+
 @train_app.command("policy")
 def train_policy(
     seed: Annotated[int, typer.Option(help="The same seed gives the same table.")] = 0,
@@ -337,6 +356,14 @@ def _act(
         reason=reason,
     )
     _steer(server, "Act", request, as_json=as_json)
+
+
+def _exclude(node: str, *, excluded: bool, reason: str, who: str, as_json: bool, server: str) -> None:
+    from xds_server.client import operator
+    from xds_server.pb import control_pb2 as pb
+
+    request = pb.ExcludeNodeRequest(node=node, excluded=excluded, who=who or operator(), reason=reason)
+    _steer(server, "ExcludeNode", request, as_json=as_json)
 
 
 def _steer(server: str, method: str, request: object, *, as_json: bool) -> None:

@@ -57,6 +57,11 @@ def status_view(status: pb.Status) -> RenderableType:
         )
     )
     parts += [_rejection(node) for node in status.nodes if node.rejections]
+    parts += [Text(f"{n.node} is not waited for, {n.excluded}", style="yellow") for n in status.nodes if n.excluded]
+    if status.mesh.refused:
+        parts.append(Text(f"{status.mesh.path} is not served as it is now: {status.mesh.refused}", style="red"))
+    if status.mesh.waiting:
+        parts.append(Text(f"changes wait until rollouts have ended: {', '.join(status.mesh.waiting)}", style="yellow"))
     return Group(*parts)
 
 
@@ -112,7 +117,8 @@ def _needed(segment: pb.SegmentStatus) -> str:
 
 def _rejection(node: pb.NodeStatus) -> Text:
     newest = node.rejections[-1]
-    return Text(f"{node.node} rejected {newest.type} at {_time(newest.at_unix_ns)}: {newest.message}", style="red")
+    what = f"{newest.type} {', '.join(newest.resources)}".rstrip()
+    return Text(f"{node.node} rejected {what} at {_time(newest.at_unix_ns)}: {newest.message}", style="red")
 
 
 def history_view(decisions: Iterable[pb.DecisionRecord]) -> Table:

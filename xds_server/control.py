@@ -56,6 +56,9 @@ class Steering(Protocol):
     ) -> str:
         """Obey a person's command (`segment` None: every segment) and return what was done, in one line."""
 
+    async def exclude_node(self, *, node: str, excluded: bool, who: str, reason: str) -> str:
+        """Let increases go on without an Envoy's ACK, or wait for it again; return what was done, in one line."""
+
     def status(self, service: str | None) -> pb.Status:
         """Return the status now, of one service or of all."""
 
@@ -169,6 +172,15 @@ class ControlServicer(pb_grpc.ControlServicer):
             told = [row for row in rows if segment is None or row.segment in {segment, ""}]
             text = explain(service, told, segment=segment, now_unix_ns=status.at_unix_ns)
             return pb.Explanation(text=text, service=service, decisions=map(_record, told[-EXPLAINED_DECISIONS:]))
+
+    async def ExcludeNode(self, request: pb.ExcludeNodeRequest, context: _Context) -> pb.ExcludeNodeReply:
+        async with _answering(context):
+            _require(node=request.node, who=request.who)
+            _bound(request.node, request.who, request.reason)
+            message = await self._steering.exclude_node(
+                node=request.node, excluded=request.excluded, who=request.who, reason=request.reason
+            )
+            return pb.ExcludeNodeReply(message=message)
 
     def _service(self, name: str) -> pb.ServiceStatus:
         return _only(self._steering.status(name), name)

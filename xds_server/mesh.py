@@ -85,7 +85,10 @@ class ErrorRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """One service: its routing here, its rollout in `spec`. `matches` follows `spec.segments` (default: None)."""
+    """One service: its routing here, its rollout in `spec`. `matches` follows `spec.segments` (default: None).
+
+    `dead_man`: people are sent to a canary only while a control plane says so (see `Mesh.dead_man_s`).
+    """
 
     name: str
     domains: tuple[str, ...]
@@ -96,6 +99,7 @@ class Service:
     matches: Mapping[str, SegmentMatch | None]
     errors: ErrorRule
     spec: ServiceSpec
+    dead_man: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,10 +131,13 @@ class Sidecar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
+    """`dead_man_s`: how long Envoys go on with canaries when the control plane is gone; None: for ever."""
+
     path: str
     services: Mapping[str, Service]
     gateways: Mapping[str, Gateway] = field(default_factory=dict)
     sidecars: Mapping[str, Sidecar] = field(default_factory=dict)
+    dead_man_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,13 +60,16 @@ def build_mesh(shape: MeshShape, path: str) -> Mesh:
     }
     return Mesh(
         path=path,
-        services=MappingProxyType({name: _service(name, service) for name, service in shape.services.items()}),
+        services=MappingProxyType(
+            {name: _service(name, service, shape.dead_man) for name, service in shape.services.items()}
+        ),
         gateways=MappingProxyType(gateways),
         sidecars=MappingProxyType({n: Sidecar(node=n, listen=s.listen) for n, s in shape.sidecars.items()}),
+        dead_man_s=shape.dead_man,
     )
 
 
-def _service(name: str, shape: ServiceShape) -> Service:
+def _service(name: str, shape: ServiceShape, dead_man_s: float | None) -> Service:
     matches = {segment: _match(rules.match) for segment, rules in shape.segments.items()}
     return Service(
         name=name,
@@ -88,6 +91,7 @@ def _service(name: str, shape: ServiceShape) -> Service:
             span_status=shape.errors.span_status,
         ),
         spec=_spec(name, shape),
+        dead_man=dead_man_s is not None,
     )
 
 

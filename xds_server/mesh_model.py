@@ -255,3 +255,4 @@ class MeshShape(Shape):
     services: Annotated[dict[Name, ServiceShape], Field(min_length=1)]
     gateways: dict[Name, GatewayShape] = Field(default_factory=dict)
     sidecars: dict[Name, SidecarShape] = Field(default_factory=dict)
+    dead_man: Annotated[float | None, duration("10s", "24h"), GIVEN] = None

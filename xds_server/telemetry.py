@@ -65,6 +65,12 @@ class Telemetry:
             "serinus.commit.to.ack", "s", "From committing a split until every Envoy concerned has acknowledged it."
         )
         self._tick = meter.create_histogram("serinus.tick.duration", "s", "One tick of a service's rollout.")
+        self._rollbacks_rejected = meter.create_counter(
+            "serinus.xds.rollbacks.rejected", "{rejection}", "Rollbacks that an Envoy has rejected: somebody must look."
+        )
+        self._mesh_reads = meter.create_counter(
+            "serinus.mesh.reads", "{read}", "Times that a changed mesh file was read, by result: adopted or refused."
+        )
         self._journal = meter.create_counter("serinus.journal.records", "{record}", "Records written to the journal.")
 
     # --- reported as it happens
@@ -98,6 +104,14 @@ class Telemetry:
     def ticked(self, service: str, seconds: float) -> None:
         """Record how long one tick took."""
         self._tick.record(seconds, {"service": service})
+
+    def rollback_rejected(self, service: str, *, fell_back: bool) -> None:
+        """Count an Envoy's rejection of a rollback; `fell_back`: it has older routes without the canary."""
+        self._rollbacks_rejected.add(1, {"service": service, "fell_back": str(fell_back).lower()})
+
+    def mesh_read(self, result: str) -> None:
+        """Count that the mesh file was read again: `adopted` or `refused`."""
+        self._mesh_reads.add(1, {"result": result})
 
     def journal_written(self, kind: str) -> None:
         """Count one record written to the journal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import ClassVar
 
 from hypothesis import settings
@@ -14,18 +15,26 @@ from xds_server.ads.response import Response, Target, Variant
 from xds_server.ads.session import DeltaRequest, Request, StreamSession
 from xds_server.snapshot import Resource, ResourceType, Snapshot
 
-CDS, EDS, LDS, SRDS, RDS = ResourceType
+CDS, EDS, LDS, SRDS, RDS, RTDS = ResourceType
 CLUSTERS = ("a", "b", "c")
 ROUTES = ("r1", "r2")
 TYPES = st.sampled_from(list(ResourceType))
 CONTENTS = st.sampled_from("123")
-NAMES = st.lists(st.sampled_from(("a", "b", "r1", "r2", "s-r1", "nobody", "*")), unique=True)
+NAMES = st.lists(st.sampled_from(("a", "b", "r1", "r2", "s-r1", "serinus", "nobody", "*")), unique=True)
 
 
 def resource(name: str, content: str, needs: frozenset[str] = frozenset(), exposed: bool = False) -> Resource:
     digest = hashlib.sha256(f"{name}{content}{sorted(needs)}{exposed}".encode()).hexdigest()[:16]
     services = frozenset({"shop"}) if exposed else frozenset()
     return Resource(name=name, version=digest, packed=content.encode(), needs=needs, exposed=services)
+
+
+OFF = resource("serinus", "off")
+
+
+def switch(is_on: bool) -> Resource:
+    """The dead-man switch."""
+    return replace(resource("serinus", "on"), ttl_ms=60_000, at_first=OFF) if is_on else OFF
 
 
 @st.composite
@@ -41,6 +50,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
             LDS: {r: resource(r, draw(CONTENTS), frozenset({r})) for r in routes},
             SRDS: {f"s-{r}": resource(f"s-{r}", draw(CONTENTS), frozenset({r})) for r in routes},
             RDS: {r: resource(r, draw(CONTENTS), draw(named), draw(st.booleans())) for r in routes},
+            RTDS: {"serinus": switch(draw(st.booleans()))},
         }
     )
 
@@ -49,7 +59,7 @@ class AnyClient(RuleBasedStateMachine):
     """A client that subscribes, answers, repeats itself and errs at will."""
 
     variant: ClassVar[Variant]
-    ENVOY: ClassVar = {CDS: ["*"], LDS: ["*"], SRDS: ["*"], EDS: [*CLUSTERS], RDS: [*ROUTES]}
+    ENVOY: ClassVar = {RTDS: ["serinus"], CDS: ["*"], LDS: ["*"], SRDS: ["*"], EDS: [*CLUSTERS], RDS: [*ROUTES]}
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,6 +73,7 @@ class AnyClient(RuleBasedStateMachine):
         self.refused: set[tuple[ResourceType, frozenset[tuple[str, str]]]] = set()
 
         self.refused_to_lose: set[str] = set()
+        self.refused_switch = False
 
     # --- What the client may do
 
@@ -148,6 +159,7 @@ class AnyClient(RuleBasedStateMachine):
         if isinstance(said, Nacked) and (response.resources or response.removed):
             self.refused.add((kind, _content(response)))
             self.refused_to_lose.update(response.removed)
+            self.refused_switch |= kind is RTDS
 
     @rule(seconds=st.sampled_from((0.1, 1.0, 5.0)))
     def time_passes(self, seconds: float) -> None:
@@ -157,6 +169,10 @@ class AnyClient(RuleBasedStateMachine):
     def write(self) -> None:
         while self._write() is not None:
             pass
+
+    @rule()
+    def beat(self) -> None:
+        self.session.beat()
 
     @rule()
     def settle(self) -> None:
@@ -243,6 +259,9 @@ class AnyClient(RuleBasedStateMachine):
         assert response.nonce not in self.nonces[kind], "a nonce twice"
         if response.resources or response.removed:
             assert (kind, _content(response)) not in self.refused, "what was rejected, again"
+        if kind is RTDS and any(r.ttl_ms for r in response.resources):
+            assert RDS in self.names, "canaries would come back before their routes"
+            assert RDS not in self.unanswered
         if kind is RDS and self._covers(CDS, "any cluster"):
             for routes in response.resources:
                 assert routes.needs <= self.has[CDS].keys(), "a route to a cold cluster"
@@ -272,7 +291,7 @@ class AnyClient(RuleBasedStateMachine):
         if self.target is None:
             return
         fresh = {
-            kind: {name: resource(name, "fresh", r.needs) for name, r in named.items()}
+            kind: {name: resource(name, "fresh", r.needs) if kind is not RTDS else r for name, r in named.items()}
             for kind, named in self.target.resources.items()
         }
         target = Snapshot(fresh)
@@ -289,6 +308,8 @@ class AnyClient(RuleBasedStateMachine):
         for _ in range(10):
             self.settle()
             self.now += 5.0
+        if self._covers(RTDS, "serinus") and RDS in self.names and not self.refused_switch:
+            assert self.has[RTDS]["serinus"] == target.resources[RTDS]["serinus"].version, "the switch is not armed"
         for kind in self.names:
             for name, wanted in target.resources[kind].items():
                 if self._covers(kind, name) and self._is_released(kind, wanted):
@@ -299,6 +320,8 @@ class AnyClient(RuleBasedStateMachine):
 
     def _is_released(self, kind: ResourceType, wanted: Resource) -> bool:
         assert self.target is not None
+        if kind is RTDS:
+            return not (wanted.ttl_ms or self.refused_switch)
         if not self._covers(CDS, "any cluster"):
             return True
         if kind in (LDS, SRDS):

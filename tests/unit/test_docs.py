@@ -174,7 +174,7 @@ ROWS = rows()
 def test_every_key_of_a_mesh_file_is_documented_and_no_other() -> None:
     assert set(ROWS) == set(KEYS)
     words = {name for definition in mesh_schema()["$defs"].values() for name in definition["properties"]}
-    assert words == {key.rpartition(".")[2] for key in KEYS} - {"gateways", "sidecars"}
+    assert words == {key.rpartition(".")[2] for key in KEYS} - {"dead_man", "gateways", "sidecars"}
 
 
 @pytest.mark.parametrize("key", sorted(KEYS))
@@ -254,6 +254,8 @@ def metric_names() -> Iterator[str]:
     telemetry.in_force("s", 1.0)
     telemetry.ticked("s", 1.0)
     telemetry.journal_written("state")
+    telemetry.mesh_read("adopted")
+    telemetry.rollback_rejected("s", fell_back=True)
     for family in text_string_to_metric_families(telemetry.render().decode()):
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         suffix = "_total" if family.type == "counter" else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from xds_server import node as nodes_of
@@ -166,6 +166,10 @@ class AdsCache:
             snapshot.check(since=before.snapshot if before is not None else None)
         self.publish_snapshots(mesh, built, urgent=urgent)
 
+    def prepare(self, mesh: Mesh, service: str, splits: Iterable[ServiceSplits]) -> None:
+        """Serialise and check ahead of time what may have to go out at once; see `SnapshotBuilder.prepare`."""
+        self._builder.prepare(mesh, service, splits)
+
     def publish_snapshots(self, mesh: Mesh, snapshots: Mapping[NodeKind, Snapshot], *, urgent: bool = False) -> None:
         """Make these snapshots, one for each kind of node of the mesh, the configuration in force, without a check."""
         before = self._targets
@@ -209,6 +213,13 @@ class AdsCache:
     def _streams(self) -> Iterator[Stream]:
         for known in self._known.values():
             yield from known.streams
+
+    def beat(self) -> None:
+        """Tell every Envoy that canaries go on: without it they end when the dead-man switch's time is up."""
+        for stream in self._streams():
+            stream.session.beat()
+            if stream.session.is_due():
+                stream.wake(False)
 
     # --- Streams
 
@@ -324,17 +335,23 @@ class AdsCache:
         return sum(bool(known.streams) for known in self._known.values())
 
     async def in_force(
-        self, service: str, generation: int, nodes: Collection[str] | None, timeout_s: float
+        self,
+        service: str,
+        generation: int,
+        nodes: Collection[str] | None,
+        timeout_s: float,
+        *,
+        excluded: Collection[str] = (),
     ) -> tuple[str, ...]:
         """Wait until every node has ACKed routes of `generation` or later for `service`.
 
-        `nodes` None: every connected node that serves it. Returns the names of the laggards, none when it is in force.
-        Ends before the time is up when the laggards have all rejected it.
+        `nodes` None: every connected node that serves it. Nobody waits for an `excluded` one. Returns the names of the
+        laggards, none when it is in force. Ends before the time is up when the laggards have all rejected it.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
-                    wait = self._wait(service, generation, nodes)
+                    wait = self._wait(service, generation, nodes, excluded)
                     if all(self._has_rejected(stream, service) for stream in wait.pending) and not wait.gone:
                         break
                     self._waits.add(wait)
@@ -343,10 +360,10 @@ class AdsCache:
                     finally:
                         self._waits.discard(wait)
         except TimeoutError:
-            wait = self._wait(service, generation, nodes)
+            wait = self._wait(service, generation, nodes, excluded)
         return tuple(sorted({stream.node for stream in wait.pending} | wait.gone))
 
-    def _wait(self, service: str, generation: int, nodes: Collection[str] | None) -> _Wait:
+    def _wait(self, service: str, generation: int, nodes: Collection[str] | None, excluded: Collection[str]) -> _Wait:
         """Who is missing now."""
         wait = _Wait(service=service, generation=generation, pending=set(), gone=set())
         if nodes is None:
@@ -357,7 +374,12 @@ class AdsCache:
                 wait.pending.update(streams)
                 if not streams:
                     wait.gone.add(node)
-        wait.pending = {stream for stream in wait.pending if not self._is_in_force(stream, service, generation)}
+        wait.pending = {
+            stream
+            for stream in wait.pending
+            if stream.node not in excluded and not self._is_in_force(stream, service, generation)
+        }
+        wait.gone.difference_update(excluded)
         return wait
 
     def _look_again(self, wait: _Wait, stream: Stream) -> None:

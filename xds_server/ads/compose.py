@@ -97,13 +97,16 @@ class Composer:
 
     def part(self, kind: ResourceType, target: Target, names: Iterable[str], now: float) -> Body | None:
         """What is to be sent of these names."""
-        state, is_open = self._states[kind], self._gates.are_open(kind, target.snapshot)
+        state = self._states[kind]
+        is_open = kind is not ResourceType.RTDS and self._gates.are_open(kind, target.snapshot)
         if is_open and (body := self._shared(kind, state, target)) is not None:
             return body
+        named = target.snapshot.resources[kind]
         ready: dict[str, Resource | None] = {}  # None: it does not exist
         for name in sorted(names):
             resource = self._wanted(kind, state, target, name)
-            if self._is_ready(kind, state, name, resource, now) and (
+            is_early = kind is ResourceType.RTDS and resource is not named.get(name)
+            if self._is_ready(kind, state, name, resource, is_early=is_early, now=now) and (
                 is_open or resource is None or self._gates.is_released(kind, resource, target.snapshot)
             ):
                 ready[name] = resource
@@ -145,12 +148,33 @@ class Composer:
 
     def _wanted(self, kind: ResourceType, state: TypeState, target: Target, name: str) -> Resource | None:
         resource = target.snapshot.resources[kind].get(name)
+        if resource is not None and resource.ttl_ms:
+            return self._mortal(state, resource, target)
         if resource is not None and state.instead and state.rejected.get(name) == resource.version:
             return state.instead.get(name, resource)
         return resource
 
-    def _is_ready(self, kind: ResourceType, state: TypeState, name: str, resource: Resource | None, now: float) -> bool:
-        """Whether there is something to say of a name now. If there never will be, it is no longer due."""
+    def _mortal(self, state: TypeState, resource: Resource, target: Target) -> Resource:
+        """What is to be sent of a resource with a lifetime."""
+        if self._variant is Variant.SOTW and len(state.subscription.names) > 1:
+            return resource.lasting or resource  # Envoy ends itself when one of two runtime layers runs out
+        is_early = state.is_fresh and not self._gates.is_released(ResourceType.RTDS, resource, target.snapshot)
+        return resource.at_first or resource if is_early else resource
+
+    def _is_ready(
+        self,
+        kind: ResourceType,
+        state: TypeState,
+        name: str,
+        resource: Resource | None,
+        *,
+        is_early: bool,
+        now: float,
+    ) -> bool:
+        """Whether there is something to say of a name now. If there never will be, it is no longer due.
+
+        `is_early`: the resource is in the place of one that is still to come.
+        """
         if name == WILDCARD:
             return False
         rejected = state.rejected.get(name)
@@ -162,7 +186,8 @@ class Composer:
         if resource is None:
             return self._is_absence_ready(kind, state, name, now)
         if name not in state.owed and version_of(state.has(name)) == resource.version:
-            state.due.discard(name)
+            if not is_early:
+                state.due.discard(name)
             return False
         return True
 
@@ -203,7 +228,8 @@ class Composer:
         there = {name: resource for name, resource in found.items() if resource is not None}
         # What the client asked for and never had, it is told why it does not come.
         missing = tuple(name for name in absent if name in state.owed and state.has(name) is None)
-        if state.instead and not state.instead.keys().isdisjoint(there):
+        named = target.snapshot.resources[kind]
+        if any(resource is not named[name] for name, resource in there.items()):
             return target.partly(self._variant, kind, there)
         removed = absent if self._variant is Variant.DELTA else ()
         return target.body(self._variant, kind, there, removed=removed, missing=missing)

@@ -33,7 +33,7 @@ class Gates:
         self._ghosts: dict[str, tuple[Resource, float]] = {}  # routes told to be gone that the client may still use
 
     def are_open(self, kind: ResourceType, snapshot: Snapshot) -> bool:
-        """Whether it is known at a glance that every resource of this type may go out now."""
+        """Whether it is known at a glance that every resource of a type, but RTDS, may go out now."""
         if kind in UNGATED:
             return True
         state = self._states.get(ResourceType.CDS)
@@ -52,6 +52,9 @@ class Gates:
         if kind is ResourceType.SRDS or (kind is ResourceType.LDS and self._states[kind].has(resource.name) is None):
             routes = snapshot.resources[ResourceType.RDS]
             return all(self._are_warm(routes[name].needs) for name in resource.needs if name in routes)
+        if kind is ResourceType.RTDS and resource.ttl_ms:
+            held = self._states.get(ResourceType.RDS)
+            return held is not None and held.is_at_rest()  # else canaries would come back with the routes of old
         return True
 
     def _are_warm(self, clusters: frozenset[str]) -> bool:

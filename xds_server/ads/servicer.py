@@ -43,6 +43,9 @@ METHODS: Final[Mapping[str, Mapping[str, ResourceType | None]]] = MappingProxyTy
         "envoy.service.route.v3.RouteDiscoveryService": dict.fromkeys(
             ("StreamRoutes", "DeltaRoutes"), ResourceType.RDS
         ),
+        "envoy.service.runtime.v3.RuntimeDiscoveryService": dict.fromkeys(
+            ("StreamRuntime", "DeltaRuntime"), ResourceType.RTDS
+        ),
     }
 )
 """Every method by service, with the type of its stream; None: any, as each request says."""

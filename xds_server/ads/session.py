@@ -152,6 +152,14 @@ class StreamSession:
     def _named(self, kind: ResourceType) -> Mapping[str, Resource]:
         return self._target.snapshot.resources[kind] if self._target is not None else MappingProxyType({})
 
+    def beat(self) -> None:
+        """Send again what would run out: all of it, since Envoy takes no shorter word for it in state of the world."""
+        state = self._states.get(ResourceType.RTDS)
+        if state is None or state.in_flight is not None:
+            return
+        state.owed.update(n for n, r in self._named(ResourceType.RTDS).items() if r.ttl_ms and state.has(n) is r)
+        self._mark(ResourceType.RTDS)
+
     # --- Looking
 
     def acked(self, kind: ResourceType) -> Mapping[str, Resource]:
@@ -278,11 +286,12 @@ class StreamSession:
     def _claim(self, kind: ResourceType, state: TypeState, versions: Mapping[str, str], now: float) -> None:
         """Believe a client what it says that it has from an earlier stream: versions are hashes of the content."""
         named = self._named(kind)
+        state.is_fresh = not versions
         for name, version in versions.items():
             if not state.subscription.covers(name):
                 continue
             resource = named.get(name)
-            if resource is not None and resource.version == version:
+            if resource is not None and resource.version == version and not resource.ttl_ms:
                 state.held.put(name, resource)
                 state.due.discard(name)
                 state.owed.discard(name)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from xds_server.snapshot import Resource, ResourceType
 from xds_server.snapshot.encoding import bytes_field, header, text_field, varint
 
+RESOURCE_URL = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 NOT_FOUND = 5
 """google.rpc.Code: to proxyless gRPC the one that says that a resource does not exist (xRFC TP3)."""
 
@@ -25,7 +26,8 @@ def sotw_body(*, type_url: str, version: str, resources: Iterable[Resource], mis
     """
     parts = [text_field(1, version)]  # version_info
     for resource in resources:
-        parts += (header(2, resource.packed), resource.packed)
+        packed = resource.packed if not resource.ttl_ms else _with_lifetime(resource, version)
+        parts += (header(2, packed), packed)
     parts.append(text_field(4, type_url))
     parts += (bytes_field(7, _not_found(name, type_url)) for name in missing)
     return b"".join(parts)
@@ -41,13 +43,25 @@ def delta_body(
 ) -> bytes:
     """Encode an envoy.service.discovery.v3.DeltaDiscoveryResponse but for its nonce."""
     parts = [text_field(1, version)]  # system_version_info, for people only
-    for resource in resources:
-        entry = text_field(1, resource.version), bytes_field(2, resource.packed), text_field(3, resource.name)
-        parts.append(bytes_field(2, b"".join(entry)))
+    parts += (bytes_field(2, _entry(resource, resource.version)) for resource in resources)
     parts.append(text_field(4, type_url))
     parts += (text_field(6, name) for name in removed)
     parts += (bytes_field(9, _not_found(name, type_url)) for name in missing)
     return b"".join(parts)
+
+
+def _entry(resource: Resource, version: str) -> bytes:
+    """Encode an envoy.service.discovery.v3.Resource."""
+    fields = text_field(1, version) + bytes_field(2, resource.packed) + text_field(3, resource.name)
+    if not resource.ttl_ms:
+        return fields
+    seconds, rest_ms = divmod(resource.ttl_ms, 1_000)
+    return fields + bytes_field(6, b"\x08" + varint(seconds) + b"\x10" + varint(rest_ms * 1_000_000))  # Duration
+
+
+def _with_lifetime(resource: Resource, version: str) -> bytes:
+    """Encode an Any that holds a Resource: the only way to give a lifetime in state of the world."""
+    return text_field(1, RESOURCE_URL) + bytes_field(2, _entry(resource, version))
 
 
 def nonce_field(nonce: str) -> bytes:

@@ -113,14 +113,22 @@ class Ingest:
     def __init__(self, mesh: Mesh, *, user_hash_key: bytes, queue_limit: int, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._hash_user = partial(user_hash, user_hash_key)
-        self._mesh = mesh
-        self._inboxes = {
-            name.encode(): _Inbox(rules_of(service), deque(maxlen=queue_limit))
-            for name, service in mesh.services.items()
-        }
+        self._queue_limit = queue_limit
         self._counts: Counter[tuple[str, str]] = Counter()
-        for inbox in self._inboxes.values():
+        self._inboxes: dict[bytes, _Inbox] = {}
+        self.adopt(mesh)
+
+    def adopt(self, mesh: Mesh) -> None:
+        """Go on with another mesh. What waits for a service is kept unless its rows would mean something else there."""
+        inboxes = {}
+        for name, service in mesh.services.items():
+            rules, inbox = rules_of(service), self._inboxes.get(name.encode())
+            if inbox is None or (inbox.rules.segments, inbox.rules.versions) != (rules.segments, rules.versions):
+                inbox = _Inbox(rules, deque(maxlen=self._queue_limit))
+            inbox.rules = rules
             _reserve_labels(inbox)
+            inboxes[name.encode()] = inbox
+        self._mesh, self._inboxes = mesh, inboxes
 
     # --- in
 

@@ -24,6 +24,24 @@ ACTION_PROMOTE: Action
 ACTION_ROLLBACK: Action
 ACTION_FREEZE: Action
 
+class ExcludeNodeRequest(_message.Message):
+    __slots__ = ("node", "excluded", "who", "reason")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    excluded: bool
+    who: str
+    reason: str
+    def __init__(self, node: _Optional[str] = ..., excluded: _Optional[bool] = ..., who: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ExcludeNodeReply(_message.Message):
+    __slots__ = ("message",)
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    message: str
+    def __init__(self, message: _Optional[str] = ...) -> None: ...
+
 class StartRolloutRequest(_message.Message):
     __slots__ = ("service", "canary", "who", "reason")
     SERVICE_FIELD_NUMBER: _ClassVar[int]
@@ -69,7 +87,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self, service: _Optional[str] = ...) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("at_unix_ns", "services", "nodes", "pushes", "acks", "nacks", "version")
+    __slots__ = ("at_unix_ns", "services", "nodes", "pushes", "acks", "nacks", "version", "mesh")
     AT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     SERVICES_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -77,6 +95,7 @@ class Status(_message.Message):
     ACKS_FIELD_NUMBER: _ClassVar[int]
     NACKS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    MESH_FIELD_NUMBER: _ClassVar[int]
     at_unix_ns: int
     services: _containers.RepeatedCompositeFieldContainer[ServiceStatus]
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
@@ -84,7 +103,20 @@ class Status(_message.Message):
     acks: int
     nacks: int
     version: str
-    def __init__(self, at_unix_ns: _Optional[int] = ..., services: _Optional[_Iterable[_Union[ServiceStatus, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., pushes: _Optional[int] = ..., acks: _Optional[int] = ..., nacks: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    mesh: MeshStatus
+    def __init__(self, at_unix_ns: _Optional[int] = ..., services: _Optional[_Iterable[_Union[ServiceStatus, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., pushes: _Optional[int] = ..., acks: _Optional[int] = ..., nacks: _Optional[int] = ..., version: _Optional[str] = ..., mesh: _Optional[_Union[MeshStatus, _Mapping]] = ...) -> None: ...
+
+class MeshStatus(_message.Message):
+    __slots__ = ("path", "read_unix_ns", "refused", "waiting")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    READ_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    read_unix_ns: int
+    refused: str
+    waiting: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, path: _Optional[str] = ..., read_unix_ns: _Optional[int] = ..., refused: _Optional[str] = ..., waiting: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ServiceStatus(_message.Message):
     __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio")
@@ -214,7 +246,7 @@ class KpiStatus(_message.Message):
     def __init__(self, kpi: _Optional[str] = ..., canary: _Optional[float] = ..., baseline: _Optional[float] = ..., tolerance: _Optional[float] = ..., evidence: _Optional[float] = ..., canary_n: _Optional[int] = ..., baseline_n: _Optional[int] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("node", "cluster", "role", "connected", "acked", "sent", "rejections")
+    __slots__ = ("node", "cluster", "role", "connected", "acked", "sent", "rejections", "excluded")
     class AckedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -236,6 +268,7 @@ class NodeStatus(_message.Message):
     ACKED_FIELD_NUMBER: _ClassVar[int]
     SENT_FIELD_NUMBER: _ClassVar[int]
     REJECTIONS_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_FIELD_NUMBER: _ClassVar[int]
     node: str
     cluster: str
     role: str
@@ -243,19 +276,22 @@ class NodeStatus(_message.Message):
     acked: _containers.ScalarMap[str, str]
     sent: _containers.ScalarMap[str, str]
     rejections: _containers.RepeatedCompositeFieldContainer[Rejection]
-    def __init__(self, node: _Optional[str] = ..., cluster: _Optional[str] = ..., role: _Optional[str] = ..., connected: _Optional[bool] = ..., acked: _Optional[_Mapping[str, str]] = ..., sent: _Optional[_Mapping[str, str]] = ..., rejections: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ...) -> None: ...
+    excluded: str
+    def __init__(self, node: _Optional[str] = ..., cluster: _Optional[str] = ..., role: _Optional[str] = ..., connected: _Optional[bool] = ..., acked: _Optional[_Mapping[str, str]] = ..., sent: _Optional[_Mapping[str, str]] = ..., rejections: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., excluded: _Optional[str] = ...) -> None: ...
 
 class Rejection(_message.Message):
-    __slots__ = ("at_unix_ns", "type", "version", "message")
+    __slots__ = ("at_unix_ns", "type", "version", "message", "resources")
     AT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
     at_unix_ns: int
     type: str
     version: str
     message: str
-    def __init__(self, at_unix_ns: _Optional[int] = ..., type: _Optional[str] = ..., version: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    resources: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, at_unix_ns: _Optional[int] = ..., type: _Optional[str] = ..., version: _Optional[str] = ..., message: _Optional[str] = ..., resources: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListRolloutsRequest(_message.Message):
     __slots__ = ()

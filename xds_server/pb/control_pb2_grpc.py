@@ -69,6 +69,11 @@ class ControlStub:
                 request_serializer=xds__server_dot_pb_dot_control__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=xds__server_dot_pb_dot_control__pb2.Explanation.FromString,
                 _registered_method=True)
+        self.ExcludeNode = channel.unary_unary(
+                '/serinus.control.v1.Control/ExcludeNode',
+                request_serializer=xds__server_dot_pb_dot_control__pb2.ExcludeNodeRequest.SerializeToString,
+                response_deserializer=xds__server_dot_pb_dot_control__pb2.ExcludeNodeReply.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -119,6 +124,13 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExcludeNode(self, request, context):
+        """Lets increases go on without an Envoy's ACK, or wait for it again. NOT_FOUND: no such node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -156,6 +168,11 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=xds__server_dot_pb_dot_control__pb2.ExplainRequest.FromString,
                     response_serializer=xds__server_dot_pb_dot_control__pb2.Explanation.SerializeToString,
+            ),
+            'ExcludeNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExcludeNode,
+                    request_deserializer=xds__server_dot_pb_dot_control__pb2.ExcludeNodeRequest.FromString,
+                    response_serializer=xds__server_dot_pb_dot_control__pb2.ExcludeNodeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -347,6 +364,33 @@ class Control:
             '/serinus.control.v1.Control/Explain',
             xds__server_dot_pb_dot_control__pb2.ExplainRequest.SerializeToString,
             xds__server_dot_pb_dot_control__pb2.Explanation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExcludeNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/serinus.control.v1.Control/ExcludeNode',
+            xds__server_dot_pb_dot_control__pb2.ExcludeNodeRequest.SerializeToString,
+            xds__server_dot_pb_dot_control__pb2.ExcludeNodeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -24,6 +24,7 @@ from xds_server.resources.clusters import assignment, cluster, needs_dns
 from xds_server.resources.entries import Entry, destinations, entries_of
 from xds_server.resources.listeners import listener, scopes
 from xds_server.resources.routes import NO_SPLITS, route_configuration, virtual_host
+from xds_server.resources.runtime import runtime
 
 __all__ = [
     "Entry",
@@ -35,6 +36,7 @@ __all__ = [
     "entries_of",
     "listener",
     "route_configuration",
+    "runtime",
     "scopes",
     "virtual_host",
 ]

@@ -52,6 +52,10 @@ def strings(fields: Mapping[str, str]) -> Struct:
     return Struct(fields={name: Value(string_value=value) for name, value in fields.items()})
 
 
+def numbers(fields: Mapping[str, float]) -> Struct:
+    return Struct(fields={name: Value(number_value=value) for name, value in fields.items()})
+
+
 def packed(message: Message) -> Any:
     """The message in an Any; maps in the order of their keys, so that equal content has equal bytes."""
     result = Any()

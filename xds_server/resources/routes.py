@@ -31,6 +31,7 @@ from xds_server.node import Role
 from xds_server.resources.clusters import cluster_name, forwarding_name
 from xds_server.resources.entries import Entry
 from xds_server.resources.parts import HOP_HEADER, KEY_HEADER, LUA_FILTER, METADATA, milliseconds, packed, strings
+from xds_server.resources.runtime import while_canary_goes_on
 
 NO_SPLITS = m.ServiceSplits(rollout="", generation=0, segments={})
 
@@ -116,12 +117,13 @@ def _service_routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
             split = m.SegmentSplit(baseline=segment.pin)
         stamp = _stamp(service.name, segment.name, splits)
         first = len(routes)
+        mortal = service.dead_man and 0 < split.canary_bp < TOTAL_BP  # a promoted version is no canary any more
         for prefix, path in _reachable(service.routes, match.path_prefix):
             for keyed, action in _actions(service.name, split, splits.rollout):
                 routes.append(
                     Route(
                         name=f"{service.name}|{segment.name}|{len(routes) - first}",
-                        match=_match(match, prefix, keyed=keyed),
+                        match=_match(match, prefix, keyed=keyed, mortal=keyed and mortal),
                         route=_with_options(action, path),
                         metadata=stamp,
                     )
@@ -155,11 +157,16 @@ def _stamp(service: str, segment: str, splits: m.ServiceSplits) -> Metadata:
     return Metadata(filter_metadata={METADATA: strings(fields)})
 
 
-def _match(match: m.SegmentMatch, prefix: str, *, keyed: bool) -> RouteMatch:
+def _match(match: m.SegmentMatch, prefix: str, *, keyed: bool, mortal: bool) -> RouteMatch:
     headers = [_header_matcher(header) for header in match.headers]
     if keyed:
         headers.append(HeaderMatcher(name=KEY_HEADER, present_match=True))
-    return RouteMatch(prefix=prefix, headers=headers, query_parameters=[_query_matcher(q) for q in match.query])
+    return RouteMatch(
+        prefix=prefix,
+        headers=headers,
+        query_parameters=[_query_matcher(q) for q in match.query],
+        runtime_fraction=while_canary_goes_on() if mortal else None,
+    )
 
 
 def _header_matcher(match: m.ValueMatch) -> HeaderMatcher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -16,18 +17,21 @@ from analysis.decision import Action, Order, Rollback, SegmentDecision
 from analysis.engine import Rollout, ServiceEngine
 from analysis.errors import SpecError, StateError
 from analysis.segment import SegmentState
-from analysis.spec import Mode
+from analysis.spec import TOTAL_BP, Mode
 from xds_server import __version__
 from xds_server.ads.cache import AdsCache, Rejection
 from xds_server.clock import Clock
 from xds_server.errors import BadRequestError, JournalError, RefusedError, UnknownNameError
 from xds_server.ingest.decode import feature_label
 from xds_server.ingest.ingest import Ingest
-from xds_server.mesh import Mesh, SegmentSplit, ServiceSplits
+from xds_server.mesh import Mesh, SegmentSplit, Service, ServiceSplits
 from xds_server.pb import control_pb2 as pb
+from xds_server.rollout.publisher import Publisher
+from xds_server.rollout.reload import effective, only
 from xds_server.rollout.rows import decision_row
 from xds_server.rollout.status import node_status, service_status
 from xds_server.rollout.steered import HELD, SteeredService, reconciled
+from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.store.journal import Journal
 from xds_server.store.records import DecisionRow, EngineState, RolloutRow
 from xds_server.telemetry import Telemetry
@@ -40,6 +44,9 @@ ACK_PAUSE_S = 0.2  # between two looks, when the first has nothing to wait for
 TRAFFIC_WINDOW_S = 60.0  # nodes that carried the service's traffic so lately must acknowledge an increase
 MAX_UNWRITTEN = 1_000  # decisions that wait for a journal that works again
 SERINUS = "serinus"  # who gives an order that no person gave
+BEAT_SHARE = 1 / 3  # of the dead-man switch's time, from one beat to the next: two may be lost
+IDLE_BEAT_S = 5.0  # how soon a switch that is set while Serinus runs is looked for
+STILL_TICKS, STILL_S = 5, 5.0  # so long without a decision about a running rollout is standing still
 SAVE_EVERY_S = 2.0  # engine state; what was seen since the last save is charged as exposed after a crash
 
 
@@ -53,7 +60,7 @@ class Controller:
     def __init__(
         self, *, mesh: Mesh, journal: Journal, cache: AdsCache, ingest: Ingest, telemetry: Telemetry, clock: Clock
     ) -> None:
-        self._mesh = mesh
+        self._publisher = Publisher(mesh, cache)
         self._journal = journal
         self._cache = cache
         self._ingest = ingest
@@ -62,6 +69,11 @@ class Controller:
         self._services: dict[str, SteeredService] = {}
         self._waits: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._excluded = journal.excluded_nodes()
+        self._ticks: asyncio.TaskGroup | None = None
+        self._wanted = mesh  # the file as it is; parts of it may wait until rollouts have ended
+        self._mesh_status = pb.MeshStatus(path=mesh.path, read_unix_ns=clock.now_unix_ns())
+        self._mesh_lock = asyncio.Lock()
         cache.on_rejection = self._rejected
 
     # --- life
@@ -70,19 +82,22 @@ class Controller:
         """Take up every service where the journal left it, and publish exactly those splits."""
         stored = self._journal.load_splits()
         newest = {row.service: row for row in self._journal.rollouts()}  # oldest first: the newest one stays
-        for name, service in self._mesh.services.items():
-            engine = ServiceEngine(service.spec, seed=_seed(name))
-            steered = SteeredService(service=service, engine=engine, splits=reconciled(service, stored.get(name)))
-            steered.row = newest.get(name)
-            self._services[name] = steered
-            if steered.row is not None:
-                self._resume(steered, steered.row)
-            for segment, split in steered.splits.segments.items():
-                self._telemetry.split(name, segment, split.canary_bp)
+        for name, service in self._publisher.mesh.services.items():
+            self._services[name] = self._take_up(service, stored.get(name), newest.get(name))
         self._publish(urgent=True)
         for steered in self._services.values():
             if steered.is_running:  # it may have ended before its last split was acknowledged
                 self._await_acks(steered)
+
+    def _take_up(self, service: Service, stored: ServiceSplits | None, row: RolloutRow | None) -> SteeredService:
+        engine = ServiceEngine(service.spec, seed=_seed(service.name))
+        steered = SteeredService(service=service, engine=engine, splits=reconciled(service, stored))
+        steered.row, steered.good, steered.ticked_s = row, steered.splits, self._clock.monotonic()
+        if row is not None:
+            self._resume(steered, row)
+        for segment, split in steered.splits.segments.items():
+            self._telemetry.split(service.name, segment, split.canary_bp)
+        return steered
 
     def _resume(self, steered: SteeredService, row: RolloutRow) -> None:
         """Go on with a rollout; where its state cannot be read, keep its splits and wait for a person."""
@@ -135,9 +150,10 @@ class Controller:
     async def run(self) -> None:
         """Tick every service at its own interval until cancelled."""
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with asyncio.TaskGroup() as self._ticks:
+                self._ticks.create_task(self._beat_forever(), name="the dead-man switch's beat")
                 for steered in self._services.values():
-                    tasks.create_task(self._tick_forever(steered), name=f"ticks of {steered.name}")
+                    self._start_ticking(steered)
         finally:
             for task in self._waits:
                 task.cancel()
@@ -146,6 +162,29 @@ class Controller:
                     self._save(steered)
                 except JournalError as error:
                     log.error("the state of %s is not saved: %s", steered.name, error)  # noqa: TRY400 -- one line
+
+    def _start_ticking(self, steered: SteeredService) -> None:
+        if self._ticks is not None:
+            steered.ticking = self._ticks.create_task(self._tick_forever(steered), name=f"ticks of {steered.name}")
+
+    async def _beat_forever(self) -> None:
+        """Keep canaries alive while there is somebody who decides about them."""
+        stands_still = False
+        while True:
+            dead_man_s = self._publisher.mesh.dead_man_s
+            await self._clock.sleep(IDLE_BEAT_S if dead_man_s is None else dead_man_s * BEAT_SHARE)
+            if dead_man_s is None:
+                continue
+            late = [steered.name for steered in self._services.values() if self._stands_still(steered)]
+            if late and not stands_still:
+                log.error("decisions stand still on %s: the dead-man switch is let go", ", ".join(late))
+            stands_still = bool(late)
+            if not late:
+                self._cache.beat()
+
+    def _stands_still(self, steered: SteeredService) -> bool:
+        patience_s = max(STILL_TICKS * steered.service.spec.rollout.interval_s, STILL_S)
+        return steered.is_running and self._clock.monotonic() - steered.ticked_s > patience_s
 
     async def _tick_forever(self, steered: SteeredService) -> None:
         interval_s = steered.service.spec.rollout.interval_s
@@ -171,8 +210,13 @@ class Controller:
             try:
                 await self._decide(steered, before)
                 self._measure(steered, time.perf_counter() - started)
+                steered.ticked_s = self._clock.monotonic()
             except JournalError as error:
                 self._hold(steered, str(error))
+                steered.ticked_s = self._clock.monotonic()  # what must fall has fallen
+            except InconsistentSnapshotError as error:
+                steered.put_back(before, self._clock.now_unix_ns())
+                self._hold(steered, f"the next splits cannot be published: {error}")
             except Exception as error:
                 reason = f"the engine failed ({type(error).__name__}: {error})"
                 if steered.held != _held(reason):  # not the same stack at each tick
@@ -203,7 +247,7 @@ class Controller:
 
     def _collect(self) -> None:
         for name, batch in self._ingest.drain().items():
-            if len(batch.rows):
+            if len(batch.rows) and name in self._services:
                 self._services[name].put_rows(batch.rows)
 
     def _feature_labels(self, steered: SteeredService) -> dict[str, int]:
@@ -246,10 +290,13 @@ class Controller:
         """Journal decisions and splits in one transaction, then publish: what is in force can always be explained.
 
         Raises JournalError where the journal cannot take them. Then no split has risen; those that fall have fallen all
-        the same, and are journalled as soon as that is possible again.
+        the same, and are journalled as soon as that is possible again. Raises InconsistentSnapshotError where Envoy
+        would reject splits of which some rise; then nothing has been done.
         """
         assert steered.row is not None  # noqa: S101 -- there are no decisions without a rollout
         splits = steered.splits_after(changed) if changed else steered.splits
+        if any(decision.split_after_bp > decision.split_before_bp for decision in changed):
+            self._publisher.prepare(steered.name, [splits])
         rows = [
             decision_row(
                 decision,
@@ -291,9 +338,17 @@ class Controller:
             steered.splits = steered.splits_after(changed)
             self._publish(urgent=any(isinstance(decision.verdict, Rollback) for decision in changed))
             self._await_acks(steered)
+            asyncio.get_running_loop().call_soon(self._prepare_rollbacks, steered)
 
     def _publish(self, *, urgent: bool) -> None:
-        self._cache.publish(self._mesh, {s.name: s.splits for s in self._services.values()}, urgent=urgent)
+        self._publisher.publish({s.name: s.splits for s in self._services.values()}, urgent=urgent)
+
+    def _prepare_rollbacks(self, steered: SteeredService) -> None:
+        """Have the bytes ready that a rollback will need; a split that could not be taken back must not stand."""
+        try:
+            self._publisher.prepare(steered.name, steered.rollbacks())
+        except (InconsistentSnapshotError, KeyError) as error:
+            self._hold_soon(steered, f"its splits could not be taken back: {error}")
 
     def _save(self, steered: SteeredService) -> None:
         now_ns = self._clock.now_unix_ns()
@@ -315,6 +370,8 @@ class Controller:
         steered.row, steered.held = replace(row, state="finished", finished_unix_ns=now_ns, outcome=outcome), ""
         self._save(steered)
         log.info("rollout %s finished: %s", row.rollout, outcome)
+        if steered.name in self._mesh_status.waiting:
+            self._spawn(self._adopt_what_waited())
 
     def _measure(self, steered: SteeredService, seconds: float) -> None:
         self._telemetry.ticked(steered.name, seconds)
@@ -344,9 +401,11 @@ class Controller:
         """Wait until a generation is in force where the traffic is; while it is not, nothing of it rises further."""
         started = self._clock.monotonic()
         warned: tuple[str, ...] = ()
-        while steered.splits.generation == generation:
+        while steered.splits.generation == generation and self._services.get(steered.name) is steered:
             carriers = self._ingest.traffic_nodes(steered.name, TRAFFIC_WINDOW_S, self._clock.now_unix_ns() / 1e9)
-            laggards = await self._cache.in_force(steered.name, generation, carriers or None, ACK_POLL_S)
+            laggards = await self._cache.in_force(
+                steered.name, generation, carriers or None, ACK_POLL_S, excluded=self._excluded
+            )
             if steered.splits.generation != generation:
                 return
             if laggards != steered.waiting_for:
@@ -354,7 +413,7 @@ class Controller:
                 self._tell()
             waited_s = self._clock.monotonic() - started
             # Without any Envoy there is nothing that could be in force: after a restart they come back one by one.
-            if not laggards and any(node.connected for node in self._cache.nodes()):
+            if not laggards and self._cache.connected_n():
                 await self._in_force(steered, generation, waited_s)
                 return
             if laggards != warned and waited_s >= ACK_TIMEOUT_S:
@@ -366,7 +425,7 @@ class Controller:
         async with steered.lock:  # the engine may be about to decide a newer one
             if steered.splits.generation != generation:
                 return
-            steered.in_force = True
+            steered.in_force, steered.good = True, steered.splits
             if steered.engine.ramp is not None:
                 for name in steered.engine.ramp.arms:
                     steered.engine.confirm(name, self._clock.now_unix_ns())
@@ -379,22 +438,50 @@ class Controller:
 
     def _rejected(self, rejection: Rejection) -> None:
         """An Envoy refused a configuration: its last good one stays in force there, and the rollout is held."""
-        log.error("%s rejected %s %s: %s", rejection.node, rejection.type, rejection.version, rejection.message)
+        what = f"{rejection.type} {', '.join(rejection.resources)}".rstrip()
+        log.error("%s rejected %s, version %s: %s", rejection.node, what, rejection.version, rejection.message)
         for name in rejection.services:
             steered = self._services.get(name)
             if steered is not None and steered.is_running:
                 reason = f"{rejection.node} rejected {rejection.type}: {rejection.message}"
+                if name in rejection.rolled_back:
+                    reason = self._rollback_rejected(rejection, name)
                 steered.held = _held(reason)  # from now on nothing rises, be a tick under way or not
-                self._spawn(self._hold_in_turn(steered, reason))
+                self._spawn(self._go_back(steered, reason))
         try:
+            message = f"{what}: {rejection.message}" if rejection.resources else rejection.message
             self._journal.append_rejection(
-                rejection.node, rejection.type, rejection.version, rejection.message, rejection.at_unix_ns
+                rejection.node, rejection.type, rejection.version, message, rejection.at_unix_ns
             )
         except JournalError as error:
             log.error("a rejection is not journalled: %s", error)  # noqa: TRY400 -- one line
         self._tell()
 
+    def _rollback_rejected(self, rejection: Rejection, service: str) -> str:
+        """The worst that an Envoy can refuse: say so where it will be heard."""
+        now = "it was given its newest routes without the canary" if rejection.fell_back else "ITS CANARY GOES ON THERE"
+        log.critical("%s rejected the ROLLBACK of %s; %s: %s", rejection.node, service, now, rejection.message)
+        self._telemetry.rollback_rejected(service, fell_back=rejection.fell_back)
+        return f"{rejection.node} rejected a rollback, {now}: {rejection.message}"
+
     # --- holding
+
+    async def _go_back(self, steered: SteeredService, reason: str) -> None:
+        """Hold, and take back what has risen since everybody had the same: a NACK leaves Envoys apart."""
+        async with steered.lock:
+            self._hold(steered, reason)
+            risen = steered.risen() if steered.is_running else {}
+            for segment, split_bp in risen.items():
+                order = Order(action=Action.SET, who=SERINUS, reason=reason, segment=segment, split_bp=split_bp)
+                try:
+                    self._order(steered, order)
+                except JournalError as error:
+                    log.error("the way back of %s is not journalled: %s", steered.name, error)  # noqa: TRY400
+        self._tell()
+
+    def _hold_soon(self, steered: SteeredService, reason: str) -> None:
+        steered.held = _held(reason)
+        self._spawn(self._hold_in_turn(steered, reason))
 
     async def _hold_in_turn(self, steered: SteeredService, reason: str) -> None:
         async with steered.lock:
@@ -458,6 +545,7 @@ class Controller:
                 for name, version in serving.items()
             }
             splits = ServiceSplits(rollout=row.rollout, generation=steered.splits.generation + 1, segments=segments)
+            await self._refuse_unpublishable(steered.service, splits)
             with self._journal.atomically():
                 self._journal.start_rollout(row)
                 self._journal.save_splits(service, splits)
@@ -473,6 +561,17 @@ class Controller:
                 self._hold(steered, str(error))
         self._tell()
         return row.rollout
+
+    async def _refuse_unpublishable(self, service: Service, splits: ServiceSplits) -> None:
+        """Ask before anybody is exposed: with the canary at one half, its routes are as they will be."""
+        halves = {
+            name: replace(split, canary_bp=TOTAL_BP // 2 if split.canary is not None else 0)
+            for name, split in splits.segments.items()
+        }
+        mesh = only(self._publisher.mesh, service)
+        refusal = await self._publisher.refusal(mesh, {service.name: replace(splits, segments=halves)})
+        if refusal is not None:
+            raise RefusedError(f"{service.name} cannot be rolled out: {refusal}")
 
     def _new_name(self, service: str, canary: str) -> str:
         """A name that no rollout of the service had: it salts the hash, so that each rollout draws its people anew."""
@@ -521,6 +620,91 @@ class Controller:
             steered.row = replace(steered.row, outcome=outcome)
         self._finish_if_over(steered, self._clock.now_unix_ns())
 
+    async def exclude_node(self, *, node: str, excluded: bool, who: str, reason: str) -> str:
+        """Let increases go on without an Envoy's ACK, or wait for it again."""
+        known = {view.node for view in self._cache.nodes()} | self._excluded.keys()
+        if node not in known:
+            raise UnknownNameError("node", node, known)
+        now_ns = self._clock.now_unix_ns()
+        if excluded:
+            self._journal.exclude_node(node, at_unix_ns=now_ns, who=who, reason=reason)
+        else:
+            self._journal.include_node(node)
+        self._excluded = self._journal.excluded_nodes()
+        log.warning(
+            "%s is %s by %s: %s", node, "excluded" if excluded else "included", who, reason or "no reason given"
+        )
+        self._tell()
+        return f"no increase waits for {node} any more" if excluded else f"increases wait for {node} again"
+
+    # --- another mesh
+
+    async def refusal(self) -> str | None:
+        """Say why the configuration in force could not be published; None: it could."""
+        splits = {steered.name: steered.splits for steered in self._services.values()}
+        return await self._publisher.refusal(self._publisher.mesh, splits)
+
+    async def change_mesh(self, mesh: Mesh) -> None:
+        """Serve another mesh. Raises RefusedError with the reason; then nothing changes."""
+        async with self._mesh_lock:
+            running = {steered.name for steered in self._services.values() if steered.is_running}
+            served, waiting = effective(self._publisher.mesh, mesh, running)
+            stored = self._journal.load_splits()
+            splits = {name: self._splits_in(served, name, stored.get(name)) for name in served.services}
+            refusal = await self._publisher.refusal(served, splits)
+            if refusal is not None:
+                raise RefusedError(refusal)
+            changed = [s for s in self._services.values() if served.services.get(s.name) != s.service]
+            async with contextlib.AsyncExitStack() as locks:
+                for steered in changed:
+                    await locks.enter_async_context(steered.lock)
+                if {s.name for s in self._services.values() if s.is_running} - running:
+                    raise RefusedError("a rollout was started meanwhile")
+                self._serve(served, changed)
+            self._wanted = mesh
+            self._mesh_status = pb.MeshStatus(path=mesh.path, read_unix_ns=self._clock.now_unix_ns(), waiting=waiting)
+        self._telemetry.mesh_read("adopted")
+        log.info("serves %s%s", mesh.path, f"; changes of {', '.join(waiting)} wait for rollouts" if waiting else "")
+        self._tell()
+
+    def _splits_in(self, mesh: Mesh, name: str, stored: ServiceSplits | None) -> ServiceSplits:
+        steered = self._services.get(name)
+        return reconciled(mesh.services[name], steered.splits if steered is not None else stored)
+
+    def _serve(self, mesh: Mesh, changed: Sequence[SteeredService]) -> None:
+        """Serve a mesh that has been checked; the locks of what changes are held."""
+        newest = {row.service: row for row in self._journal.rollouts()}
+        for steered in changed:
+            service = mesh.services.get(steered.name)
+            if service is not None and service.spec == steered.service.spec:
+                steered.service, steered.splits = service, reconciled(service, steered.splits)
+                continue
+            del self._services[steered.name]
+            if steered.ticking is not None:
+                steered.ticking.cancel()
+        self._ingest.adopt(mesh)
+        stored = self._journal.load_splits()
+        for name, service in mesh.services.items():
+            if name not in self._services:
+                self._services[name] = self._take_up(service, stored.get(name), newest.get(name))
+                self._start_ticking(self._services[name])
+        self._services = {name: self._services[name] for name in mesh.services}
+        self._publisher.mesh = mesh
+        self._publish(urgent=False)
+
+    async def _adopt_what_waited(self) -> None:
+        try:
+            await self.change_mesh(self._wanted)
+        except RefusedError as error:
+            self.refuse_mesh(str(error))
+
+    def refuse_mesh(self, reason: str) -> None:
+        """Remember that the mesh file, as it is now, cannot be served."""
+        log.error("%s is not served as it is now: %s", self._mesh_status.path, reason)
+        self._mesh_status.refused = reason
+        self._telemetry.mesh_read("refused")
+        self._tell()
+
     def _find(self, service: str) -> SteeredService:
         steered = self._services.get(service)
         if steered is None:
@@ -544,11 +728,12 @@ class Controller:
         return pb.Status(
             at_unix_ns=self._clock.now_unix_ns(),
             services=[service_status(steered, self._ingest.generations(steered.name)) for steered in chosen],
-            nodes=[node_status(view) for view in self._cache.nodes()],
+            nodes=[node_status(view, self._excluded.get(view.node)) for view in self._cache.nodes()],
             pushes=counters.pushes,
             acks=counters.acks,
             nacks=counters.nacks,
             version=__version__,
+            mesh=self._mesh_status,
         )
 
     async def changed(self) -> None:

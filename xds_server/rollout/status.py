@@ -12,6 +12,7 @@ from analysis.spec import TOTAL_BP
 from xds_server.ads.cache import NodeView
 from xds_server.pb import control_pb2 as pb
 from xds_server.rollout.steered import SteeredService
+from xds_server.store.records import ExcludedNode
 
 
 def service_status(steered: SteeredService, routed_by: Mapping[str, int]) -> pb.ServiceStatus:
@@ -114,7 +115,7 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def node_status(view: NodeView) -> pb.NodeStatus:
+def node_status(view: NodeView, excluded: ExcludedNode | None) -> pb.NodeStatus:
     """What one Envoy has been sent, has ACKed and has rejected."""
     return pb.NodeStatus(
         node=view.node,
@@ -124,7 +125,10 @@ def node_status(view: NodeView) -> pb.NodeStatus:
         acked=view.acked,
         sent=view.sent,
         rejections=[
-            pb.Rejection(at_unix_ns=r.at_unix_ns, type=r.type, version=r.version, message=r.message)
+            pb.Rejection(
+                at_unix_ns=r.at_unix_ns, type=r.type, version=r.version, message=r.message, resources=r.resources
+            )
             for r in view.rejections
         ],
+        excluded=f"by {excluded.who}: {excluded.reason or 'no reason given'}" if excluded is not None else "",
     )

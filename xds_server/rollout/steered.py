@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -40,6 +40,9 @@ class SteeredService:
     saved_s: float = 0.0  # monotonic time of the last stored engine state
     held: str = ""  # why the rollout is held until a person resumes it
     unwritten: list[DecisionRow] = field(default_factory=list)  # carried out, but the journal could not take them
+    good: ServiceSplits | None = None  # the newest that were in force
+    ticked_s: float = 0.0  # monotonic time of the last tick's end
+    ticking: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
@@ -88,6 +91,27 @@ class SteeredService:
                 fresh.append(decision)
             self.said[decision.segment] = said
         return fresh
+
+    def risen(self) -> dict[str, int]:
+        """Segments whose split is above what was last in force, and that split in basis points."""
+        if self.good is None or self.good.rollout != self.splits.rollout:
+            return {}
+        before = {name: split.canary_bp for name, split in self.good.segments.items()}
+        return {
+            name: before.get(name, 0)
+            for name, split in self.splits.segments.items()
+            if split.canary_bp > before.get(name, 0)
+        }
+
+    def rollbacks(self) -> Iterator[ServiceSplits]:
+        """What the next splits would be if one segment's canary, or every one, were taken back."""
+        exposed = [name for name, split in self.splits.segments.items() if split.canary is not None and split.canary_bp]
+        for taken_back in (*([name] for name in exposed), exposed):
+            segments = {
+                name: replace(split, canary_bp=0) if name in taken_back else split
+                for name, split in self.splits.segments.items()
+            }
+            yield ServiceSplits(rollout=self.splits.rollout, generation=self.splits.generation + 1, segments=segments)
 
     def splits_after(self, decisions: Iterable[SegmentDecision]) -> ServiceSplits:
         """The splits, one generation on, once these decisions are carried out."""

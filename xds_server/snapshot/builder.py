@@ -83,9 +83,15 @@ class SnapshotBuilder:
         return view.snapshot
 
     def prepare(self, mesh: Mesh, service: str, splits: Iterable[ServiceSplits]) -> None:
-        """Serialise ahead of time what a service's routes would be with these splits."""
+        """Serialise ahead of time what a service's routes would be with these splits.
+
+        Raises
+        ------
+        InconsistentSnapshotError
+            Envoy would reject them.
+        """
         for each in splits:
-            self._host(mesh.services[service], each, None)
+            _check(service, [self._host(mesh.services[service], each, None)])
 
     def _forget(self, mesh: Mesh) -> None:
         """Keep nothing of services that are no longer there."""
@@ -105,6 +111,7 @@ class SnapshotBuilder:
             **self._clusters_of(mesh, entries, endpoints, snapshot),
             ResourceType.LDS: _same(snapshot, ResourceType.LDS, map(_listener, entries)),
             ResourceType.SRDS: _same(snapshot, ResourceType.SRDS, scopes),
+            ResourceType.RTDS: _same(snapshot, ResourceType.RTDS, [_dead_man(mesh)]),
         }
         made_from = _index_routes(entries)
         routes_of: dict[str, list[str]] = {}
@@ -183,6 +190,11 @@ class SnapshotBuilder:
         kept.insert(0, (service, splits, host))
         del kept[HOSTS_KEPT:]
         return host
+
+
+def _dead_man(mesh: Mesh) -> Resource:
+    ttl_ms = round((mesh.dead_man_s or 0.0) * 1_000)
+    return pack.runtime(on=resources.runtime(canary=True), off=resources.runtime(canary=False), ttl_ms=ttl_ms)
 
 
 def _listener(entry: Entry) -> Resource:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -13,6 +13,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
+from envoy.service.runtime.v3.rtds_pb2 import Runtime
 from google.protobuf.message import Message
 
 from analysis.spec import TOTAL_BP
@@ -93,6 +94,16 @@ def routes(message: RouteConfiguration, hosts: Iterable[PackedHost]) -> Resource
         generations={each.service: each.generation for each in hosts if each.generation is not None},
         exposed=frozenset().union(*(each.exposed for each in hosts)),
     )
+
+
+def runtime(*, on: Runtime, off: Runtime, ttl_ms: int) -> Resource:
+    """The dead-man switch. `ttl_ms` 0: there is none, and the layer is empty."""
+    empty = _resource(ResourceType.RTDS, off.name, _content(off))
+    if not ttl_ms:
+        return empty
+    lasting = _resource(ResourceType.RTDS, on.name, _content(on))
+    mortal = _resource(ResourceType.RTDS, on.name, _content(on), salt=str(ttl_ms))
+    return replace(mortal, ttl_ms=ttl_ms, at_first=empty, lasting=lasting)
 
 
 def _content(message: Message) -> bytes:

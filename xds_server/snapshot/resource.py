@@ -14,7 +14,7 @@ class ResourceType(StrEnum):
     """The types that Serinus serves, in the order that keeps traffic whole: what is referenced goes out first.
 
     xDS protocol, "Eventual consistency considerations": CDS, EDS, LDS, RDS. A scope (SRDS) comes between its listener
-    and the route configuration that it names.
+    and the route configuration that it names. RTDS is on its own: it arms the dead-man switch.
     """
 
     CDS = "CDS"
@@ -22,6 +22,7 @@ class ResourceType(StrEnum):
     LDS = "LDS"
     SRDS = "SRDS"
     RDS = "RDS"
+    RTDS = "RTDS"
 
     @property
     def url(self) -> str:
@@ -48,6 +49,7 @@ TYPE_URLS = MappingProxyType(
         ResourceType.LDS: _ANY + "envoy.config.listener.v3.Listener",
         ResourceType.SRDS: _ANY + "envoy.config.route.v3.ScopedRouteConfiguration",
         ResourceType.RDS: _ANY + "envoy.config.route.v3.RouteConfiguration",
+        ResourceType.RTDS: _ANY + "envoy.service.runtime.v3.Runtime",
     }
 )
 TYPES_BY_URL = MappingProxyType({url: t for t, url in TYPE_URLS.items()})
@@ -59,7 +61,6 @@ OTHER_TYPES = frozenset(
         "envoy.config.core.v3.TypedExtensionConfig",
         "envoy.config.route.v3.VirtualHost",
         "envoy.extensions.transport_sockets.tls.v3.Secret",
-        "envoy.service.runtime.v3.Runtime",
     )
 )
 """Types that an Envoy may ask for and that are not served here."""
@@ -82,7 +83,9 @@ class Resource:
     That of an EDS resource also covers its cluster, since a changed cluster is only warm once its EDS has come again.
     `packed`: the message in a serialised Any. `needs`: names of what it leads to (LDS and SRDS: RDS, RDS: CDS, CDS:
     EDS). `services`: whom it serves. RDS only: `generations` of each service's splits, and `exposed`: the segments, as
-    `<service>|<segment>`, of which it sends somebody to a canary.
+    `<service>|<segment>`, of which it sends somebody to a canary. RTDS only: `ttl_ms`, after which the client drops it
+    unless it is sent again; `at_first`: what takes its place until the client has its routes; `lasting`: itself, for
+    clients that must not be given a lifetime.
     """
 
     name: str
@@ -92,6 +95,9 @@ class Resource:
     services: frozenset[str] = frozenset()
     generations: Mapping[str, int] = field(default_factory=dict)
     exposed: frozenset[str] = frozenset()
+    ttl_ms: int = 0
+    at_first: Resource | None = None
+    lasting: Resource | None = None
 
 
 def content_version(resources: Iterable[Resource]) -> str:

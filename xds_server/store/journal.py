@@ -22,7 +22,7 @@ from typing import Any, Final
 from xds_server.errors import JournalDamagedError, JournalError, JournalLockedError, JournalTooNewError
 from xds_server.mesh import SegmentSplit, ServiceSplits
 from xds_server.store import schema
-from xds_server.store.records import DecisionRow, EngineState, RejectionRow, RolloutRow
+from xds_server.store.records import DecisionRow, EngineState, ExcludedNode, RejectionRow, RolloutRow
 
 KEPT_DECISIONS: Final = 200_000  # about 100 MB; the oldest go first
 KEPT_REJECTIONS: Final = 10_000
@@ -242,6 +242,25 @@ class Journal:
             for at, node, kind, version, message in reversed(self._read(sql, (limit,)))
         )
 
+    def exclude_node(self, node: str, *, at_unix_ns: int, who: str, reason: str) -> None:
+        """Remember that no increase waits for an Envoy."""
+        with self.atomically():
+            self._writer.execute(
+                "INSERT INTO excluded_nodes VALUES (?, ?, ?, ?) ON CONFLICT (node) DO UPDATE SET"
+                " at_unix_ns = excluded.at_unix_ns, who = excluded.who, reason = excluded.reason",
+                (node, at_unix_ns, who, reason),
+            )
+
+    def include_node(self, node: str) -> None:
+        """Forget that no increase waits for an Envoy."""
+        with self.atomically():
+            self._writer.execute("DELETE FROM excluded_nodes WHERE node = ?", (node,))
+
+    def excluded_nodes(self) -> dict[str, ExcludedNode]:
+        """Return the Envoys that no increase waits for, by node ID."""
+        rows = self._read("SELECT node, at_unix_ns, who, reason FROM excluded_nodes ORDER BY node")
+        return {node: ExcludedNode(at_unix_ns=at, who=who, reason=reason) for node, at, who, reason in rows}
+
     def secret(self, name: str = "user_hash_key") -> bytes:
         """32 random bytes, made when first asked for and the same ever after."""
         with self.atomically():
@@ -316,8 +335,7 @@ def _open_writer(path: Path) -> sqlite3.Connection:
         try:
             _check(connection, path)
             connection.execute("PRAGMA journal_mode = WAL")
-            if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                _create(connection)
+            _bring_up_to_date(connection)
             connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         except BaseException:
             connection.close()
@@ -341,10 +359,16 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise _damaged(path, problem)
 
 
-def _create(connection: sqlite3.Connection) -> None:
+def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+    """Make the tables, or those that have come since the journal was written."""
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version == schema.VERSION:
+        return
+    steps = [schema.TABLES] if version == 0 else []
+    steps += [schema.MIGRATIONS[step] for step in range(max(version, 1), schema.VERSION)]
     # executescript() would commit first and leave a half-made schema behind if the process were killed in between
     connection.execute("BEGIN IMMEDIATE")
-    for statement in schema.TABLES.split(";\n"):
+    for statement in ";\n".join(step.rstrip().removesuffix(";") for step in steps).split(";\n"):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {schema.VERSION}")

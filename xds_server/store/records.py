@@ -65,3 +65,12 @@ class RejectionRow:
     type: str
     version: str
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExcludedNode:
+    """Who has excluded an Envoy, when and why."""
+
+    at_unix_ns: int
+    who: str
+    reason: str

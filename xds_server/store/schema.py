@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Goes into `user_version`. A change of the tables raises it and brings a migration from the version before."""
 
 APPLICATION_ID: Final = 0x53524E53  # "SRNS": tells the file from any other SQLite database
@@ -69,3 +69,15 @@ CREATE TABLE secrets (
     value BLOB NOT NULL
 );
 """
+
+MIGRATIONS: Final = {
+    1: """
+CREATE TABLE excluded_nodes (       -- Envoys that no increase waits for
+    node TEXT PRIMARY KEY,
+    at_unix_ns INTEGER NOT NULL,
+    who TEXT NOT NULL,
+    reason TEXT NOT NULL
+);
+""",
+}
+"""From each version to the next one. `TABLES` are those of version 1."""

@@ -142,46 +142,63 @@ def test_people_who_do_not_come_as_the_split_asked_for_hold_the_rollout_until_a_
     asyncio.run(scenario())
 
 
-def test_a_rejected_configuration_holds_the_rollout_and_the_last_good_one_serves_on(rig, place):
-    """This Envoy's own limit on regular expressions is lowered while it runs, so that it refuses the next routes."""
+def test_a_rejected_configuration_holds_the_rollout_and_all_go_back_to_what_everybody_had(rig, place):
+    """One Envoy's own limit on regular expressions is lowered while it runs, so that it refuses the next routes.
+
+    The other one takes them, and would go on sending 60 % to where the first sends 10 %: it is taken back to that.
+    """
 
     def with_limit(config) -> None:
         config["layered_runtime"] = {"layers": [{"name": "admin", "admin_layer": {}}]}
 
     async def scenario() -> None:
         async with place.versions("v1", "v2") as shop:
-            _, port = place.write_mesh(shop)
+            edge = place.free_port()
+            gateways = {"edge": {"listen": f"127.0.0.1:{edge}", "services": ["shop"]}}
+            _, port = place.write_mesh(shop, gateways=gateways)
             async with (
                 place.serinus() as serinus,
                 rig.envoy(place.mesh(), "side-1", serinus.grpc, edit=with_limit) as envoy,
+                rig.envoy(place.mesh(), "edge", serinus.grpc),
                 aiohttp.ClientSession() as client,
             ):
+                people = [f"p{n}" for n in range(200)]
+
+                async def seen(at: int) -> list[tuple[int, str]]:
+                    return [await place.visit(client, at, person) for person in people]
+
                 await serinus.begin()
                 await serinus.set(1_000)
                 await rig.eventually(serinus.in_force, "10 %")
-                people = [f"p{n}" for n in range(200)]
-                before = [await place.visit(client, port, person) for person in people]
+                before = await seen(port)
+                assert await seen(edge) == before
                 await client.post(f"{envoy.admin}/runtime_modify?re2.max_program_size.error_level=1")
                 await serinus.set(6_000)
 
-                async def is_held() -> bool:
-                    return (await serinus.shop())["state"] == "paused"
+                async def is_back() -> bool:
+                    status = await serinus.shop()
+                    return status["state"] == "paused" and len(status["nodes"]["side-1"]["rejections"]) == 2
 
-                await rig.eventually(is_held, "the rollout is held")
+                await rig.eventually(is_back, "the rollout is held and has gone back")
                 await asyncio.sleep(1.5)
+                assert await seen(port) == before, "its last good configuration serves on"
+                assert await seen(edge) == before, "and everybody else's is like it again"
                 status = await serinus.shop()
-                (rejection,) = status["nodes"]["side-1"]["rejections"]
-                assert rejection["type"] == "RDS"
-                assert "program size" in rejection["message"]
+                for rejection in status["nodes"]["side-1"]["rejections"]:  # of the 60 %, and of the way back
+                    assert rejection["type"] == "RDS"
+                    assert "program size" in rejection["message"]
+                    assert rejection["resources"] == [f"sidecar|{port}"]
+                assert status["nodes"]["edge"]["rejections"] == []
                 assert status["segments"][-1]["reason"].startswith("held: side-1 rejected RDS: ")
                 assert (status["in_force"], status["waiting_for"]) == (False, ["side-1"])
-                assert {each["split"] for each in status["segments"]} == {0.6}, "nothing rises"
-                nacks = await serinus.metrics("serinus_xds_responses_total")
-                assert nacks["nack", "RDS"] == 1
-                pauses = [row for row in await serinus.history() if row["verdict"] == "pause"]
+                assert {each["split"] for each in status["segments"]} == {0.1}
+                assert (await serinus.metrics("serinus_xds_responses_total"))["nack", "RDS"] == 2, "one a version"
+                history = await serinus.history()
+                pauses = [row for row in history if row["verdict"] == "pause"]
                 assert {row["who"] for row in pauses} == {"serinus"}
                 assert len(pauses) == 2, "once a segment"
-                assert [await place.visit(client, port, person) for person in people] == before
+                backs = [row for row in history if row["who"] == "serinus" and row["verdict"] == "set"]
+                assert len(backs) == 2, "once a segment"
                 told = await serinus.say("explain", "shop")
                 assert "Serinus itself paused it" in told.out
                 assert "rejected RDS" in told.out

@@ -15,7 +15,7 @@ from xds_server.settings import parse_mesh
 from xds_server.snapshot import InconsistentSnapshotError, ResourceType, Snapshot, content_version, pack
 from xds_server.snapshot.builder import SnapshotBuilder
 
-CDS, EDS, LDS, SRDS, RDS = ResourceType
+CDS, EDS, LDS, SRDS, RDS, RTDS = ResourceType
 
 TEXT = """
 services:

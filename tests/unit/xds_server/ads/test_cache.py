@@ -18,7 +18,7 @@ from xds_server.mesh import Mesh, SegmentSplit, ServiceSplits
 from xds_server.settings import parse_mesh
 from xds_server.snapshot import InconsistentSnapshotError, ResourceType
 
-CDS, EDS, LDS, SRDS, RDS = ResourceType
+CDS, EDS, LDS, SRDS, RDS, RTDS = ResourceType
 MESH: Mesh = parse_mesh(
     """
 services:

@@ -9,7 +9,7 @@ from xds_server.ads.response import Response, Target
 from xds_server.ads.session import Request, StreamSession
 from xds_server.snapshot import Resource, ResourceType, Snapshot
 
-CDS, EDS, LDS, SRDS, RDS = ResourceType
+CDS, EDS, LDS, SRDS, RDS, RTDS = ResourceType
 
 
 def resource(name: str, content: str = "1", needs: str = "") -> Resource:

@@ -1,0 +1,73 @@
+"""The mesh file, read again whenever it changes or somebody asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from xds_server.errors import RefusedError
+from xds_server.mesh import Mesh
+from xds_server.settings import MeshError, load_mesh
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S: Final = 0.5
+"""Looking is one `stat`: it sees renames and the links that Kubernetes swaps, on any file system."""
+
+_Signature: TypeAlias = tuple[int, int, int] | None
+
+
+class MeshWatch:
+    """Looks at one file. `adopt` serves another mesh or raises RefusedError; `refuse` is told why a file is not served.
+
+    What is wrong changes nothing, and is said once.
+    """
+
+    def __init__(self, path: Path, *, adopt: Callable[[Mesh], Awaitable[None]], refuse: Callable[[str], None]) -> None:
+        self._path = path
+        self._adopt = adopt
+        self._refuse = refuse
+        self._taken = self._signature()
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """Read the file now, changed or not (SIGHUP)."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        seen = self._taken
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._asked.wait()
+            except TimeoutError:
+                pass
+            before, seen = seen, self._signature()
+            if self._asked.is_set():
+                self._asked.clear()
+            elif seen == self._taken or seen != before or seen is None:
+                continue  # as it was, or still being written
+            self._taken = seen
+            await self.read()
+
+    async def read(self) -> None:
+        """Read the file and let it be served."""
+        try:
+            mesh = await asyncio.to_thread(load_mesh, self._path)
+            await self._adopt(mesh)
+        except MeshError as error:
+            first, *others = map(str, error.problems)
+            self._refuse(first + (f" (and {len(others)} more; see `serinus validate`)" if others else ""))
+        except RefusedError as error:
+            self._refuse(str(error))
+
+    def _signature(self) -> _Signature:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size

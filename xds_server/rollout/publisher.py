@@ -1,0 +1,62 @@
+"""From mesh and splits to what Envoys are sent: checked, prepared ahead, and kept alive."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+from xds_server import node as nodes_of
+from xds_server import resources
+from xds_server.ads.cache import AdsCache
+from xds_server.mesh import Mesh, ServiceSplits
+from xds_server.snapshot import InconsistentSnapshotError
+from xds_server.snapshot.builder import NO_ENDPOINTS, Endpoints, SnapshotBuilder
+from xds_server.validation import dry_run
+
+log = logging.getLogger(__name__)
+
+DRY_RUN_S = 10.0
+
+
+class Publisher:
+    """Publishes one mesh at a time. `endpoints`: those that are not in the mesh file, at present."""
+
+    def __init__(self, mesh: Mesh, cache: AdsCache, endpoints: Callable[[], Endpoints] = lambda: NO_ENDPOINTS) -> None:
+        self.mesh = mesh
+        self._cache = cache
+        self._endpoints = endpoints
+
+    def publish(self, splits: Mapping[str, ServiceSplits], *, urgent: bool = False) -> None:
+        """Make these splits the configuration of every node. Raises InconsistentSnapshotError; then nothing changes."""
+        self._cache.publish(self.mesh, splits, endpoints=self._endpoints(), urgent=urgent)
+
+    def prepare(self, service: str, splits: Iterable[ServiceSplits]) -> None:
+        """Serialise and check ahead of time what may have to go out at once."""
+        self._cache.prepare(self.mesh, service, splits)
+
+    async def refusal(self, mesh: Mesh, splits: Mapping[str, ServiceSplits]) -> str | None:
+        """Say why this configuration could not be published; None: it could.
+
+        Beside our own checks a real Envoy is asked, where there is one. That it does not answer is no refusal.
+        """
+        try:
+            await asyncio.to_thread(_check, mesh, splits, self._endpoints())
+        except InconsistentSnapshotError as error:
+            return str(error)
+        for kind in nodes_of.kinds(mesh):
+            built = await asyncio.to_thread(resources.build, mesh, splits, kind)
+            try:
+                refusal = await dry_run.refusal(built, timeout_s=DRY_RUN_S)
+            except (OSError, TimeoutError) as error:
+                log.warning("the configuration was not checked by Envoy: %s", str(error) or "no answer in time")
+                return None
+            if refusal is not None:
+                return f"Envoy would reject it: {refusal}"
+        return None
+
+
+def _check(mesh: Mesh, splits: Mapping[str, ServiceSplits], endpoints: Endpoints) -> None:
+    builder = SnapshotBuilder()
+    for kind in nodes_of.kinds(mesh):
+        builder.build(mesh, splits, kind, endpoints).check()
