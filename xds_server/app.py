@@ -12,27 +12,31 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
 from xds_server import __version__
+from xds_server.access import Access
 from xds_server.ads.cache import AdsCache
 from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
 from xds_server.app_options import RunOptions
 from xds_server.clock import SystemClock
 from xds_server.control import add_control
-from xds_server.errors import ListenError
+from xds_server.errors import ListenError, RefusedError
 from xds_server.garbage import settle
 from xds_server.ingest import Ingest
 from xds_server.ingest.als import add_als
 from xds_server.ingest.otlp import add_otlp
+from xds_server.mesh import Mesh
 from xds_server.mesh_file import MeshError, Problem
 from xds_server.mesh_watch import MeshWatch
 from xds_server.rollout.controller import Controller
 from xds_server.settings import load_mesh
 from xds_server.store.journal import Journal
 from xds_server.telemetry import Telemetry
+from xds_server.tls import ServerCertificate, TlsFiles
 from xds_server.web.app import create_app
 from xds_server.web.server import listen, serve
 
@@ -41,6 +45,33 @@ log = logging.getLogger(__name__)
 QUEUE_LIMIT = 200_000  # rows a service between two ticks; the oldest go first, and are counted
 GRACE_S = 0.5  # for calls to be answered; Envoys' streams have no end of their own
 FORECAST_MODULE = "statsmodels.tsa.statespace.structural"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entrance:
+    """Who is let in, to both gRPC ports. `certificate` None: plain text."""
+
+    access: Access
+    certificate: ServerCertificate | None
+
+    @classmethod
+    def of(cls, options: RunOptions, telemetry: Telemetry) -> _Entrance:
+        access = Access()
+        telemetry.watch_access(lambda: {str(reason): n for reason, n in access.denials.items()})
+        if options.tls_certificate is None or options.tls_key is None:
+            return cls(access=access, certificate=None)
+        files = TlsFiles(certificate=options.tls_certificate, key=options.tls_key, client_ca=options.tls_client_ca)
+        certificate = ServerCertificate(files, count=telemetry.certificate_read)
+        telemetry.watch_tls(
+            handshakes=lambda: {"hello": certificate.handshakes_n, "call": access.connections_n},
+            not_after_unix_s=lambda: certificate.not_after_unix_s,
+        )
+        return cls(access=access, certificate=certificate)
+
+    def check(self, mesh: Mesh) -> None:
+        """Raise RefusedError for rules that nothing would be checked by: whoever wrote them counts on them."""
+        if mesh.access is not None and not (self.certificate is not None and self.certificate.asks_clients):
+            raise RefusedError("access in the mesh file needs clients with certificates: --tls-client-ca")
 
 
 async def run(options: RunOptions) -> int:
@@ -59,15 +90,24 @@ async def run(options: RunOptions) -> int:
         loop.add_signal_handler(number, stop.set)
     with contextlib.closing(Journal(options.data_dir)) as journal:
         clock, telemetry, cache = SystemClock(), Telemetry(__version__), AdsCache()
+        entrance = _Entrance.of(options, telemetry)
+        entrance.check(mesh)
+        entrance.access.change(mesh.access)
         ingest = Ingest(mesh, user_hash_key=journal.secret(), queue_limit=QUEUE_LIMIT, clock=clock)
         controller = Controller(
             mesh=mesh, journal=journal, cache=cache, ingest=ingest, telemetry=telemetry, clock=clock
         )
         _watch(telemetry, ingest, cache, controller)
-        watch = MeshWatch(options.mesh_path, adopt=controller.change_mesh, refuse=controller.refuse_mesh)
+
+        async def adopt(changed: Mesh) -> None:
+            entrance.check(changed)
+            await controller.change_mesh(changed)
+            entrance.access.change(changed.access)
+
+        watch = MeshWatch(options.mesh_path, adopt=adopt, refuse=controller.refuse_mesh)
         loop.add_signal_handler(signal.SIGHUP, watch.ask)
         try:
-            await _serve(options, cache, ingest, controller, telemetry, watch, stop)
+            await _serve(options, cache, ingest, controller, telemetry, entrance=entrance, watch=watch, stop=stop)
         finally:
             telemetry.close()
     return 0
@@ -85,12 +125,14 @@ def _watch(telemetry: Telemetry, ingest: Ingest, cache: AdsCache, controller: Co
     )
 
 
-async def _serve(
+async def _serve(  # noqa: PLR0913 -- it puts all parts together
     options: RunOptions,
     cache: AdsCache,
     ingest: Ingest,
     controller: Controller,
     telemetry: Telemetry,
+    *,
+    entrance: _Entrance,
     watch: MeshWatch,
     stop: asyncio.Event,
 ) -> None:
@@ -101,10 +143,11 @@ async def _serve(
     http_port = listener.getsockname()[1]
     with contextlib.closing(listener):
         async with (
-            _grpc_server(options.grpc_host, options.grpc_port) as (main, grpc_port),
-            _grpc_server(options.grpc_host, options.otlp_port) as (otlp, otlp_port),
+            _grpc_server(options.grpc_host, options.grpc_port, entrance) as (main, grpc_port),
+            _grpc_server(options.grpc_host, options.otlp_port, entrance) as (otlp, otlp_port),
         ):
             xds = add_ads(main, cache)
+            telemetry.watch_refusals(lambda: {str(reason): n for reason, n in xds.refusals.items()})
             add_als(main, ingest, until=stop)
             add_otlp(main, ingest)
             add_control(main, controller, until=stop)
@@ -117,7 +160,7 @@ async def _serve(
             host = options.grpc_host
             log.info("xDS, ALS and control on %s:%d, OTLP on %s:%d", host, grpc_port, host, otlp_port)
             log.info("HTTP on %s:%d", options.http_host, http_port)
-            await _until(stop, controller, watch, serve(app, listener, stop))
+            await _until(stop, controller, watch, entrance.certificate, serve(app, listener, stop))
             log.info("ending")
             await xds.drain()
 
@@ -130,17 +173,24 @@ async def _check(path: Path, controller: Controller) -> None:
 
 
 async def _until(
-    stop: asyncio.Event, controller: Controller, watch: MeshWatch, web: Coroutine[None, None, None]
+    stop: asyncio.Event,
+    controller: Controller,
+    watch: MeshWatch,
+    certificate: ServerCertificate | None,
+    web: Coroutine[None, None, None],
 ) -> None:
     """Run the loop and the HTTP side until told to stop."""
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(web)
         ticking = tasks.create_task(controller.run())
-        watching = tasks.create_task(watch.run())
+        looking = [tasks.create_task(watch.run())]
+        if certificate is not None:
+            looking.append(tasks.create_task(certificate.run()))
         # The forecast's library takes seconds to import. A daemon, so that an early end need not wait for it.
         threading.Thread(target=_load_forecasts, daemon=True).start()
         await stop.wait()
-        watching.cancel()
+        for task in looking:
+            task.cancel()
         ticking.cancel()
         await serving
 
@@ -158,12 +208,16 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def _grpc_server(host: str, port: int) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
+async def _grpc_server(host: str, port: int, entrance: _Entrance) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
     """A server bound to host:port (0: a free one), to be started by the caller; stopped with grace in the end."""
     _listen(host, port).close()  # gRPC would say on stderr, in words of its own, what is wrong
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(entrance.access.interceptor(),))
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        if entrance.certificate is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, entrance.certificate.credentials())
     except RuntimeError as error:
         raise ListenError(f"cannot listen on {host}:{port}: the port is in use or the address is not ours") from error
     if bound == 0:

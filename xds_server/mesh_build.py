@@ -17,6 +17,7 @@ from analysis.spec import (
     SessionSpec,
 )
 from xds_server.mesh import (
+    AccessRule,
     CookieIdentity,
     ErrorRule,
     Gateway,
@@ -34,6 +35,7 @@ from xds_server.mesh import (
 from xds_server.mesh_checks import KINDS
 from xds_server.mesh_model import (
     AbandonmentShape,
+    AccessShape,
     HealthShape,
     IdentityShape,
     MatchShape,
@@ -66,6 +68,16 @@ def build_mesh(shape: MeshShape, path: str) -> Mesh:
         gateways=MappingProxyType(gateways),
         sidecars=MappingProxyType({n: Sidecar(node=n, listen=s.listen) for n, s in shape.sidecars.items()}),
         dead_man_s=shape.dead_man,
+        access=None if shape.access is None else tuple(_access(rule) for rule in shape.access),
+    )
+
+
+def _access(shape: AccessShape) -> AccessRule:
+    return AccessRule(
+        san=shape.san,
+        may=frozenset(shape.may),
+        nodes=("*",) if shape.nodes is None else tuple(shape.nodes),
+        services=None if shape.services is None else frozenset(shape.services),
     )
 
 

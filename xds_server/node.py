@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from xds_server.mesh import Mesh
@@ -12,10 +12,14 @@ Role = Literal["gateway", "sidecar"]
 
 @dataclass(frozen=True, slots=True)
 class NodeKind:
-    """`name`: the gateway's, or that of a sidecar the mesh names; empty for all other sidecars, which are alike."""
+    """`name`: the gateway's, or that of a sidecar the mesh names; empty for all other sidecars, which are alike.
+
+    `services`: those that its certificate lets it see; None: all.
+    """
 
     role: Role
     name: str = ""
+    services: frozenset[str] | None = None
 
 
 ANY_SIDECAR = NodeKind("sidecar")
@@ -25,7 +29,14 @@ def kinds(mesh: Mesh) -> tuple[NodeKind, ...]:
     """Every kind of node that the mesh can have."""
     gateways = (NodeKind("gateway", name) for name in mesh.gateways)
     sidecars = (NodeKind("sidecar", name) for name in mesh.sidecars)
-    return (*gateways, *sidecars, ANY_SIDECAR)
+    everywhere = (*gateways, *sidecars, ANY_SIDECAR)
+    return everywhere + tuple(replace(kind, services=scope) for scope in _scopes(mesh) for kind in everywhere)
+
+
+def _scopes(mesh: Mesh) -> tuple[frozenset[str], ...]:
+    """Every set of services that certificates limit their owners' configuration to."""
+    rules = [rule for rule in mesh.access or () if "xds" in rule.may]
+    return tuple(dict.fromkeys(rule.services for rule in rules if rule.services is not None))
 
 
 def kind_of(mesh: Mesh, node_id: str, cluster: str) -> NodeKind:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from xds_server import node as nodes_of
 from xds_server.ads.answer import Answer, Nacked
@@ -106,7 +106,8 @@ class _Known:
 class Stream:
     """One connected client. State is kept by stream, not by node ID: two may share an ID during a hot restart.
 
-    `wake`: called when it is worth asking `next_response`; with whether it is urgent.
+    `wake`: called when it is worth asking `next_response`; with whether it is urgent. `services`: those that it may
+    see; None: all.
     """
 
     node: str
@@ -114,6 +115,7 @@ class Stream:
     kind: NodeKind
     session: StreamSession
     wake: Callable[[bool], None]
+    services: frozenset[str] | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -201,7 +203,7 @@ class AdsCache:
     def _place(self, known: _Known, mesh: Mesh) -> None:
         """Find out what kind of node a client is in this mesh."""
         for stream in known.streams:
-            stream.kind = nodes_of.kind_of(mesh, stream.node, known.cluster)
+            stream.kind = replace(nodes_of.kind_of(mesh, stream.node, known.cluster), services=stream.services)
             known.role = stream.kind.role
 
     def _feed(self, stream: Stream) -> None:
@@ -223,12 +225,20 @@ class AdsCache:
 
     # --- Streams
 
-    def open(self, node: str, cluster: str, variant: Variant, wake: Callable[[bool], None]) -> Stream:
+    def open(
+        self,
+        node: str,
+        cluster: str,
+        variant: Variant,
+        wake: Callable[[bool], None],
+        services: frozenset[str] | None = None,
+    ) -> Stream:
         """Register a stream; it is answered once something has been published."""
         known = self._known.pop(node, None) or _Known(cluster=cluster, role="sidecar")
         self._known[node] = known  # the newest last, for `_forget_gone`
         session = StreamSession(variant)
-        stream = Stream(node=node, known=known, kind=nodes_of.ANY_SIDECAR, session=session, wake=wake)
+        kind = NodeKind("sidecar", services=services)
+        stream = Stream(node=node, known=known, kind=kind, session=session, wake=wake, services=services)
         known.streams.append(stream)
         known.cluster = cluster
         if self._mesh is not None:

@@ -15,6 +15,7 @@ import grpc
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from google.protobuf.message import DecodeError
 
+from xds_server import access
 from xds_server.ads import wire
 from xds_server.ads.cache import AdsCache, Stream
 from xds_server.ads.lanes import WRITE_ERRORS, Lanes
@@ -54,10 +55,16 @@ FIRST_REQUEST_S = 30.0
 """A client that opens a stream and says nothing is not kept for longer."""
 
 MAX_NAMES = 100_000
-"""Of one request. A mesh of ten thousand services has a fifth of it."""
+"""Of one request, and of one type on one stream. A mesh of ten thousand services has a fifth of it."""
 
-MAX_MESSAGE_BYTES = 16 << 20
-"""The default of 4 MiB is too little for a request that names everything; a larger message than this is an attack."""
+MAX_STREAMS = 50_000
+"""At a time. Each costs some 60 kB; who comes later is told to try again."""
+
+MAX_MESSAGE_BYTES = 8 << 20
+"""gRPC's own 4 MiB is too little for a request that names everything; a larger message than this is an attack."""
+
+MAX_RECEIVED_BYTES = 2 * MAX_MESSAGE_BYTES
+"""What is larger still gRPC does not take in; we do not hear of it."""
 
 MAX_SHARED_BYTES = 32 << 20
 MAX_SHOWN = 200  # characters of what a client has sent, in a message to it
@@ -82,8 +89,12 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # gRPC's core would turn some away at random.
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
     ("grpc.max_send_message_length", -1),
+    ("grpc.max_metadata_size", 16_384),
+    ("grpc.absolute_max_metadata_size", 32_768),
+    # Who connects and does not go on with TLS or HTTP/2 is not waited for as long as gRPC's two minutes.
+    ("grpc.server_handshake_timeout_ms", 20_000),
     # A second control plane on the same port must fail, not take half of the Envoys.
     ("grpc.so_reuseport", 0),
 )
@@ -98,6 +109,9 @@ class Refusal(StrEnum):
     MALFORMED = "malformed"
     NO_NODE = "no_node"
     TOO_MANY_NAMES = "too_many_names"
+    TOO_LARGE = "too_large"
+    TOO_MANY_STREAMS = "too_many_streams"
+    FORBIDDEN = "forbidden"
     WRONG_TYPE = "wrong_type"
     LOST = "lost"
     ENDING = "ending"
@@ -146,13 +160,21 @@ class XdsService:
                 await self._run(stream)
             except _RefusedError as refused:
                 self.refusals[refused.refusal] += 1
-                await context.abort(refused.code, str(refused))
+                with contextlib.suppress(grpc.aio.InternalError):  # the client is gone, and cannot be told
+                    await context.abort(refused.code, str(refused))
+            except access.DeniedError:
+                self.refusals[Refusal.FORBIDDEN] += 1
+                raise  # to whoever has checked the call
 
         return handle
 
     async def _run(self, stream: _XdsStream) -> None:
         if self._is_ending:
             raise _RefusedError(Refusal.ENDING, grpc.StatusCode.UNAVAILABLE, "the control plane is ending")
+        if len(self._streams) >= MAX_STREAMS:
+            raise _RefusedError(
+                Refusal.TOO_MANY_STREAMS, grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_STREAMS} streams already"
+            )
         self._streams.add(stream)
         try:
             await stream.run()
@@ -247,10 +269,16 @@ class _XdsStream:
             raise _RefusedError(
                 Refusal.NO_NODE, grpc.StatusCode.INVALID_ARGUMENT, "the first request must carry node.id"
             )
-        self._stream = stream = self._cache.open(message.node.id, message.node.cluster, self._variant, self._wake)
+        grant = access.current()
+        grant.check_node(message.node.id)
+        self._stream = stream = self._cache.open(
+            message.node.id, message.node.cluster, self._variant, self._wake, grant.services
+        )
         try:
+            if stream.kind.name:  # it may have been found by the cluster that the client claims
+                grant.check_node(stream.kind.name)
             self._take(stream, message)
-        except _RefusedError:
+        except (_RefusedError, access.DeniedError):
             self._stream = None
             self._cache.close(stream)
             raise
@@ -281,6 +309,8 @@ class _XdsStream:
         self._take(stream, self._parse(raw))
 
     def _parse(self, raw: bytes) -> DiscoveryRequest | DeltaDiscoveryRequest:
+        if len(raw) > MAX_MESSAGE_BYTES:
+            raise _RefusedError(Refusal.TOO_LARGE, grpc.StatusCode.RESOURCE_EXHAUSTED, f"a request of {len(raw)} bytes")
         message = DiscoveryRequest if self._variant is Variant.SOTW else DeltaDiscoveryRequest
         try:
             return message.FromString(raw)
@@ -312,6 +342,8 @@ class _XdsStream:
                 error=error,
             )
         self._cache.receive(stream, request)
+        if stream.session.names_n(kind) > MAX_NAMES:
+            raise _too_many()
 
     def _type_of(self, url: str) -> ResourceType | None:
         """The type that a request is for; None: one that Envoy has and Serinus does not serve."""
@@ -388,5 +420,5 @@ def _bounded_map(versions: Mapping[str, str]) -> dict[str, str]:
 
 def _too_many() -> _RefusedError:
     return _RefusedError(
-        Refusal.TOO_MANY_NAMES, grpc.StatusCode.INVALID_ARGUMENT, f"more than {MAX_NAMES} names in one request"
+        Refusal.TOO_MANY_NAMES, grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_NAMES} names of one type"
     )
