@@ -20,14 +20,14 @@ import grpc
 from xds_server import __version__
 from xds_server.access import Access
 from xds_server.ads.cache import AdsCache
-from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
+from xds_server.ads.servicer import DRAIN_S, SERVER_OPTIONS, add_ads
 from xds_server.app_options import RunOptions
 from xds_server.clock import SystemClock
 from xds_server.control import add_control
 from xds_server.errors import ListenError, RefusedError
 from xds_server.garbage import settle
 from xds_server.ingest import Ingest
-from xds_server.ingest.als import add_als
+from xds_server.ingest.als import FLUSH_S, add_als
 from xds_server.ingest.otlp import add_otlp
 from xds_server.mesh import Mesh
 from xds_server.mesh_file import MeshError, Problem
@@ -149,9 +149,9 @@ async def _serve(  # noqa: PLR0913 -- it puts all parts together
             xds = add_ads(main, cache)
             telemetry.watch_refusals(lambda: {str(reason): n for reason, n in xds.refusals.items()})
             add_als(main, ingest, until=stop)
-            add_otlp(main, ingest)
+            add_otlp(main, ingest, until=stop)
             add_control(main, controller, until=stop)
-            add_otlp(otlp, ingest)
+            add_otlp(otlp, ingest, until=stop)
             controller.restore()
             await _check(options.mesh_path, controller)
             settle()
@@ -162,7 +162,10 @@ async def _serve(  # noqa: PLR0913 -- it puts all parts together
             log.info("HTTP on %s:%d", options.http_host, http_port)
             await _until(stop, controller, watch, entrance.certificate, serve(app, listener, stop))
             log.info("ending")
+            # GOAWAY first: who comes back goes elsewhere, or waits, while streams end one after the other.
+            going = asyncio.create_task(main.stop(DRAIN_S + GRACE_S))
             await xds.drain()
+            await going
 
 
 async def _check(path: Path, controller: Controller) -> None:
@@ -191,6 +194,7 @@ async def _until(
         await stop.wait()
         for task in looking:
             task.cancel()
+        await asyncio.sleep(FLUSH_S)  # what has arrived is still taken up
         ticking.cancel()
         await serving
 

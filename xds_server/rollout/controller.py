@@ -157,11 +157,15 @@ class Controller:
         finally:
             for task in self._waits:
                 task.cancel()
+            self._collect()
             for steered in self._services.values():
                 try:
+                    steered.engine.observe(steered.take_rows())  # no decision: nobody would wait for its ACKs
                     self._save(steered)
                 except JournalError as error:
                     log.error("the state of %s is not saved: %s", steered.name, error)  # noqa: TRY400 -- one line
+                except Exception:  # of one service's engine; the others are saved
+                    log.exception("the state of %s is not saved", steered.name)
 
     def _start_ticking(self, steered: SteeredService) -> None:
         if self._ticks is not None:

@@ -79,13 +79,21 @@ class Serinus:
     grpc: int
     otlp: int
     http: int
+    options: tuple[object, ...] = ()
     process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         ports = ("--grpc-port", self.grpc, "--otlp-port", self.otlp, "--http-port", self.http)
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                SERINUS, "run", self.mesh_path, *map(str, ports), "--data-dir", self.data_dir, stdout=log, stderr=log
+                SERINUS,
+                "run",
+                self.mesh_path,
+                *map(str, (*ports, *self.options)),
+                "--data-dir",
+                self.data_dir,
+                stdout=log,
+                stderr=log,
             )
         deadline = time.monotonic() + READY_WITHIN_S
         while await self.get("/readyz") != "ready\n":
@@ -290,11 +298,11 @@ class Place:
         return load_mesh(self.directory / "mesh.yaml")
 
     @contextlib.asynccontextmanager
-    async def serinus(self) -> AsyncIterator[Serinus]:
+    async def serinus(self, *options: object) -> AsyncIterator[Serinus]:
         """Run a control plane on the mesh that has been written."""
         ports = [self.free_port() for _ in range(3)]
         here = self.directory
-        result = Serinus(here / "mesh.yaml", here / "data", here / "serinus.log", *ports)
+        result = Serinus(here / "mesh.yaml", here / "data", here / "serinus.log", *ports, options)
         try:
             await result.start()
             yield result
