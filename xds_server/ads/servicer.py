@@ -21,6 +21,7 @@ from xds_server.ads.cache import AdsCache, Stream
 from xds_server.ads.lanes import WRITE_ERRORS, Lanes
 from xds_server.ads.response import Variant
 from xds_server.ads.session import DeltaRequest, Request
+from xds_server.ads.turns import Turns
 from xds_server.snapshot import ResourceType
 from xds_server.snapshot.resource import OTHER_TYPES, TYPES_BY_URL
 
@@ -59,6 +60,9 @@ MAX_NAMES = 100_000
 
 MAX_STREAMS = 50_000
 """At a time. Each costs some 60 kB; who comes later is told to try again."""
+
+READ_A_ROUND = 8
+"""Requests, other than plain ACKs, that are taken in one round of the loop; each costs a millisecond or so."""
 
 MAX_MESSAGE_BYTES = 8 << 20
 """gRPC's own 4 MiB is too little for a request that names everything; a larger message than this is an attack."""
@@ -146,6 +150,7 @@ class XdsService:
         self._encoded: dict[tuple[str, ...], bytes] = {}
         self._encoded_bytes = 0
         self.lanes = Lanes()
+        self.turns = Turns(READ_A_ROUND)
         self._is_ending = False
         self.refusals: Counter[Refusal] = Counter()
         self.unserved: Counter[str] = Counter()
@@ -251,10 +256,14 @@ class _XdsStream:
         # Sent with the first response they would count as unsent until that is written, and no status could be sent.
         with contextlib.suppress(*WRITE_ERRORS):  # the client is gone, and there is nothing more to read
             await self._context.send_initial_metadata(())
+        await self._service.turns.wait()
         stream = self._open(first)
         try:
             while (raw := await self._context.read()) is not grpc.aio.EOF:
-                self._read(stream, raw)
+                if not self._is_ack(stream, raw):
+                    await self._service.turns.wait()
+                    # Later requests need not name the node ("The client only sends the node in the first message").
+                    self._take(stream, self._parse(raw))
         finally:
             # When a client cancels, grpc.aio ends the reading or cancels us: either way this runs, and nothing else.
             self._stream = None
@@ -297,16 +306,16 @@ class _XdsStream:
 
     # --- Reading
 
-    def _read(self, stream: Stream, raw: bytes) -> None:
+    def _is_ack(self, stream: Stream, raw: bytes) -> bool:
+        """Whether it was an ACK that changes nothing; then it has been taken."""
         for kind, (head, tail) in self._expected.items():
             if raw.endswith(tail) and raw.startswith(head):
                 names = self._names.get(kind, b"")
                 if len(raw) == len(head) + len(names) + len(tail) and raw.startswith(names, len(head)):
                     del self._expected[kind]
                     self._cache.acked(stream, kind)
-                    return
-        # Later requests need not name the node ("The client only sends the node in the first message").
-        self._take(stream, self._parse(raw))
+                    return True
+        return False
 
     def _parse(self, raw: bytes) -> DiscoveryRequest | DeltaDiscoveryRequest:
         if len(raw) > MAX_MESSAGE_BYTES:
