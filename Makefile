@@ -39,6 +39,8 @@ bench-xds: $(STAMP)
 proto: $(STAMP)
 	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/control/v1 --python_out=. --pyi_out=. \
 		--grpc_python_out=. xds_server/pb/control.proto
+	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/registry/v1 --python_out=. --pyi_out=. \
+		--grpc_python_out=. xds_server/pb/registry.proto
 	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/ingest/v1 --python_out=. --pyi_out=. \
 		xds_server/pb/als.proto xds_server/pb/otlp.proto
 

@@ -13,7 +13,8 @@ from analysis.decision import Order, Phase, SegmentDecision
 from analysis.errors import StateError
 from analysis.observer import LATENESS_S, Observer
 from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, load_table
-from analysis.ramp import Ramp
+from analysis.ramp import Ramp, stale_after_s
+from analysis.reading import ROLLBACK_LATENCY_S
 from analysis.session import NS
 from analysis.spec import KpiKind, ServiceSpec
 
@@ -57,6 +58,7 @@ class ServiceEngine:
         self.rollout: Rollout | None = None
         self.ramp: Ramp | None = None
         self._frozen_thresholds = False
+        self._ticked_ns: int | None = None
 
     def observe(self, rows: npt.NDArray[np.void]) -> None:
         """Take rows of this service (SAMPLE_DTYPE)."""
@@ -65,12 +67,14 @@ class ServiceEngine:
     def start(self, rollout: Rollout) -> None:
         """Begin a rollout; nobody is exposed before the first decision that says so."""
         self.rollout = rollout
+        self._ticked_ns = rollout.started_ns
         self.ramp = Ramp(self.spec, self.policy, rollout.arms)
         self.observer.begin(rollout.arms)
         self._frozen_thresholds = False
 
     def tick(self, now_ns: int, feature_labels: Mapping[str, int]) -> tuple[SegmentDecision, ...]:
         """Judge what is due and decide; empty while no rollout runs. Splits decided here count as in force from now."""
+        self._doubt_absence(now_ns)
         window = self.observer.window(now_ns, feature_labels)
         if self.ramp is None or self.rollout is None:
             return ()
@@ -82,6 +86,20 @@ class ServiceEngine:
         decisions = self.ramp.step(window, now_s=now_s, rng=self._rng)
         self._record(decisions, now_ns)
         return decisions
+
+    def _doubt_absence(self, now_ns: int) -> None:
+        """Without ticks for long, Envoys' dead-man switch may have taken people off the canary.
+
+        It takes them back once it hears of us again: which is in force within ROLLBACK_LATENCY_S, as other changes are,
+        and seen for as long again by those who were asked for in the seconds before.
+        """
+        since_ns, self._ticked_ns = self._ticked_ns, now_ns
+        if since_ns is None or now_ns - since_ns <= stale_after_s(self.spec) * NS:
+            return
+        until_ns = now_ns + int(2 * ROLLBACK_LATENCY_S * NS)
+        self.observer.doubt(since_ns, until_ns)
+        if self.ramp is not None and self.rollout is not None:
+            self.ramp.doubt(until_s=(until_ns - self.rollout.started_ns) / NS)
 
     def command(self, order: Order, now_ns: int) -> tuple[SegmentDecision, ...]:
         """Carry out a person's order on the running rollout. Raises SpecError; StateError where none runs."""
@@ -163,6 +181,7 @@ class ServiceEngine:
             self.ramp, self.rollout = None, None
             raise StateError(f"rollout state cannot be read: {error!r}") from error
         self._frozen_thresholds = not np.isnan(self.observer.tracker.slow_ms).all()
+        self._ticked_ns = at_ns
         for name, state in self.ramp.segments.items():
             if state.phase is not Phase.PINNED:
                 self.observer.set_split(name, state.split_bp, now_ns)

@@ -56,10 +56,16 @@ class SplitHistory:
             self._settled.append((self._changing_ns, at_ns))
             self._changing_ns = None
 
+    def doubt(self, since_ns: int, until_ns: int) -> None:
+        """Envoys may not have gone by what was asked for then."""
+        self._settled.append((since_ns, until_ns))
+        while self._settled[0][1] < until_ns - self._keep_ns:
+            self._settled.popleft()
+
     def asked(self, at_ns: int) -> int | None:
         """The share that every request of that time was asked to be routed by.
 
-        None while a change was under way, within SKEW_S of that, and from before the history.
+        None while a change was under way or it is in doubt, within SKEW_S of that, and from before the history.
         """
         early_ns, late_ns = at_ns - int(SKEW_S * NS), at_ns + int(SKEW_S * NS)
         changing = self._changing_ns is not None and self._changing_ns <= late_ns
@@ -136,6 +142,11 @@ class Observer:
         arms = self._arms.get(self._spec.segment_index[segment])
         if arms is not None:
             arms.history.settle(at_ns)
+
+    def doubt(self, since_ns: int, until_ns: int) -> None:
+        """Envoys may not have gone by the splits of that time: newcomers of then are not held against those."""
+        for arms in self._arms.values():
+            arms.history.doubt(since_ns, until_ns)
 
     def freeze_thresholds(self) -> bool:
         """Freeze what 'slow' means; a limit in the specification goes first.

@@ -68,6 +68,11 @@ class SegmentView:
     sample_ratio: RatioView
 
 
+def stale_after_s(spec: ServiceSpec) -> float:
+    """How long it takes without news until what was known of a service is old."""
+    return max(STALE_INTERVALS * spec.rollout.interval_s, STALE_MIN_S)
+
+
 class Ramp:
     """The state of one running rollout. `step` once a tick; splits change only through `step` and `command`."""
 
@@ -84,6 +89,7 @@ class Ramp:
         self._ticks = 0
         self._seen_s = 0.0
         self._first_exposure_s: float | None = None
+        self._doubted_until_s = 0.0
 
     def _first_phase(self, name: str, after: tuple[str, ...]) -> Phase:
         if name not in self.arms:
@@ -125,8 +131,10 @@ class Ramp:
     def _expected_people(self, window: Window) -> Floats:
         """(S,) people that should be seen on the canary now, by its split and the baseline's people.
 
-        0 after a change.
+        0 after a change, and where it is in doubt what Envoys go by.
         """
+        if self._now_s <= self._doubted_until_s:
+            return np.zeros(len(self.spec.segments))
         split = self.reading.splits()
         settled = np.array(
             [s.confirmed and self._now_s - s.changed_s > 2 * ROLLBACK_LATENCY_S for s in self.segments.values()]
@@ -209,7 +217,7 @@ class Ramp:
     def _stale_s(self) -> float | None:
         """Seconds without access logs, where that is long."""
         quiet_s = self._now_s - self._seen_s
-        return quiet_s if quiet_s > max(STALE_INTERVALS * self.spec.rollout.interval_s, STALE_MIN_S) else None
+        return quiet_s if quiet_s > stale_after_s(self.spec) else None
 
     def _bake_is_done(self, state: SegmentState) -> bool:
         """Whether the sessions that began during the bake have been judged."""
@@ -355,6 +363,10 @@ class Ramp:
             state.since_s = self._now_s
         if split_bp > 0 and self._first_exposure_s is None:
             self._first_exposure_s = self._now_s
+
+    def doubt(self, *, until_s: float) -> None:
+        """Until `until_s` after the rollout's beginning, that the canary is not seen says nothing."""
+        self._doubted_until_s = until_s
 
     def confirm(self, segment: str) -> None:
         """Envoys have acknowledged the segment's newest split."""

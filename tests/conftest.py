@@ -1,4 +1,4 @@
-"""Certificates for tests."""
+"""For all tests: certificates, and patience."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from hypothesis import settings
+
+# How long an example takes says something about the machine that day, nothing about what is tested.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ RIGHTS: Final[tuple[tuple[str, Right], ...]] = (
     ("serinus.control.v1.Control/Watch", "observe"),
     ("serinus.control.v1.Control/Explain", "observe"),
     ("serinus.control.v1.Control/", "control"),
+    ("serinus.registry.v1.Registry/List", "observe"),
+    ("serinus.registry.v1.Registry/Remove", "control"),
     ("serinus.registry.v1.", "register"),
 )
 """The right that each method takes, by the beginning of its full name; the first that fits."""
@@ -97,6 +99,11 @@ class Grant:
         """Raise DeniedError for a service that it may not see."""
         if not self.sees(service):
             raise DeniedError(Denial.SERVICE, f"{self.peer} may not see service '{service[:100]}'")
+
+    def check_all(self) -> None:
+        """Raise DeniedError for who may not see every service: gRPC clients are sent the same, all of them."""
+        if self.services is not None:
+            raise DeniedError(Denial.SERVICE, f"{self.peer} may not see every service, and a gRPC client does")
 
     def is_node(self, name: str) -> bool:
         """Whether it may be the Envoy of this ID."""

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -24,6 +25,8 @@ from xds_server.ads.servicer import DRAIN_S, SERVER_OPTIONS, add_ads
 from xds_server.app_options import RunOptions
 from xds_server.clock import SystemClock
 from xds_server.control import add_control
+from xds_server.discovery.servicer import add_registry
+from xds_server.discovery.sources import EndpointSources
 from xds_server.errors import ListenError, RefusedError
 from xds_server.garbage import settle
 from xds_server.ingest import Ingest
@@ -34,6 +37,8 @@ from xds_server.mesh_file import MeshError, Problem
 from xds_server.mesh_watch import MeshWatch
 from xds_server.rollout.controller import Controller
 from xds_server.settings import load_mesh
+from xds_server.snapshot import ResourceType
+from xds_server.store.endpoints import EndpointStore
 from xds_server.store.journal import Journal
 from xds_server.telemetry import Telemetry
 from xds_server.tls import ServerCertificate, TlsFiles
@@ -94,10 +99,12 @@ async def run(options: RunOptions) -> int:
         entrance.check(mesh)
         entrance.access.change(mesh.access)
         ingest = Ingest(mesh, user_hash_key=journal.secret(), queue_limit=QUEUE_LIMIT, clock=clock)
+        sources = EndpointSources(mesh, clock=clock, store=EndpointStore(journal))
         controller = Controller(
-            mesh=mesh, journal=journal, cache=cache, ingest=ingest, telemetry=telemetry, clock=clock
+            mesh=mesh, journal=journal, cache=cache, ingest=ingest, telemetry=telemetry, clock=clock, sources=sources
         )
         _watch(telemetry, ingest, cache, controller)
+        telemetry.watch_endpoints(published=sources.published_n, stale=sources.stale_n, events=sources.events)
 
         async def adopt(changed: Mesh) -> None:
             entrance.check(changed)
@@ -106,8 +113,17 @@ async def run(options: RunOptions) -> int:
 
         watch = MeshWatch(options.mesh_path, adopt=adopt, refuse=controller.refuse_mesh)
         loop.add_signal_handler(signal.SIGHUP, watch.ask)
+        parts = _Parts(
+            entrance=entrance,
+            cache=cache,
+            ingest=ingest,
+            telemetry=telemetry,
+            sources=sources,
+            controller=controller,
+            watch=watch,
+        )
         try:
-            await _serve(options, cache, ingest, controller, telemetry, entrance=entrance, watch=watch, stop=stop)
+            await _serve(options, parts, stop)
         finally:
             telemetry.close()
     return 0
@@ -125,17 +141,21 @@ def _watch(telemetry: Telemetry, ingest: Ingest, cache: AdsCache, controller: Co
     )
 
 
-async def _serve(  # noqa: PLR0913 -- it puts all parts together
-    options: RunOptions,
-    cache: AdsCache,
-    ingest: Ingest,
-    controller: Controller,
-    telemetry: Telemetry,
-    *,
-    entrance: _Entrance,
-    watch: MeshWatch,
-    stop: asyncio.Event,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What a control plane is made of, beside what it serves on."""
+
+    entrance: _Entrance
+    cache: AdsCache
+    ingest: Ingest
+    telemetry: Telemetry
+    sources: EndpointSources
+    controller: Controller
+    watch: MeshWatch
+
+
+async def _serve(options: RunOptions, parts: _Parts, stop: asyncio.Event) -> None:
+    cache, controller, ingest, telemetry = parts.cache, parts.controller, parts.ingest, parts.telemetry
     listener = _listen(options.http_host, options.http_port)
     app = create_app(
         not_ready=lambda: None if cache.ready.is_set() else "nothing has been published yet", metrics=telemetry.render
@@ -143,14 +163,16 @@ async def _serve(  # noqa: PLR0913 -- it puts all parts together
     http_port = listener.getsockname()[1]
     with contextlib.closing(listener):
         async with (
-            _grpc_server(options.grpc_host, options.grpc_port, entrance) as (main, grpc_port),
-            _grpc_server(options.grpc_host, options.otlp_port, entrance) as (otlp, otlp_port),
+            _grpc_server(options.grpc_host, options.grpc_port, parts.entrance) as (main, grpc_port),
+            _grpc_server(options.grpc_host, options.otlp_port, parts.entrance) as (otlp, otlp_port),
         ):
             xds = add_ads(main, cache)
             telemetry.watch_refusals(lambda: {str(reason): n for reason, n in xds.refusals.items()})
             add_als(main, ingest, until=stop)
             add_otlp(main, ingest, until=stop)
             add_control(main, controller, until=stop)
+            laggards = partial(cache.laggards, ResourceType.EDS)
+            add_registry(main, parts.sources, laggards, clock=SystemClock(), until=stop)
             add_otlp(otlp, ingest, until=stop)
             controller.restore()
             await _check(options.mesh_path, controller)
@@ -158,9 +180,9 @@ async def _serve(  # noqa: PLR0913 -- it puts all parts together
             await main.start()
             await otlp.start()
             host = options.grpc_host
-            log.info("xDS, ALS and control on %s:%d, OTLP on %s:%d", host, grpc_port, host, otlp_port)
+            log.info("xDS, ALS, control and registry on %s:%d, OTLP on %s:%d", host, grpc_port, host, otlp_port)
             log.info("HTTP on %s:%d", options.http_host, http_port)
-            await _until(stop, controller, watch, entrance.certificate, serve(app, listener, stop))
+            await _until(stop, parts, serve(app, listener, stop))
             log.info("ending")
             # GOAWAY first: who comes back goes elsewhere, or waits, while streams end one after the other.
             going = asyncio.create_task(main.stop(DRAIN_S + GRACE_S))
@@ -175,20 +197,14 @@ async def _check(path: Path, controller: Controller) -> None:
         raise MeshError([Problem(file=str(path), line=None, key="", message=refusal, legal="")])
 
 
-async def _until(
-    stop: asyncio.Event,
-    controller: Controller,
-    watch: MeshWatch,
-    certificate: ServerCertificate | None,
-    web: Coroutine[None, None, None],
-) -> None:
+async def _until(stop: asyncio.Event, parts: _Parts, web: Coroutine[None, None, None]) -> None:
     """Run the loop and the HTTP side until told to stop."""
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(web)
-        ticking = tasks.create_task(controller.run())
-        looking = [tasks.create_task(watch.run())]
-        if certificate is not None:
-            looking.append(tasks.create_task(certificate.run()))
+        ticking = tasks.create_task(parts.controller.run())
+        looking = [tasks.create_task(part.run()) for part in (parts.sources, parts.watch)]
+        if parts.entrance.certificate is not None:
+            looking.append(tasks.create_task(parts.entrance.certificate.run()))
         # The forecast's library takes seconds to import. A daemon, so that an early end need not wait for it.
         threading.Thread(target=_load_forecasts, daemon=True).start()
         await stop.wait()

@@ -71,6 +71,18 @@ def optional_address(text: str | None) -> str | None:
     return None if text is None else address(text)
 
 
+def lease_ms(text: str) -> int:
+    """Return a lease time in milliseconds, from a text such as `30s`; 0 from the empty one."""
+    if not text:
+        return 0
+    from xds_server.units import WrongValueError, duration
+
+    try:
+        return round(float(str(duration("1s", "1h")(text))) * 1_000)
+    except WrongValueError as wrong:
+        raise typer.BadParameter(f"'{text}': {wrong.message}; legal: {wrong.legal}") from None
+
+
 def split_bp(text: str) -> int:
     """Return a split in basis points from per cent: `25%`, `0.5%`."""
     try:

@@ -7,10 +7,15 @@ changes, so the canary owns the buckets [0, canary_bp) and a split that grows on
 
 from __future__ import annotations
 
+from typing import Final
+
 import xxhash
 
 from analysis.spec import TOTAL_BP
 from xds_server.mesh import SegmentSplit
+
+BUCKET_HEADER: Final = "x-serinus-bucket"
+"""With it a gRPC client, which does not hash, says on which side of a split somebody is: 0 to 9999."""
 
 
 def bucket(rollout: str, key: str) -> int:
@@ -24,6 +29,21 @@ def bucket(rollout: str, key: str) -> int:
     (6437, 3978)
     """
     return xxhash.xxh64_intdigest(f"{rollout}:{key}".encode("utf-8", "surrogateescape"), seed=0) % TOTAL_BP
+
+
+def bucket_header(key: str, *, salt: str = "") -> tuple[str, str]:
+    """Return the metadata with which all RPCs on behalf of one person go to one version.
+
+    `salt`: what decides, with the key, who is among the first. Everybody who sends RPCs for the same people must use
+    the same salt, for as long as a rollout lasts. With the rollout's own name people are where Envoy has them; without
+    a salt it is the same people who go first in every rollout of every service.
+
+    Examples
+    --------
+    >>> bucket_header("anna", salt="shop-1"), bucket_header("anna")
+    (('x-serinus-bucket', '6437'), ('x-serinus-bucket', '6206'))
+    """
+    return BUCKET_HEADER, str(bucket(salt, key))
 
 
 def version_for(split: SegmentSplit, bucket: int) -> str:

@@ -42,6 +42,7 @@ from xds_server.arguments import (
     together,
     writable,
 )
+from xds_server.cli_endpoint import endpoint_app
 from xds_server.errors import SerinusError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ node_app = typer.Typer(help="Envoys of a running control plane.", **_TYPER)
 train_app = typer.Typer(help="Train what Serinus decides with.", **_TYPER)
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(node_app, name="node")
+app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(train_app, name="train")
 
 
@@ -141,10 +143,12 @@ def demo(
 @app.command()
 def validate(mesh: MeshFile, as_json: AsJson = False) -> None:
     """Check a mesh file: each error with file, line, key, the value given and what is legal."""
+    from xds_server.discovery.sources import check_files
     from xds_server.settings import MeshError, load_mesh
 
     try:
         loaded = load_mesh(mesh)
+        check_files(loaded)
     except MeshError as error:
         if as_json:
             _print_json({"ok": False, "problems": [asdict(problem) for problem in error.problems]})
@@ -167,7 +171,7 @@ def schema() -> None:
 @app.command()
 def bootstrap(
     mesh: MeshFile,
-    node: Annotated[str, typer.Option(help="The Envoy's node ID.", show_default=False)],
+    node: Annotated[str, typer.Option(help="The node ID.", show_default=False)],
     xds: Annotated[
         str, typer.Option(metavar="HOST:PORT", callback=address, help="The control plane.")
     ] = DEFAULT_SERVER,
@@ -192,14 +196,29 @@ def bootstrap(
             metavar="NAME", help="What the control plane's certificate must say; the host of --xds.", show_default=False
         ),
     ] = None,
+    grpc: Annotated[
+        bool, typer.Option("--grpc", help="For a gRPC client, as JSON; what it does not get is said on stderr.")
+    ] = False,
 ) -> None:
-    """Print the bootstrap with which an Envoy joins."""
-    from xds_server.bootstrap import bootstrap as build
+    """Print the bootstrap with which an Envoy, or a gRPC client, joins."""
     from xds_server.settings import load_mesh
 
+    if grpc and admin:
+        raise typer.BadParameter("a gRPC client has no admin interface", param_hint="--admin")
     with _mesh_checked():
-        tls = _upstream_tls(tls_ca, tls_certificate, tls_key, tls_san)
-        built = build(load_mesh(mesh), node, xds=_parts(xds), admin=_parts(admin) if admin else None, tls=tls)
+        loaded = load_mesh(mesh)
+    if grpc:
+        from xds_server.grpc_bootstrap import grpc_bootstrap
+        from xds_server.resources.grpc import limits
+
+        for line in limits(loaded):
+            typer.echo(f"serinus: gRPC: {line}", err=True)
+        _print_json(grpc_bootstrap(node, xds=_parts(xds)))
+        return
+    from xds_server.bootstrap import bootstrap as build
+
+    tls = _upstream_tls(tls_ca, tls_certificate, tls_key, tls_san)
+    built = build(loaded, node, xds=_parts(xds), admin=_parts(admin) if admin else None, tls=tls)
     if output is Output.JSON:
         _print_json(built)
     else:

@@ -6,7 +6,7 @@ import getpass
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -22,20 +22,24 @@ from xds_server.tls import channel_credentials
 TIMEOUT_S: Final = 10.0
 MAX_DETAILS: Final = 200  # of what gRPC says; the cause stands at the end
 MAX_REPLY_BYTES: Final = 64 * 2**20  # a full history
-_OPTIONS: Final = (("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", MAX_REPLY_BYTES))
+_OPTIONS: Final = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", MAX_REPLY_BYTES),
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # who renews a lease must not wait for two minutes
+)
 
 
 class Client:
-    """A control plane's control API. Each method raises ServerError if it does not answer, or refuses."""
+    """One API of a control plane. Each method raises ServerError if it does not answer, or refuses."""
 
-    def __init__(self, server: str, stub: pb_grpc.ControlStub) -> None:
+    def __init__(self, server: str, stub: Any) -> None:
         self._server = server
         self._stub = stub
 
-    def call(self, method: str, request: object) -> Any:
+    def call(self, method: str, request: object, *, timeout_s: float = TIMEOUT_S) -> Any:
         """Return the reply to one call, by the method's name in the .proto."""
         with self._answered():
-            return getattr(self._stub, method)(request, timeout=TIMEOUT_S)
+            return getattr(self._stub, method)(request, timeout=timeout_s)
 
     def watch(self, service: str) -> Iterator[pb.Status]:
         """Yield the status now and at each change, for as long as the control plane lives."""
@@ -60,7 +64,7 @@ class Client:
                 message = f"what answers at {self._server} is not a control plane of Serinus, or an older one"
             else:
                 message = details or code.name
-            raise ServerError(message) from error
+            raise ServerError(message, code=code.name) from error
 
 
 def _no_answer(server: str, details: str) -> str:
@@ -78,15 +82,15 @@ def use_tls(ca: Path | None, certificate: Path | None, key: Path | None) -> None
 
 
 @contextmanager
-def connected(server: str) -> Iterator[Client]:
-    """Connect to the control plane at HOST:PORT."""
+def connected(server: str, stub: Callable[[grpc.Channel], Any] = pb_grpc.ControlStub) -> Iterator[Client]:
+    """Connect to the control plane at HOST:PORT, by default to its control API."""
     credentials = _tls.get()
     with (
         grpc.insecure_channel(server, options=_OPTIONS)
         if credentials is None
         else grpc.secure_channel(server, credentials, options=_OPTIONS)
     ) as channel:
-        yield Client(server, pb_grpc.ControlStub(channel))  # type: ignore[no-untyped-call]  # generated
+        yield Client(server, stub(channel))
 
 
 def operator() -> str:

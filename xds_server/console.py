@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xds_server.pb import control_pb2 as pb
+from xds_server.pb import registry_pb2 as registry
 
 PHASE_STYLES: Final = {
     "promoted": "green",
@@ -49,20 +50,25 @@ def _console() -> Console:
 def status_view(status: pb.Status) -> RenderableType:
     """Return a table a service, a row a segment, and a line about the Envoys."""
     parts: list[RenderableType] = [_service(service) for service in status.services]
-    n_connected = sum(node.connected for node in status.nodes)
     parts.append(
-        Text(
-            f"{n_connected} of {len(status.nodes)} Envoys connected, {status.pushes} pushes, {status.acks} ACKs, "
-            f"{status.nacks} NACKs"
-        )
+        Text(f"{_connected(status.nodes)} connected, {status.pushes} pushes, {status.acks} ACKs, {status.nacks} NACKs")
     )
     parts += [_rejection(node) for node in status.nodes if node.rejections]
+    parts += [Text(line, style="red") for each in status.endpoints for line in _doubts(each)]
     parts += [Text(f"{n.node} is not waited for, {n.excluded}", style="yellow") for n in status.nodes if n.excluded]
     if status.mesh.refused:
         parts.append(Text(f"{status.mesh.path} is not served as it is now: {status.mesh.refused}", style="red"))
     if status.mesh.waiting:
         parts.append(Text(f"changes wait until rollouts have ended: {', '.join(status.mesh.waiting)}", style="yellow"))
     return Group(*parts)
+
+
+def _connected(nodes: Sequence[pb.NodeStatus]) -> str:
+    clients = [node.connected for node in nodes if node.role == "grpc"]
+    envoys = [node.connected for node in nodes if node.role != "grpc"]
+    counts = [(envoys, "Envoys")] if envoys or not clients else []
+    counts += [(clients, "gRPC clients")] if clients else []
+    return " and ".join(f"{sum(of)} of {len(of)} {name}" for of, name in counts)
 
 
 def _service(service: pb.ServiceStatus) -> Table:
@@ -121,6 +127,18 @@ def _rejection(node: pb.NodeStatus) -> Text:
     return Text(f"{node.node} rejected {what} at {_time(newest.at_unix_ns)}: {newest.message}", style="red")
 
 
+def _doubts(endpoints: pb.VersionEndpoints) -> Iterator[str]:
+    """What is wrong with a version's endpoints, a line each."""
+    version = f"{endpoints.service} {endpoints.version}"
+    if not endpoints.endpoints:
+        yield f"{version} has no endpoints: nobody has registered"
+    if endpoints.stale:
+        stale = ", ".join(endpoints.stale)
+        yield f"{version}: {len(endpoints.stale)} of {endpoints.endpoints} endpoints not renewed, and kept: {stale}"
+    if endpoints.refused:
+        yield f"{version} keeps its {endpoints.endpoints} endpoints: {endpoints.refused}"
+
+
 def history_view(decisions: Iterable[pb.DecisionRecord]) -> Table:
     """Return a row a decision, oldest first."""
     table = Table("time", "service", "segment", "verdict", "split", "who", "in force", "reason")
@@ -154,6 +172,28 @@ def rollouts_view(rollouts: Iterable[pb.RolloutSummary]) -> Table:
             ", ".join(f"{segment} {phase}" for segment, phase in sorted(row.outcome.items())),
         )
     return table
+
+
+def endpoints_view(reply: registry.ListReply) -> Group:
+    """Return a row an endpoint."""
+    table = Table("service", "version", "endpoint", "from", "since", "lease")
+    refusals = []
+    for version in reply.versions:
+        for endpoint in version.endpoints:
+            lease = f"{endpoint.left_ms / 1_000:.0f} s of {endpoint.lease_ms / 1_000:g} s"
+            table.add_row(
+                version.service,
+                version.version,
+                endpoint.address,
+                version.source,
+                _time(endpoint.since_unix_ns) if endpoint.since_unix_ns else "",
+                "" if not endpoint.lease_ms else Text("not renewed, kept", "red") if endpoint.stale else lease,
+            )
+        if not version.endpoints:
+            table.add_row(version.service, version.version, Text("none", "red"), version.source)
+        if version.refused:
+            refusals.append(Text(version.refused, "red"))
+    return Group(table, *refusals)
 
 
 def _time(unix_ns: int) -> str:

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from typing import Final, Protocol, TypeAlias
 
 import grpc
 
 from analysis.decision import Action
 from xds_server import access
-from xds_server.errors import BadRequestError, JournalError, RefusedError, SteeringError, UnknownNameError
+from xds_server.answering import answering, bound, require
+from xds_server.errors import BadRequestError, UnknownNameError
 from xds_server.pb import control_pb2 as pb
 from xds_server.pb import control_pb2_grpc as pb_grpc
 from xds_server.rollout.explain import explain
@@ -25,7 +25,6 @@ DEFAULT_HISTORY: Final = 200
 MAX_HISTORY: Final = 10_000
 EXPLAINED_DECISIONS: Final = 20  # in the reply; older ones are for `history`
 SEARCHED_DECISIONS: Final = 2_000  # for the turns that `explain` tells of; holds lie between them
-MAX_TEXT: Final = 1_000  # characters of a name, of who and of a reason
 
 ACTIONS: Final = {
     pb.ACTION_PAUSE: Action.PAUSE,
@@ -35,13 +34,6 @@ ACTIONS: Final = {
     pb.ACTION_ROLLBACK: Action.ROLLBACK,
     pb.ACTION_FREEZE: Action.FREEZE,
 }
-
-_CODES: Final = (
-    (UnknownNameError, grpc.StatusCode.NOT_FOUND),
-    (RefusedError, grpc.StatusCode.FAILED_PRECONDITION),
-    (BadRequestError, grpc.StatusCode.INVALID_ARGUMENT),
-)
-
 
 _Context: TypeAlias = grpc.aio.ServicerContext
 
@@ -87,9 +79,9 @@ class ControlServicer(pb_grpc.ControlServicer):
         self._n_watchers = 0
 
     async def StartRollout(self, request: pb.StartRolloutRequest, context: _Context) -> pb.RolloutReply:
-        async with _answering(context):
-            _require(service=request.service, canary=request.canary, who=request.who)
-            _bound(request.service, request.canary, request.who, request.reason)
+        async with answering(context):
+            require(service=request.service, canary=request.canary, who=request.who)
+            bound(request.service, request.canary, request.who, request.reason)
             rollout = await self._steering.start_rollout(
                 service=request.service, canary=request.canary, who=request.who, reason=request.reason
             )
@@ -98,9 +90,9 @@ class ControlServicer(pb_grpc.ControlServicer):
             return pb.RolloutReply(rollout=rollout, message=message, service=status)
 
     async def Act(self, request: pb.ActRequest, context: _Context) -> pb.RolloutReply:
-        async with _answering(context):
-            _require(service=request.service, who=request.who)
-            _bound(request.service, request.segment, request.who, request.reason)
+        async with answering(context):
+            require(service=request.service, who=request.who)
+            bound(request.service, request.segment, request.who, request.reason)
             action = ACTIONS.get(request.action)
             if action is None:
                 raise BadRequestError(f"unknown action {request.action}; known: {', '.join(Action)}")
@@ -118,7 +110,7 @@ class ControlServicer(pb_grpc.ControlServicer):
             return pb.RolloutReply(rollout=status.rollout, message=message, service=status)
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: _Context) -> pb.Status:
-        async with _answering(context):
+        async with answering(context):
             return _seen(self._steering.status(request.service or None))
 
     async def WatchStatus(self, request: pb.GetStatusRequest, context: _Context) -> AsyncIterator[pb.Status]:
@@ -128,7 +120,7 @@ class ControlServicer(pb_grpc.ControlServicer):
         change: asyncio.Task[None] | None = None
         end = asyncio.create_task(self._until.wait())
         try:
-            async with _answering(context):
+            async with answering(context):
                 while not end.done():
                     # Waiting begins before the status is taken, so that no change falls between the two.
                     change = asyncio.create_task(self._steering.changed())
@@ -145,12 +137,12 @@ class ControlServicer(pb_grpc.ControlServicer):
 
     async def ListRollouts(self, request: pb.ListRolloutsRequest, context: _Context) -> pb.ListRolloutsReply:
         del request
-        async with _answering(context):
+        async with answering(context):
             rows = await self._steering.rollouts()
             return pb.ListRolloutsReply(rollouts=[_summary(row) for row in rows if access.current().sees(row.service)])
 
     async def GetHistory(self, request: pb.GetHistoryRequest, context: _Context) -> pb.HistoryReply:
-        async with _answering(context):
+        async with answering(context):
             if request.limit > MAX_HISTORY:
                 raise BadRequestError(f"limit {request.limit} is out of range; legal: 1 to {MAX_HISTORY}")
             rows = await self._steering.history(
@@ -159,8 +151,8 @@ class ControlServicer(pb_grpc.ControlServicer):
             return pb.HistoryReply(decisions=[_record(row) for row in rows if access.current().sees(row.service)])
 
     async def Explain(self, request: pb.ExplainRequest, context: _Context) -> pb.Explanation:
-        async with _answering(context):
-            _require(service=request.service)
+        async with answering(context):
+            require(service=request.service)
             status = self._steering.status(request.service)
             service = _only(status, request.service)
             segment = request.segment or None
@@ -175,9 +167,9 @@ class ControlServicer(pb_grpc.ControlServicer):
             return pb.Explanation(text=text, service=service, decisions=map(_record, told[-EXPLAINED_DECISIONS:]))
 
     async def ExcludeNode(self, request: pb.ExcludeNodeRequest, context: _Context) -> pb.ExcludeNodeReply:
-        async with _answering(context):
-            _require(node=request.node, who=request.who)
-            _bound(request.node, request.who, request.reason)
+        async with answering(context):
+            require(node=request.node, who=request.who)
+            bound(request.node, request.who, request.reason)
             access.current().check_node(request.node)
             message = await self._steering.exclude_node(
                 node=request.node, excluded=request.excluded, who=request.who, reason=request.reason
@@ -186,18 +178,6 @@ class ControlServicer(pb_grpc.ControlServicer):
 
     def _service(self, name: str) -> pb.ServiceStatus:
         return _only(self._steering.status(name), name)
-
-
-@asynccontextmanager
-async def _answering(context: _Context) -> AsyncIterator[None]:
-    """Answer what a person can do something about with its status code and one line."""
-    try:
-        yield
-    except SteeringError as error:
-        code = next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.FAILED_PRECONDITION)
-        await context.abort(code, str(error))
-    except JournalError as error:
-        await context.abort(grpc.StatusCode.INTERNAL, str(error))
 
 
 def _seen(status: pb.Status) -> pb.Status:
@@ -212,18 +192,6 @@ def _seen(status: pb.Status) -> pb.Status:
     seen.services.extend(service for service in status.services if grant.sees(service.service))
     seen.nodes.extend(node for node in status.nodes if grant.is_node(node.node))
     return seen
-
-
-def _require(**fields: str) -> None:
-    for name, value in fields.items():
-        if not value:
-            raise BadRequestError(f"{name} is missing")
-
-
-def _bound(*texts: str) -> None:
-    for text in texts:
-        if len(text) > MAX_TEXT:
-            raise BadRequestError(f"'{text[:20]}…' has {len(text)} characters; legal: up to {MAX_TEXT}")
 
 
 def _only(status: pb.Status, name: str) -> pb.ServiceStatus:

@@ -8,8 +8,9 @@ SerinusError
 ├── ListenError              a port cannot be listened on
 ├── TlsError                 a certificate, key or certificate authority cannot be used
 ├── ServerError              the control plane does not answer, or refuses (raised in clients)
-└── SteeringError            a person's command that cannot be obeyed
+└── SteeringError            a command, of a person or an instance, that cannot be obeyed
     ├── UnknownNameError     no such service, segment, version or rollout
+    ├── LostLeaseError       a lease that is no more
     ├── RefusedError         not in this state
     └── BadRequestError      contradicts itself or is out of range
 
@@ -50,11 +51,15 @@ class TlsError(SerinusError):
 
 
 class ServerError(SerinusError):
-    """The control plane does not answer, or refuses; raised in clients."""
+    """The control plane does not answer, or refuses; raised in clients. `code`: gRPC's name for it."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class SteeringError(SerinusError):
-    """A person's command that cannot be obeyed."""
+    """A command, of a person or an instance, that cannot be obeyed."""
 
 
 class UnknownNameError(SteeringError):
@@ -63,6 +68,10 @@ class UnknownNameError(SteeringError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         listed = ", ".join(sorted(known))
         super().__init__(f"no {kind} '{name}'; " + (f"known: {listed}" if listed else "there is none"))
+
+
+class LostLeaseError(SteeringError):
+    """The lease is no more; whoever held it should register again."""
 
 
 class RefusedError(SteeringError):

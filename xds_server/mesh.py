@@ -67,10 +67,30 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointFile:
+    """The endpoints are those in a file, which is watched. `path`: as seen from where Serinus runs."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """The endpoints are those that instances register. `lease_s`: how long that holds without a renewal, at most."""
+
+    lease_s: float
+
+
+EndpointSource = EndpointFile | Registered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
+    """`source`: where endpoints come from that the mesh file does not list; `endpoints` is empty then."""
+
     name: str
     endpoints: tuple[Address, ...]
     health: HealthCheck | None = None
+    source: EndpointSource | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

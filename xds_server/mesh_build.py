@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import MappingProxyType
 
 from analysis.spec import (
@@ -19,12 +20,15 @@ from analysis.spec import (
 from xds_server.mesh import (
     AccessRule,
     CookieIdentity,
+    EndpointFile,
+    EndpointSource,
     ErrorRule,
     Gateway,
     HeaderIdentity,
     HealthCheck,
     Identity,
     Mesh,
+    Registered,
     Route,
     SegmentMatch,
     Service,
@@ -44,6 +48,7 @@ from xds_server.mesh_model import (
     RolloutShape,
     RouteShape,
     ServiceShape,
+    VersionShape,
 )
 
 
@@ -63,7 +68,7 @@ def build_mesh(shape: MeshShape, path: str) -> Mesh:
     return Mesh(
         path=path,
         services=MappingProxyType(
-            {name: _service(name, service, shape.dead_man) for name, service in shape.services.items()}
+            {name: _service(name, service, path, shape.dead_man) for name, service in shape.services.items()}
         ),
         gateways=MappingProxyType(gateways),
         sidecars=MappingProxyType({n: Sidecar(node=n, listen=s.listen) for n, s in shape.sidecars.items()}),
@@ -81,7 +86,7 @@ def _access(shape: AccessShape) -> AccessRule:
     )
 
 
-def _service(name: str, shape: ServiceShape, dead_man_s: float | None) -> Service:
+def _service(name: str, shape: ServiceShape, path: str, dead_man_s: float | None) -> Service:
     matches = {segment: _match(rules.match) for segment, rules in shape.segments.items()}
     return Service(
         name=name,
@@ -90,10 +95,7 @@ def _service(name: str, shape: ServiceShape, dead_man_s: float | None) -> Servic
         identity=tuple(_identity(identity) for identity in shape.identity),
         routes=tuple(_route(route) for route in shape.routes) if shape.routes else (Route(),),
         versions=MappingProxyType(
-            {
-                version: Version(name=version, endpoints=tuple(rules.endpoints), health=_health(rules.health))
-                for version, rules in shape.versions.items()
-            }
+            {version: _version(version, rules, Path(path).parent) for version, rules in shape.versions.items()}
         ),
         matches=MappingProxyType({**matches, DEFAULT_SEGMENT: None}),
         errors=ErrorRule(
@@ -119,6 +121,18 @@ def _identity(shape: IdentityShape) -> Identity:
 
 def _route(shape: RouteShape) -> Route:
     return Route(prefix=shape.prefix, timeout_ms=_ms(shape.timeout), retries=shape.retries)
+
+
+def _version(name: str, shape: VersionShape, folder: Path) -> Version:
+    health, given = _health(shape.health), shape.endpoints
+    if isinstance(given, list):
+        return Version(name=name, endpoints=tuple(given), health=health)
+    source: EndpointSource | None = None
+    if given.file is not None:
+        source = EndpointFile(path=str(folder / given.file))
+    elif given.registered is not None:
+        source = Registered(lease_s=given.registered.lease)
+    return Version(name=name, endpoints=(), health=health, source=source)
 
 
 def _health(shape: HealthShape | None) -> HealthCheck | None:

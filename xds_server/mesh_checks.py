@@ -47,7 +47,9 @@ def _endpoints(source: Source, service: KeyPath) -> None:
     listeners = {address: owner for _, owner, address in _listens(source)}
     for version in source.mapping((*service, "versions")):
         seen: set[str] = set()
-        for path, endpoint in source.texts((*service, "versions", version, "endpoints")):
+        if isinstance(source.value(given := (*service, "versions", version, "endpoints")), dict):
+            _one_of(source, given, ["file", "registered"], "source of endpoints")
+        for path, endpoint in source.texts(given):
             if endpoint in seen:
                 source.report(path, "given twice", "each endpoint once")
             if endpoint in listeners:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from analysis.spec import HarmSpec, RolloutSpec
 from xds_server.mesh import Address, ErrorRule, HealthCheck, Right, Route
 from xds_server.units import (
     DOMAIN,
     ENDPOINT,
+    FILE,
     HEADER,
     LISTEN,
     NAME,
@@ -131,8 +132,30 @@ class HealthShape(Shape):
     timeout: Annotated[float, duration("10ms", "1m")] = HealthCheck(path="/").timeout_ms / 1_000
 
 
+class RegisteredShape(Shape):
+    lease: Annotated[float, duration("1s", "1h")] = 30.0
+
+
+class SourceShape(Shape):
+    """Exactly one of the two."""
+
+    file: Annotated[str | None, FILE] = None
+    registered: Annotated[RegisteredShape | None, GIVEN] = None
+
+
+LISTED, ELSEWHERE = "[listed]", "[elsewhere]"
+"""Tags of the two ways to give endpoints; pydantic puts them into the paths of what is wrong."""
+
+
+def _way(value: object) -> str:
+    return ELSEWHERE if isinstance(value, dict) else LISTED
+
+
+Listed = Annotated[list[Annotated[Address, ENDPOINT]], Field(min_length=1)]
+
+
 class VersionShape(Shape):
-    endpoints: Annotated[list[Annotated[Address, ENDPOINT]], Field(min_length=1)]
+    endpoints: Annotated[Annotated[Listed, Tag(LISTED)] | Annotated[SourceShape, Tag(ELSEWHERE)], Discriminator(_way)]
     health: Annotated[HealthShape | None, GIVEN] = None
 
 

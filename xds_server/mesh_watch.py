@@ -6,18 +6,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final, TypeAlias
 
 from xds_server.errors import RefusedError
+from xds_server.file_signature import LOOK_EVERY_S, Signature, signature
 from xds_server.mesh import Mesh
 from xds_server.settings import MeshError, load_mesh
 
 log = logging.getLogger(__name__)
-
-LOOK_EVERY_S: Final = 0.5
-"""Looking is one `stat`: it sees renames and the links that Kubernetes swaps, on any file system."""
-
-_Signature: TypeAlias = tuple[int, int, int] | None
 
 
 class MeshWatch:
@@ -65,9 +60,8 @@ class MeshWatch:
         except RefusedError as error:
             self._refuse(str(error))
 
-    def _signature(self) -> _Signature:
+    def _signature(self) -> Signature | None:
         try:
-            found = self._path.stat()
-        except OSError:
+            return signature(self._path)
+        except (OSError, ValueError):
             return None
-        return found.st_mtime_ns, found.st_ino, found.st_size

@@ -1,4 +1,4 @@
-"""Kinds of nodes: Envoys of one kind are sent the same configuration."""
+"""Kinds of nodes: Envoys of one kind are sent the same configuration; gRPC clients are a kind of their own."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Literal
 
 from xds_server.mesh import Mesh
 
-Role = Literal["gateway", "sidecar"]
+Role = Literal["gateway", "sidecar", "grpc"]
 
 
 @dataclass(frozen=True, slots=True)
 class NodeKind:
     """`name`: the gateway's, or that of a sidecar the mesh names; empty for all other sidecars, which are alike.
 
-    `services`: those that its certificate lets it see; None: all.
+    Role `grpc`: an application that is its own proxy, with gRPC's xDS client. `services`: those that the certificate
+    lets it see; None: all.
     """
 
     role: Role
@@ -23,10 +24,16 @@ class NodeKind:
 
 
 ANY_SIDECAR = NodeKind("sidecar")
+GRPC = NodeKind("grpc")
+
+
+def is_grpc(user_agent: str) -> bool:
+    """Whether a client that gives this `user_agent_name` is gRPC itself: `gRPC C-core …`, `gRPC Go`, … (gRFC A27)."""
+    return user_agent.startswith("gRPC")
 
 
 def kinds(mesh: Mesh) -> tuple[NodeKind, ...]:
-    """Every kind of node that the mesh can have."""
+    """Every kind of Envoy that the mesh can have."""
     gateways = (NodeKind("gateway", name) for name in mesh.gateways)
     sidecars = (NodeKind("sidecar", name) for name in mesh.sidecars)
     everywhere = (*gateways, *sidecars, ANY_SIDECAR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from xds_server.mesh import Mesh
 from xds_server.mesh_build import build_mesh
 from xds_server.mesh_checks import check
 from xds_server.mesh_file import KeyPath, MeshError, Problem, Source, first_of, parse_source, read_source
-from xds_server.mesh_model import REFUSED_IN_SEGMENTS, MeshShape, Shape
+from xds_server.mesh_model import ELSEWHERE, LISTED, REFUSED_IN_SEGMENTS, MeshShape, Shape
 from xds_server.units import OneOrMore, Text, WrongValueError, kind_of, nearest, show
 
 __all__ = ["MeshError", "Problem", "load_mesh", "mesh_schema", "parse_mesh"]
@@ -65,11 +66,17 @@ def _shape(source: Source) -> MeshShape | None:
         details = error.errors(include_url=False)
     unknown = [detail for detail in details if detail["type"] == "extra_forbidden"]
     for detail in unknown:
-        _report_unknown_key(source, detail["loc"])
+        _report_unknown_key(source, _path(detail))
     for detail in details:
         if detail not in unknown:
             _report(source, detail)
     return None
+
+
+def _path(detail: ErrorDetails) -> KeyPath:
+    """Where something is wrong, without pydantic's own words for the way that was taken."""
+    path = detail["loc"]
+    return tuple(s for i, s in enumerate(path) if not (s in (LISTED, ELSEWHERE) and path[i - 1] == "endpoints"))
 
 
 def _report_unknown_key(source: Source, path: KeyPath) -> None:
@@ -86,7 +93,7 @@ def _report_unknown_key(source: Source, path: KeyPath) -> None:
 
 
 def _report(source: Source, detail: ErrorDetails) -> None:
-    path, given = detail["loc"], detail["input"]
+    path, given = _path(detail), detail["input"]
     wrong = detail.get("ctx", {}).get("error")
     if path and path[-1] == "[key]":
         path = path[:-1]
@@ -101,7 +108,7 @@ def _report(source: Source, detail: ErrorDetails) -> None:
         case "list_type":
             source.report(path, _instead(given, "a list"), _takes(path), value=shown)
         case "too_short" | "too_long":
-            source.report(path, *_wrong_length(detail))
+            source.report(path, *_wrong_length(path))
         case _ if isinstance(wrong, WrongValueError):
             source.report(path, wrong.message, wrong.legal or _takes(path), value=shown, hint=wrong.hint)
         case _:
@@ -112,16 +119,16 @@ def _instead(given: object, wanted: str) -> str:
     return "nothing given" if given is None else f"{kind_of(given)} where {wanted} belongs"
 
 
-def _wrong_length(detail: ErrorDetails) -> tuple[str, str]:
-    if detail["loc"][-1] == "range":
+def _wrong_length(path: KeyPath) -> tuple[str, str]:
+    if path[-1] == "range":
         return "not two numbers", "[a, b] with a < b: a <= value < b"
-    return "empty", f"one or more: {_takes(detail['loc'])}"
+    return "empty", f"one or more: {_takes(path)}"
 
 
 def _keys(path: KeyPath) -> list[str]:
     """Return the legal keys of the mapping at `path`; empty where any name is legal."""
-    shape = _annotation(path)
-    return list(shape.model_fields) if _is_shape(shape) else []
+    shape = _shape_in(_annotation(path))
+    return list(shape.model_fields) if shape is not None else []
 
 
 def _takes(path: KeyPath) -> str:
@@ -130,14 +137,19 @@ def _takes(path: KeyPath) -> str:
 
 
 def _in_words(annotation: Any) -> str:
+    ways = [_in_words_of_one(way) for way in _ways(annotation)]
+    return ", or ".join(ways)
+
+
+def _in_words_of_one(annotation: Any) -> str:
     if isinstance(annotation, Text | OneOrMore):
         return annotation.legal
     if _is_shape(annotation):
         return f"a mapping with {first_of(annotation.model_fields)}"
-    inner = _bare(typing.get_args(annotation)[-1])
+    inner = _in_words(typing.get_args(annotation)[-1])
     if typing.get_origin(annotation) is list:
-        return f"a list, each item {_in_words(inner)}"
-    return f"a mapping of names, each to {_in_words(inner)}"
+        return f"a list, each item {inner}"
+    return f"a mapping of names, each to {inner}"
 
 
 def _is_shape(annotation: Any) -> bool:
@@ -148,21 +160,35 @@ def _annotation(path: KeyPath) -> Any:
     """Return what the shape says of `path`: a shape, a list or mapping of something, or the reader of a text."""
     here: Any = MeshShape
     for step in path:
-        if _is_shape(here):
-            field = here.model_fields[str(step)]
-            reader = next((note for note in field.metadata if isinstance(note, Text | OneOrMore)), None)
-            here = reader or _bare(field.annotation)
+        shape = _shape_in(here)
+        if shape is not None and isinstance(step, str):
+            field = shape.model_fields[step]
+            here = _reader(field.metadata) or field.annotation
         else:
-            here = _bare(typing.get_args(here)[-1])
+            here = typing.get_args(next(way for way in _ways(here) if typing.get_origin(way) is not None))[-1]
     return here
 
 
-def _bare(annotation: Any) -> Any:
-    """Return the annotation without `| None`; the reader of an annotated text."""
-    while typing.get_origin(annotation) in (typing.Annotated, types.UnionType, typing.Union):
-        notes = getattr(annotation, "__metadata__", ())
-        reader = next((note for note in notes if isinstance(note, Text | OneOrMore)), None)
-        if reader is not None:
-            return reader
-        annotation = typing.get_args(annotation)[0]
-    return annotation
+def _shape_in(annotation: Any) -> Any:
+    """Return the shape that an annotation allows, if any."""
+    return next((way for way in _ways(annotation) if _is_shape(way)), None)
+
+
+def _reader(notes: Iterable[Any]) -> Text | OneOrMore | None:
+    return next((note for note in notes if isinstance(note, Text | OneOrMore)), None)
+
+
+def _ways(annotation: Any) -> Iterator[Any]:
+    """Each way that an annotation allows, but for None: shapes, lists, mappings; the reader of an annotated text."""
+    if annotation is type(None):
+        return
+    if typing.get_origin(annotation) not in (typing.Annotated, types.UnionType, typing.Union):
+        yield annotation
+        return
+    reader = _reader(getattr(annotation, "__metadata__", ()))
+    if reader is not None:
+        yield reader
+        return
+    is_union = typing.get_origin(annotation) is not typing.Annotated
+    for inner in typing.get_args(annotation) if is_union else typing.get_args(annotation)[:1]:
+        yield from _ways(inner)

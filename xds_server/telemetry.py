@@ -152,7 +152,7 @@ class Telemetry:
             ("event", "type"),
             _by_pair(responses),
         )
-        self._gauge("serinus.xds.nodes", "Envoys connected.", (), lambda: [((), nodes())])
+        self._gauge("serinus.xds.nodes", "Envoys and gRPC clients connected.", (), lambda: [((), nodes())])
 
     def watch_refusals(self, refused: Reading) -> None:
         """Show the xDS streams that were ended by us, by reason."""
@@ -185,6 +185,15 @@ class Telemetry:
         self._counter(
             "serinus.sessions.evicted", "Sessions never judged: too many were open.", ("service",), _by_label(evicted)
         )
+
+    def watch_endpoints(self, *, published: PairReading, stale: PairReading, events: PairReading) -> None:
+        """Show endpoints that the mesh file does not list, by service and version; `events` by (source, event)."""
+        labels = ("service", "version")
+        self._gauge(
+            "serinus.endpoints", "Endpoints from files and registrations, as published.", labels, _by_pair(published)
+        )
+        self._gauge("serinus.endpoints.stale", "Endpoints kept though not renewed.", labels, _by_pair(stale))
+        self._counter("serinus.endpoint.events", "What happened to endpoints.", ("source", "event"), _by_pair(events))
 
     # --- out
 

@@ -10,19 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import grpc
 
 from xds_server.errors import TlsError
+from xds_server.file_signature import LOOK_EVERY_S, Signature, signature
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S: Final = 1.0
-
 _TIME_FORMATS: Final = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}  # UTCTime, GeneralizedTime (RFC 5280, 4.1.2.5)
 _VERSION: Final = 0xA0
-_Signature: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +57,7 @@ class ServerCertificate:
         """
         self._files = files
         self._count = count
-        self._seen = _signature(files)
+        self._seen = _signatures(files)
         self._pair = _read(files)
         self.handshakes_n = 0
 
@@ -94,7 +92,7 @@ class ServerCertificate:
         taken = before = self._seen
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            before, seen = self._seen, _signature(self._files)
+            before, seen = self._seen, _signatures(self._files)
             self._seen = seen
             if seen == taken or seen != before:
                 continue  # as it was, or still being written
@@ -185,16 +183,15 @@ def _bytes(path: Path) -> bytes:
         raise TlsError(f"{path}: {error.strerror}") from error
 
 
-def _signature(files: TlsFiles) -> _Signature:
-    found: list[tuple[int, int, int] | None] = []
-    for path in files.paths():
-        try:
-            stat = path.stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((stat.st_mtime_ns, stat.st_ino, stat.st_size))
-    return tuple(found)
+def _signatures(files: TlsFiles) -> tuple[Signature | None, ...]:
+    return tuple(_signature(path) for path in files.paths())
+
+
+def _signature(path: Path) -> Signature | None:
+    try:
+        return signature(path)
+    except (OSError, ValueError):
+        return None
 
 
 # --- The one thing of a certificate that `ssl` does not tell: RFC 5280, 4.1

@@ -301,6 +301,17 @@ def _address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def _ip_endpoint(text: str) -> tuple[str, int]:
+    host, port = _address(text)
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError("a host name: Envoy resolves those that the mesh file lists, and no others") from None
+    if ip.is_unspecified or ip.is_multicast or "%" in host:
+        raise ValueError("not the address of one server")
+    return host, port
+
+
 def _listen(text: str) -> tuple[str, int]:
     host, port = _address(text)
     try:
@@ -370,6 +381,7 @@ HEADER = Text(read=_header, legal="a header name such as x-plan, not x-serinus-*
 PLAIN_HEADER = Text(read=_plain_header, legal="a header name such as x-user-id, not x-serinus-*", schema=_STRING)
 TOKEN = Text(read=_matching(_TOKEN, "a token"), legal="a name such as sid", schema=_STRING)
 WORDS = Text(read=_words, legal="1 to 1,024 printable characters", schema=_STRING)
+FILE = Text(read=_words, legal="the name of a file, seen from the mesh file's folder", schema=_STRING)
 PATH = Text(read=_path, legal="a path that begins with /, without query", schema={"type": "string", "pattern": "^/"})
 DOMAIN = Text(
     read=_domain,
@@ -382,6 +394,7 @@ ENDPOINT = Text(
     legal="host:port, such as 10.0.0.1:8080, [::1]:8080 or shop.internal:8080",
     schema=_STRING,
 )
+IP_ENDPOINT = Text(read=_ip_endpoint, legal="IP:port, such as 10.0.0.1:8080 or [::1]:8080", schema=_STRING)
 LISTEN = Text(read=_listen, legal="IP:port, such as 127.0.0.1:10000, 0.0.0.0:10000 or [::]:10000", schema=_STRING)
 REACHABLE = Text(
     read=_reachable,

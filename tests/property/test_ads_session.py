@@ -59,11 +59,12 @@ class AnyClient(RuleBasedStateMachine):
     """A client that subscribes, answers, repeats itself and errs at will."""
 
     variant: ClassVar[Variant]
+    MAY_BE_LEGACY: ClassVar[bool] = True
     ENVOY: ClassVar = {RTDS: ["serinus"], CDS: ["*"], LDS: ["*"], SRDS: ["*"], EDS: [*CLUSTERS], RDS: [*ROUTES]}
 
     def __init__(self) -> None:
         super().__init__()
-        self.session = StreamSession(self.variant)
+        self.session = StreamSession(self.variant, may_be_legacy=self.MAY_BE_LEGACY)
         self.now = 0.0
         self.target: Snapshot | None = None
         self.names: dict[ResourceType, set[str]] = {}
@@ -208,11 +209,12 @@ class AnyClient(RuleBasedStateMachine):
             add = [] if names is None or leave else names
             drop = names if names is not None and leave else []
             self.names[kind] = (self.names.get(kind, set()) | set(add)) - set(drop)
-            if is_first and not add and kind.is_whole_state:
+            if is_first and not add and kind.is_whole_state and self.MAY_BE_LEGACY:
                 self.names[kind] = {"*"}
             request = DeltaRequest(type=kind, subscribe=add, unsubscribe=drop, nonce=nonce, error=error)
         self.legacy = getattr(self, "legacy", set())
-        if self.variant is Variant.SOTW and is_first and not self.names[kind] and kind.is_whole_state:
+        may_be_legacy = self.MAY_BE_LEGACY and self.variant is Variant.SOTW
+        if may_be_legacy and is_first and not self.names[kind] and kind.is_whole_state:
             self.legacy.add(kind)
         if self.names[kind] and self.variant is Variant.SOTW:
             self.legacy.discard(kind)
@@ -341,7 +343,17 @@ class AnyDeltaClient(AnyClient):
     variant = Variant.DELTA
 
 
+class AnyGrpcClient(AnyClient):
+    """It names all that it wants; to name nothing is to want nothing (gRFC A28)."""
+
+    variant = Variant.SOTW
+    MAY_BE_LEGACY = False
+    ENVOY: ClassVar = {RTDS: [], CDS: [*CLUSTERS], LDS: [*ROUTES], SRDS: [], EDS: [*CLUSTERS], RDS: [*ROUTES]}
+
+
 TestAnySotwClient = AnySotwClient.TestCase
-TestAnySotwClient.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
+TestAnySotwClient.settings = settings(max_examples=100, stateful_step_count=20)
 TestAnyDeltaClient = AnyDeltaClient.TestCase
-TestAnyDeltaClient.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
+TestAnyDeltaClient.settings = settings(max_examples=100, stateful_step_count=20)
+TestAnyGrpcClient = AnyGrpcClient.TestCase
+TestAnyGrpcClient.settings = settings(max_examples=100, stateful_step_count=20)

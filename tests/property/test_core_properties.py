@@ -38,7 +38,7 @@ def _rows(rows: list[tuple[object, ...]], now_ns: int) -> npt.NDArray[np.void]:
     return np.array([(now_ns + int(float(age_s) * NS), *rest) for age_s, *rest in rows], dtype=SAMPLE_DTYPE)  # type: ignore[arg-type]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ticks=st.lists(TICK, min_size=1, max_size=25), seed=st.integers(0, 3))
 def test_no_rows_raise_in_the_engine_or_a_split_beyond_its_bounds(
     ticks: list[tuple[list[tuple[object, ...]], float]], seed: int
@@ -71,7 +71,7 @@ def test_no_rows_raise_in_the_engine_or_a_split_beyond_its_bounds(
         assert again.ramp.segments[name].split_bp == state.split_bp
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.lists(ROW, max_size=40))
 def test_rows_before_any_rollout_decide_nothing(rows: list[tuple[object, ...]]) -> None:
     engine = ServiceEngine(small_spec(), seed=1)
@@ -90,7 +90,7 @@ def windows(draw: st.DrawFn) -> Window:
     return Window(**counts, newcomers=newcomers, entries=draw(st.integers(0, 10**6)))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(a=windows(), b=windows(), c=windows())
 def test_windows_merge_in_any_order(a: Window, b: Window, c: Window) -> None:
     for f in fields(a):

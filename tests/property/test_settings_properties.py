@@ -38,6 +38,10 @@ KEYS = st.one_of(
             "after",
             "pin",
             "to",
+            "file",
+            "registered",
+            "endpoints",
+            "[listed]",
         ]
     ),
 )
@@ -95,7 +99,7 @@ def test_any_yaml_becomes_a_mesh_or_lines(tree: object) -> None:
     becomes_a_mesh_or_lines(yaml.safe_dump(tree, allow_unicode=True))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(PATHS), ANYTHING)
 def test_any_change_to_a_right_mesh_leaves_a_mesh_or_lines(path: tuple[object, ...], value: object) -> None:
     becomes_a_mesh_or_lines(yaml.safe_dump(changed(TREE, path, value), allow_unicode=True, sort_keys=False))

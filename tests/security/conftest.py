@@ -94,7 +94,7 @@ def running(directory: Path, mesh: str, *options: object) -> Iterator[Running]:
     try:
         result.wait_for("listening", lambda: process.poll() is not None or "HTTP on" in log.read_text(), READY_WITHIN_S)
         assert process.poll() is None, log.read_text()
-        result.grpc = re.findall(r"control on (\S+),", log.read_text())[0]
+        result.grpc = re.findall(r" on (\S+), OTLP", log.read_text())[0]
         result.http = re.findall(r"HTTP on (\S+)", log.read_text())[0]
         yield result
     finally:

@@ -107,7 +107,7 @@ def test_every_verb_is_in_the_readme_with_its_exit_codes() -> None:
 def test_every_option_shown_beside_a_verb_is_one_of_its_options() -> None:
     for row in re.findall(r"^\| `serinus .*$", README, re.MULTILINE):
         words = next(w for w in sorted(VERBS, key=len, reverse=True) if row.startswith(f"| `{' '.join(w)}"))
-        known = {option for param in VERBS[words].params for option in param.opts}
+        known = {option for param in VERBS[words].params for option in (*param.opts, *param.secondary_opts)}
         assert set(re.findall(r"(?<![\w-])--[a-z-]+", row)) <= known, row
 
 
@@ -119,6 +119,8 @@ PLACEHOLDERS = {
     "ID": "edge",
     "VERSION": "v2",
     "PERCENT": "10%",
+    "HOST:PORT": "10.0.0.1:80",
+    "[HOST:PORT]": "10.0.0.1:80",
 }
 """Words as somebody would type them."""
 
@@ -250,6 +252,9 @@ def metric_names() -> Iterator[str]:
     telemetry.watch_access(lambda: {"node": 1})
     telemetry.watch_tls(handshakes=lambda: {"hello": 1}, not_after_unix_s=lambda: 1.0)
     telemetry.certificate_read("adopted")
+    telemetry.watch_endpoints(
+        published=lambda: {("s", "v"): 1}, stale=lambda: {("s", "v"): 0}, events=lambda: {("file", "refused"): 1}
+    )
     telemetry.watch_sessions(followed=lambda: {"s": 1}, evicted=lambda: {"s": 1})
     hold = Hold(reasons=())
     telemetry.decided(

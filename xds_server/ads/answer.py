@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from xds_server.ads.gates import Gates
+from xds_server.ads.nack import blamed
 from xds_server.ads.response import Body, Response
 from xds_server.ads.subscription import WILDCARD
 from xds_server.ads.type_state import REMOVAL, TypeState, version_of
@@ -112,7 +113,7 @@ class Answers:
         ]
         if body.is_whole:
             return self._reject_whole(response, state, changed, message)
-        culprits = _blamed(changed or body.resources.values(), message)
+        culprits = _blamed(changed or body.resources.values(), message, body)
         nacked = Nacked(response=response, culprits=culprits, message=message)
         self._reject_part(body, state, {resource.name for resource in culprits}, now)
         if body.type is ResourceType.RDS and len(body.resources) == 1:
@@ -125,7 +126,7 @@ class Answers:
         If nothing had changed, it refuses what it had ACKed: there is nothing better left to send.
         """
         lost = state.names() - response.body.resources.keys()
-        culprits = _blamed(changed, message)
+        culprits = _blamed(changed, message, response.body)
         named = len(culprits) < len(changed)
         state.rejected |= {resource.name: resource.version for resource in culprits}
         state.due |= {resource.name for resource in changed}
@@ -175,7 +176,7 @@ class Answers:
         return replace(nacked, rolled_back=rolled_back, fallback=fallback)
 
 
-def _blamed(changed: Iterable[Resource], message: str) -> tuple[Resource, ...]:
-    """Those that the client's own message names, or all if it names none."""
-    changed = tuple(changed)
-    return tuple(resource for resource in changed if resource.name in message) or changed
+def _blamed(changed: Iterable[Resource], message: str, body: Body) -> tuple[Resource, ...]:
+    """Those that the client's own message is about, or all if it does not say."""
+    changed, names = tuple(changed), blamed(message, tuple(body.resources))
+    return tuple(resource for resource in changed if resource.name in names) or changed

@@ -7,6 +7,7 @@ what to send when it can write (so that a slow Envoy is sent the newest state on
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -18,8 +19,11 @@ from xds_server.ads.response import Response, Target, Variant
 from xds_server.ads.session import DeltaRequest, Request, StreamSession
 from xds_server.mesh import Mesh, ServiceSplits
 from xds_server.node import NodeKind, Role
-from xds_server.snapshot import ResourceType, Snapshot
+from xds_server.snapshot import InconsistentSnapshotError, Resource, ResourceType, Snapshot
 from xds_server.snapshot.builder import NO_ENDPOINTS, Endpoints, SnapshotBuilder
+from xds_server.snapshot.grpc import GrpcSnapshotBuilder
+
+log = logging.getLogger(__name__)
 
 DEBOUNCE_S = 0.01
 """Decisions of one tick go out together. What is urgent does not wait."""
@@ -137,6 +141,9 @@ class AdsCache:
         self.on_rejection: Callable[[Rejection], None] | None = None
         self.ready = asyncio.Event()
         self._builder = SnapshotBuilder()
+        self._grpc = GrpcSnapshotBuilder()
+        self._has_grpc = False  # whether a gRPC client has ever connected: nothing is built for those that never do
+        self._published: tuple[Mesh, Mapping[str, ServiceSplits], Endpoints] | None = None
         self._mesh: Mesh | None = None
         self._targets: dict[NodeKind, Target] = {}
         self._known: dict[str, _Known] = {}
@@ -166,11 +173,27 @@ class AdsCache:
         for kind, snapshot in built.items():
             before = self._targets.get(kind)
             snapshot.check(since=before.snapshot if before is not None else None)
+        self._published = (mesh, splits, endpoints)
+        if self._has_grpc:
+            built |= self._build_for_grpc(mesh, splits, endpoints)
         self.publish_snapshots(mesh, built, urgent=urgent)
 
     def prepare(self, mesh: Mesh, service: str, splits: Iterable[ServiceSplits]) -> None:
         """Serialise and check ahead of time what may have to go out at once; see `SnapshotBuilder.prepare`."""
         self._builder.prepare(mesh, service, splits)
+
+    def _build_for_grpc(
+        self, mesh: Mesh, splits: Mapping[str, ServiceSplits], endpoints: Endpoints
+    ) -> dict[NodeKind, Snapshot]:
+        """What gRPC clients are sent: what they have, if the new does not pass. Envoys are sent theirs all the same."""
+        before = self._targets.get(nodes_of.GRPC)
+        try:
+            snapshot = self._grpc.build(mesh, splits, endpoints)
+            snapshot.check(since=before.snapshot if before is not None else None)
+        except InconsistentSnapshotError as error:
+            log.error("gRPC clients are left with what they have: %s", error)  # noqa: TRY400 -- one line
+            return {nodes_of.GRPC: before.snapshot} if before is not None else {}
+        return {nodes_of.GRPC: snapshot}
 
     def publish_snapshots(self, mesh: Mesh, snapshots: Mapping[NodeKind, Snapshot], *, urgent: bool = False) -> None:
         """Make these snapshots, one for each kind of node of the mesh, the configuration in force, without a check."""
@@ -203,7 +226,8 @@ class AdsCache:
     def _place(self, known: _Known, mesh: Mesh) -> None:
         """Find out what kind of node a client is in this mesh."""
         for stream in known.streams:
-            stream.kind = replace(nodes_of.kind_of(mesh, stream.node, known.cluster), services=stream.services)
+            if stream.kind.role != "grpc":
+                stream.kind = replace(nodes_of.kind_of(mesh, stream.node, known.cluster), services=stream.services)
             known.role = stream.kind.role
 
     def _feed(self, stream: Stream) -> None:
@@ -231,14 +255,19 @@ class AdsCache:
         cluster: str,
         variant: Variant,
         wake: Callable[[bool], None],
+        *,
+        user_agent: str = "",
         services: frozenset[str] | None = None,
     ) -> Stream:
         """Register a stream; it is answered once something has been published."""
         known = self._known.pop(node, None) or _Known(cluster=cluster, role="sidecar")
         self._known[node] = known  # the newest last, for `_forget_gone`
-        session = StreamSession(variant)
-        kind = NodeKind("sidecar", services=services)
+        is_grpc = nodes_of.is_grpc(user_agent)
+        kind = nodes_of.GRPC if is_grpc else NodeKind("sidecar", services=services)
+        session = StreamSession(variant, may_be_legacy=not is_grpc)
         stream = Stream(node=node, known=known, kind=kind, session=session, wake=wake, services=services)
+        if is_grpc:
+            self._expect_grpc()
         known.streams.append(stream)
         known.cluster = cluster
         if self._mesh is not None:
@@ -249,6 +278,12 @@ class AdsCache:
                 wait.gone.discard(node)
                 wait.pending.add(stream)
         return stream
+
+    def _expect_grpc(self) -> None:
+        if not self._has_grpc and self._published is not None:
+            built = self._build_for_grpc(*self._published)
+            self._targets |= {kind: Target(snapshot) for kind, snapshot in built.items()}
+        self._has_grpc = True
 
     def close(self, stream: Stream) -> None:
         """Forget a stream; what its node last ACKed stays visible."""
@@ -289,7 +324,7 @@ class AdsCache:
             self._rejected(stream, answer)
         elif answer is not None:
             self.counters.by_type["ack", kind] += 1
-        if kind is ResourceType.RDS and self._waits:
+        if self._waits and (kind is ResourceType.RDS or stream.kind == nodes_of.GRPC):
             for wait in self._waits:
                 self._look_again(wait, stream)
 
@@ -344,6 +379,16 @@ class AdsCache:
         """Nodes with a stream."""
         return sum(bool(known.streams) for known in self._known.values())
 
+    def laggards(self, kind: ResourceType, name: str) -> tuple[str, ...]:
+        """Connected nodes that may have other content of a resource than what is published. O(streams)."""
+        behind = set()
+        for stream in self._streams():
+            target = self._targets.get(stream.kind)
+            there = target.snapshot.resources[kind].get(name) if target is not None else None
+            if not stream.session.is_settled(kind, name, there.version if there is not None else None):
+                behind.add(stream.node)
+        return tuple(sorted(behind))
+
     async def in_force(
         self,
         service: str,
@@ -355,8 +400,9 @@ class AdsCache:
     ) -> tuple[str, ...]:
         """Wait until every node has ACKed routes of `generation` or later for `service`.
 
-        `nodes` None: every connected node that serves it. Nobody waits for an `excluded` one. Returns the names of the
-        laggards, none when it is in force. Ends before the time is up when the laggards have all rejected it.
+        `nodes` None: every connected node that serves it. Nobody waits for an `excluded` one. gRPC clients of a
+        service always count: they send no access logs by which they would be known to carry it. Returns the laggards,
+        none when it is in force. Ends before the time is up when the laggards have all rejected it.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -384,6 +430,8 @@ class AdsCache:
                 wait.pending.update(streams)
                 if not streams:
                     wait.gone.add(node)
+            grpc = (stream for stream in self._streams() if stream.kind == nodes_of.GRPC)
+            wait.pending.update(stream for stream in grpc if self._routes(stream, service))
         wait.pending = {
             stream
             for stream in wait.pending
@@ -404,12 +452,15 @@ class AdsCache:
 
     def _routes(self, stream: Stream, service: str) -> tuple[str, ...]:
         target = self._targets.get(stream.kind)
-        return target.snapshot.routes_of(service) if target is not None else ()
+        names = target.snapshot.routes_of(service) if target is not None else ()
+        if stream.kind == nodes_of.GRPC:  # it has the services that its application calls, and no others
+            return tuple(name for name in names if stream.session.subscribes(ResourceType.RDS, name))
+        return names
 
     def _is_in_force(self, stream: Stream, service: str, generation: int) -> bool:
         """Whether a stream has ACKed it in any of its route configurations; of two streams, traffic may use either."""
         return any(
-            routes is not None and routes.generations.get(service, -1) >= generation
+            routes is not None and routes.generations.get(service, -1) >= generation and _is_complete(stream, routes)
             for name in self._routes(stream, service)
             for routes in (stream.session.acked_resource(ResourceType.RDS, name),)
         )
@@ -420,3 +471,12 @@ class AdsCache:
             stream.session.has_rejected(ResourceType.RDS, target.snapshot.resources[ResourceType.RDS][name])
             for name in target.snapshot.routes_of(service)
         )
+
+
+def _is_complete(stream: Stream, routes: Resource) -> bool:
+    """Whether a client that has ACKed routes goes by them. gRPC asks for their clusters then, and waits for all."""
+    if stream.kind != nodes_of.GRPC:
+        return True
+    acked = stream.session.acked_resource
+    clusters = [acked(ResourceType.CDS, name) for name in routes.needs]
+    return all(c is not None and all(acked(ResourceType.EDS, name) for name in c.needs) for c in clusters)

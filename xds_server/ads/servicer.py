@@ -16,6 +16,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, Disc
 from google.protobuf.message import DecodeError
 
 from xds_server import access
+from xds_server import node as nodes_of
 from xds_server.ads import wire
 from xds_server.ads.cache import AdsCache, Stream
 from xds_server.ads.lanes import WRITE_ERRORS, Lanes
@@ -278,10 +279,17 @@ class _XdsStream:
             raise _RefusedError(
                 Refusal.NO_NODE, grpc.StatusCode.INVALID_ARGUMENT, "the first request must carry node.id"
             )
-        grant = access.current()
-        grant.check_node(message.node.id)
+        node, grant = message.node, access.current()
+        grant.check_node(node.id)
+        if nodes_of.is_grpc(node.user_agent_name):
+            grant.check_all()
         self._stream = stream = self._cache.open(
-            message.node.id, message.node.cluster, self._variant, self._wake, grant.services
+            node.id,
+            node.cluster,
+            self._variant,
+            self._wake,
+            user_agent=node.user_agent_name,
+            services=grant.services,
         )
         try:
             if stream.kind.name:  # it may have been found by the cluster that the client claims

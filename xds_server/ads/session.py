@@ -174,6 +174,15 @@ class StreamSession:
         state = self._states.get(kind)
         return state.has(name) if state is not None else None
 
+    def is_settled(self, kind: ResourceType, name: str, version: str | None) -> bool:
+        """Whether the client, where it subscribes to a resource, has ACKed this version and may have no other one."""
+        state = self._states.get(kind)
+        if state is None or not state.subscription.covers(name):
+            return True
+        in_flight = state.in_flight is not None and name in state.in_flight.body.resources
+        held = state.has(name)
+        return not in_flight and (held.version if held is not None else None) == version
+
     def acked_version(self, kind: ResourceType) -> str:
         """Version of the last response of this type that was ACKed; empty: none yet."""
         state = self._states.get(kind)
@@ -189,6 +198,11 @@ class StreamSession:
         """Whether the client has said no to this very content, so that it will not be sent again."""
         state = self._states.get(kind)
         return state is not None and state.rejected.get(resource.name) == resource.version
+
+    def subscribes(self, kind: ResourceType, name: str) -> bool:
+        """Whether the client asks for a resource."""
+        state = self._states.get(kind)
+        return state is not None and state.subscription.covers(name)
 
     def names_n(self, kind: ResourceType) -> int:
         """Names that the client subscribes to."""

@@ -87,7 +87,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self, service: _Optional[str] = ...) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("at_unix_ns", "services", "nodes", "pushes", "acks", "nacks", "version", "mesh")
+    __slots__ = ("at_unix_ns", "services", "nodes", "pushes", "acks", "nacks", "version", "mesh", "endpoints")
     AT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     SERVICES_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class Status(_message.Message):
     NACKS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MESH_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
     at_unix_ns: int
     services: _containers.RepeatedCompositeFieldContainer[ServiceStatus]
     nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
@@ -104,7 +105,24 @@ class Status(_message.Message):
     nacks: int
     version: str
     mesh: MeshStatus
-    def __init__(self, at_unix_ns: _Optional[int] = ..., services: _Optional[_Iterable[_Union[ServiceStatus, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., pushes: _Optional[int] = ..., acks: _Optional[int] = ..., nacks: _Optional[int] = ..., version: _Optional[str] = ..., mesh: _Optional[_Union[MeshStatus, _Mapping]] = ...) -> None: ...
+    endpoints: _containers.RepeatedCompositeFieldContainer[VersionEndpoints]
+    def __init__(self, at_unix_ns: _Optional[int] = ..., services: _Optional[_Iterable[_Union[ServiceStatus, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., pushes: _Optional[int] = ..., acks: _Optional[int] = ..., nacks: _Optional[int] = ..., version: _Optional[str] = ..., mesh: _Optional[_Union[MeshStatus, _Mapping]] = ..., endpoints: _Optional[_Iterable[_Union[VersionEndpoints, _Mapping]]] = ...) -> None: ...
+
+class VersionEndpoints(_message.Message):
+    __slots__ = ("service", "version", "source", "endpoints", "stale", "refused")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    version: str
+    source: str
+    endpoints: int
+    stale: _containers.RepeatedScalarFieldContainer[str]
+    refused: str
+    def __init__(self, service: _Optional[str] = ..., version: _Optional[str] = ..., source: _Optional[str] = ..., endpoints: _Optional[int] = ..., stale: _Optional[_Iterable[str]] = ..., refused: _Optional[str] = ...) -> None: ...
 
 class MeshStatus(_message.Message):
     __slots__ = ("path", "read_unix_ns", "refused", "waiting")

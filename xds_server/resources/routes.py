@@ -25,7 +25,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from analysis.spec import TOTAL_BP
+from analysis.spec import TOTAL_BP, SegmentSpec
 from xds_server import mesh as m
 from xds_server.node import Role
 from xds_server.resources.clusters import cluster_name, forwarding_name
@@ -112,18 +112,16 @@ def _service_routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
     routes: list[Route] = []
     for segment in service.spec.segments:
         match = service.matches.get(segment.name) or m.SegmentMatch()
-        split = splits.segments.get(segment.name) or m.SegmentSplit(baseline=service.spec.baseline)
-        if segment.pin is not None:
-            split = m.SegmentSplit(baseline=segment.pin)
-        stamp = _stamp(service.name, segment.name, splits)
+        split = split_of(service, segment, splits)
+        stamp = stamp_of(service.name, segment.name, splits)
         first = len(routes)
         mortal = service.dead_man and 0 < split.canary_bp < TOTAL_BP  # a promoted version is no canary any more
-        for prefix, path in _reachable(service.routes, match.path_prefix):
+        for prefix, path in reachable(service.routes, match.path_prefix):
             for keyed, action in _actions(service.name, split, splits.rollout):
                 routes.append(
                     Route(
                         name=f"{service.name}|{segment.name}|{len(routes) - first}",
-                        match=_match(match, prefix, keyed=keyed, mortal=keyed and mortal),
+                        match=route_match(match, prefix, keyed=keyed, mortal=keyed and mortal),
                         route=_with_options(action, path),
                         metadata=stamp,
                     )
@@ -131,7 +129,14 @@ def _service_routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
     return routes
 
 
-def _reachable(routes: Iterable[m.Route], segment_prefix: str | None) -> Iterator[tuple[str, m.Route]]:
+def split_of(service: m.Service, segment: SegmentSpec, splits: m.ServiceSplits) -> m.SegmentSplit:
+    """What a segment's routes say. A pinned one takes no part; one without a split gets the baseline alone."""
+    if segment.pin is not None:
+        return m.SegmentSplit(baseline=segment.pin)
+    return splits.segments.get(segment.name) or m.SegmentSplit(baseline=service.spec.baseline)
+
+
+def reachable(routes: Iterable[m.Route], segment_prefix: str | None) -> Iterator[tuple[str, m.Route]]:
     """Each route with the prefix at which it meets the segment's; without those that an earlier one hides."""
     seen: list[str] = []
     for route in routes:
@@ -147,7 +152,7 @@ def _meet(one: str, other: str) -> str | None:
     return longer if longer.startswith(shorter) else None
 
 
-def _stamp(service: str, segment: str, splits: m.ServiceSplits) -> Metadata:
+def stamp_of(service: str, segment: str, splits: m.ServiceSplits) -> Metadata:
     fields = {
         "service": service,
         "segment": segment,
@@ -157,7 +162,7 @@ def _stamp(service: str, segment: str, splits: m.ServiceSplits) -> Metadata:
     return Metadata(filter_metadata={METADATA: strings(fields)})
 
 
-def _match(match: m.SegmentMatch, prefix: str, *, keyed: bool, mortal: bool) -> RouteMatch:
+def route_match(match: m.SegmentMatch, prefix: str, *, keyed: bool, mortal: bool = False) -> RouteMatch:
     headers = [_header_matcher(header) for header in match.headers]
     if keyed:
         headers.append(HeaderMatcher(name=KEY_HEADER, present_match=True))

@@ -21,15 +21,18 @@ from analysis.spec import TOTAL_BP, Mode
 from xds_server import __version__
 from xds_server.ads.cache import AdsCache, Rejection
 from xds_server.clock import Clock
+from xds_server.discovery.sources import EndpointSources
+from xds_server.discovery.watched import OpenedFiles
 from xds_server.errors import BadRequestError, JournalError, RefusedError, UnknownNameError
 from xds_server.ingest.decode import feature_label
 from xds_server.ingest.ingest import Ingest
 from xds_server.mesh import Mesh, SegmentSplit, Service, ServiceSplits
+from xds_server.mesh_file import MeshError
 from xds_server.pb import control_pb2 as pb
 from xds_server.rollout.publisher import Publisher
 from xds_server.rollout.reload import effective, only
 from xds_server.rollout.rows import decision_row
-from xds_server.rollout.status import node_status, service_status
+from xds_server.rollout.status import endpoints_status, node_statuses, service_status
 from xds_server.rollout.steered import HELD, SteeredService, reconciled
 from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.store.journal import Journal
@@ -45,6 +48,7 @@ TRAFFIC_WINDOW_S = 60.0  # nodes that carried the service's traffic so lately mu
 MAX_UNWRITTEN = 1_000  # decisions that wait for a journal that works again
 SERINUS = "serinus"  # who gives an order that no person gave
 BEAT_SHARE = 1 / 3  # of the dead-man switch's time, from one beat to the next: two may be lost
+LATE_BEAT_S = 0.2  # how soon it is looked again whether decisions still stand still
 IDLE_BEAT_S = 5.0  # how soon a switch that is set while Serinus runs is looked for
 STILL_TICKS, STILL_S = 5, 5.0  # so long without a decision about a running rollout is standing still
 SAVE_EVERY_S = 2.0  # engine state; what was seen since the last save is charged as exposed after a crash
@@ -58,9 +62,16 @@ class Controller:
     """
 
     def __init__(
-        self, *, mesh: Mesh, journal: Journal, cache: AdsCache, ingest: Ingest, telemetry: Telemetry, clock: Clock
+        self,
+        *,
+        mesh: Mesh,
+        journal: Journal,
+        cache: AdsCache,
+        ingest: Ingest,
+        telemetry: Telemetry,
+        clock: Clock,
+        sources: EndpointSources | None = None,
     ) -> None:
-        self._publisher = Publisher(mesh, cache)
         self._journal = journal
         self._cache = cache
         self._ingest = ingest
@@ -69,6 +80,9 @@ class Controller:
         self._services: dict[str, SteeredService] = {}
         self._waits: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._sources = sources if sources is not None else EndpointSources(mesh, clock=clock)
+        self._sources.on_change = lambda: self._publish(urgent=False)
+        self._publisher = Publisher(mesh, cache, lambda: self._sources.current)
         self._excluded = journal.excluded_nodes()
         self._ticks: asyncio.TaskGroup | None = None
         self._wanted = mesh  # the file as it is; parts of it may wait until rollouts have ended
@@ -176,7 +190,10 @@ class Controller:
         stands_still = False
         while True:
             dead_man_s = self._publisher.mesh.dead_man_s
-            await self._clock.sleep(IDLE_BEAT_S if dead_man_s is None else dead_man_s * BEAT_SHARE)
+            if stands_still:  # once somebody decides again, canaries that have ended come back
+                await self._clock.sleep(LATE_BEAT_S)
+            else:
+                await self._clock.sleep(IDLE_BEAT_S if dead_man_s is None else dead_man_s * BEAT_SHARE)
             if dead_man_s is None:
                 continue
             late = [steered.name for steered in self._services.values() if self._stands_still(steered)]
@@ -529,6 +546,8 @@ class Controller:
         steered = self._find(service)
         if canary not in steered.service.versions:
             raise UnknownNameError("version", canary, steered.service.versions)
+        if lack := self._sources.lacking(service, canary):
+            raise RefusedError(f"{lack}: it would get people and could serve none")
         async with steered.lock:
             if steered.is_running and steered.row is not None:
                 raise RefusedError(
@@ -649,12 +668,13 @@ class Controller:
         return await self._publisher.refusal(self._publisher.mesh, splits)
 
     async def change_mesh(self, mesh: Mesh) -> None:
-        """Serve another mesh. Raises RefusedError with the reason; then nothing changes."""
+        """Serve another mesh. Raises RefusedError, or MeshError of a file of endpoints; then nothing changes."""
         async with self._mesh_lock:
             running = {steered.name for steered in self._services.values() if steered.is_running}
             served, waiting = effective(self._publisher.mesh, mesh, running)
             stored = self._journal.load_splits()
             splits = {name: self._splits_in(served, name, stored.get(name)) for name in served.services}
+            files = await asyncio.to_thread(self._sources.opened, served)
             refusal = await self._publisher.refusal(served, splits)
             if refusal is not None:
                 raise RefusedError(refusal)
@@ -664,7 +684,7 @@ class Controller:
                     await locks.enter_async_context(steered.lock)
                 if {s.name for s in self._services.values() if s.is_running} - running:
                     raise RefusedError("a rollout was started meanwhile")
-                self._serve(served, changed)
+                self._serve(served, changed, files)
             self._wanted = mesh
             self._mesh_status = pb.MeshStatus(path=mesh.path, read_unix_ns=self._clock.now_unix_ns(), waiting=waiting)
         self._telemetry.mesh_read("adopted")
@@ -675,7 +695,7 @@ class Controller:
         steered = self._services.get(name)
         return reconciled(mesh.services[name], steered.splits if steered is not None else stored)
 
-    def _serve(self, mesh: Mesh, changed: Sequence[SteeredService]) -> None:
+    def _serve(self, mesh: Mesh, changed: Sequence[SteeredService], files: OpenedFiles) -> None:
         """Serve a mesh that has been checked; the locks of what changes are held."""
         newest = {row.service: row for row in self._journal.rollouts()}
         for steered in changed:
@@ -693,13 +713,14 @@ class Controller:
                 self._services[name] = self._take_up(service, stored.get(name), newest.get(name))
                 self._start_ticking(self._services[name])
         self._services = {name: self._services[name] for name in mesh.services}
+        self._sources.adapt(mesh, files)
         self._publisher.mesh = mesh
         self._publish(urgent=False)
 
     async def _adopt_what_waited(self) -> None:
         try:
             await self.change_mesh(self._wanted)
-        except RefusedError as error:
+        except (MeshError, RefusedError) as error:
             self.refuse_mesh(str(error))
 
     def refuse_mesh(self, reason: str) -> None:
@@ -732,7 +753,8 @@ class Controller:
         return pb.Status(
             at_unix_ns=self._clock.now_unix_ns(),
             services=[service_status(steered, self._ingest.generations(steered.name)) for steered in chosen],
-            nodes=[node_status(view, self._excluded.get(view.node)) for view in self._cache.nodes()],
+            nodes=node_statuses(self._cache.nodes(), self._excluded),
+            endpoints=[endpoints_status(view) for view in self._sources.view(service) if view.source != "mesh"],
             pushes=counters.pushes,
             acks=counters.acks,
             nacks=counters.nacks,

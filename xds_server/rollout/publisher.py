@@ -10,6 +10,7 @@ from xds_server import node as nodes_of
 from xds_server import resources
 from xds_server.ads.cache import AdsCache
 from xds_server.mesh import Mesh, ServiceSplits
+from xds_server.resources.clusters import cluster_name
 from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.snapshot.builder import NO_ENDPOINTS, Endpoints, SnapshotBuilder
 from xds_server.validation import dry_run
@@ -58,5 +59,17 @@ class Publisher:
 
 def _check(mesh: Mesh, splits: Mapping[str, ServiceSplits], endpoints: Endpoints) -> None:
     builder = SnapshotBuilder()
+    endpoints = _of(mesh, endpoints)
     for kind in nodes_of.kinds(mesh):
         builder.build(mesh, splits, kind, endpoints).check()
+
+
+def _of(mesh: Mesh, endpoints: Endpoints) -> Endpoints:
+    """Those of versions that do not list theirs in this mesh; it may not be the one that is served."""
+    names = {
+        cluster_name(service.name, version.name)
+        for service in mesh.services.values()
+        for version in service.versions.values()
+        if version.source is not None
+    }
+    return {name: found for name, found in endpoints.items() if name in names}

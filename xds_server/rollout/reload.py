@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -24,12 +24,11 @@ def effective(current: Mesh, wanted: Mesh, running: Collection[str]) -> tuple[Me
             service = _rerouted(old, service)  # noqa: PLW2901 -- the same one, as it is for now
             waiting.append(name)
         services[name] = service
-    for name in running:
-        if name not in services and name in current.services:
-            services[name] = current.services[name]
-            waiting.append(name)
+    kept = [name for name in running if name not in services and name in current.services]
+    services |= {name: current.services[name] for name in kept}
+    waiting += kept
     gateways = {
-        name: _with_kept(gateway, current.gateways.get(name), services) for name, gateway in wanted.gateways.items()
+        name: _with_kept(gateway, current.gateways.get(name), kept) for name, gateway in wanted.gateways.items()
     }
     mesh = replace(wanted, services=MappingProxyType(services), gateways=MappingProxyType(gateways))
     return mesh, tuple(sorted(waiting))
@@ -62,8 +61,7 @@ def _rerouted(old: Service, new: Service) -> Service:
     )
 
 
-def _with_kept(gateway: Gateway, before: Gateway | None, services: Mapping[str, Service]) -> Gateway:
-    """The gateway, with the services that it had and that are still there though they are no longer wanted."""
-    kept = [name for name in before.services if name in services] if before is not None else []
-    here = dict.fromkeys([*gateway.services, *kept])
-    return replace(gateway, services=tuple(name for name in here if name in services))
+def _with_kept(gateway: Gateway, before: Gateway | None, kept: Collection[str]) -> Gateway:
+    """The gateway, with those services that it had and that are still there though they are no longer wanted."""
+    still = [name for name in before.services if name in kept] if before is not None else []
+    return replace(gateway, services=(*gateway.services, *still))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from analysis.decision import Phase
 from analysis.ramp import SegmentView
 from analysis.reading import RatioView
 from analysis.spec import TOTAL_BP
 from xds_server.ads.cache import NodeView
+from xds_server.discovery.registry import show_address
+from xds_server.discovery.sources import VersionEndpoints
 from xds_server.pb import control_pb2 as pb
 from xds_server.rollout.steered import SteeredService
 from xds_server.store.records import ExcludedNode
@@ -115,7 +117,14 @@ def _finite(value: float) -> float:
     return value if math.isfinite(value) else 0.0
 
 
-def node_status(view: NodeView, excluded: ExcludedNode | None) -> pb.NodeStatus:
+def node_statuses(views: Iterable[NodeView], excluded: Mapping[str, ExcludedNode]) -> list[pb.NodeStatus]:
+    """All Envoys that are known, and those excluded that have not been seen: they must not be forgotten."""
+    known = [_node_status(view, excluded.get(view.node)) for view in views]
+    names = {status.node for status in known}
+    return known + [pb.NodeStatus(node=name, excluded=_why(e)) for name, e in excluded.items() if name not in names]
+
+
+def _node_status(view: NodeView, excluded: ExcludedNode | None) -> pb.NodeStatus:
     """What one Envoy has been sent, has ACKed and has rejected."""
     return pb.NodeStatus(
         node=view.node,
@@ -130,5 +139,21 @@ def node_status(view: NodeView, excluded: ExcludedNode | None) -> pb.NodeStatus:
             )
             for r in view.rejections
         ],
-        excluded=f"by {excluded.who}: {excluded.reason or 'no reason given'}" if excluded is not None else "",
+        excluded=_why(excluded) if excluded is not None else "",
+    )
+
+
+def _why(excluded: ExcludedNode) -> str:
+    return f"by {excluded.who}: {excluded.reason or 'no reason given'}"
+
+
+def endpoints_status(view: VersionEndpoints) -> pb.VersionEndpoints:
+    """How many endpoints a version has that the mesh file does not list, and which of them are doubtful."""
+    return pb.VersionEndpoints(
+        service=view.service,
+        version=view.version,
+        source=view.source,
+        endpoints=len(view.endpoints),
+        stale=[show_address(registration.address) for registration in view.stale],
+        refused=view.why_not,
     )

@@ -185,7 +185,7 @@ class SnapshotBuilder:
                 if place:
                     kept.insert(0, kept.pop(place))
                 return host
-        exposed = () if to is not None else _exposed(service, splits)
+        exposed = () if to is not None else exposed_segments(service, splits)
         host = pack.host(resources.virtual_host(service, splits, to=to), exposed)
         kept.insert(0, (service, splits, host))
         del kept[HOSTS_KEPT:]
@@ -234,7 +234,8 @@ def _is_alike(one: tuple[Entry, tuple[Service, ...]], other: tuple[Entry, tuple[
     return (one[0].to, one[0].kind.role, len(one[1])) == (other[0].to, other[0].kind.role, len(other[1]))
 
 
-def _exposed(service: Service, splits: ServiceSplits) -> Iterator[str]:
+def exposed_segments(service: Service, splits: ServiceSplits) -> Iterator[str]:
+    """Segments of which some people go to a canary."""
     for segment in service.spec.segments:
         split = splits.segments.get(segment.name)
         if segment.pin is None and split is not None and split.canary is not None and split.canary_bp > 0:

@@ -56,9 +56,9 @@ def assignment(message: ClusterLoadAssignment, of: Resource) -> Resource:
     )
 
 
-def listener(message: Listener, routes: Iterable[str]) -> Resource:
-    """A listener that leads to these route configurations."""
-    return _resource(ResourceType.LDS, message.name, _content(message), needs=routes)
+def listener(message: Listener, routes: Iterable[str], services: Iterable[str] = ()) -> Resource:
+    """A listener that leads to these route configurations. `services`: whom it serves, if not everybody."""
+    return _resource(ResourceType.LDS, message.name, _content(message), needs=routes, services=services)
 
 
 def scope(message: ScopedRouteConfiguration, service: str) -> Resource:

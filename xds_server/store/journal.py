@@ -72,17 +72,17 @@ class Journal:
             os.close(self._lock_fd)
 
     @contextmanager
-    def atomically(self, *, durably: bool = True) -> Iterator[None]:
+    def atomically(self, *, durably: bool = True) -> Iterator[sqlite3.Connection]:
         """Make what is written inside one transaction: all of it is kept, or nothing."""
         with self._write_lock, _translated(self.path):
             nested = self._writer.in_transaction
             if nested:
-                yield
+                yield self._writer
                 return
             self._writer.execute(f"PRAGMA synchronous = {'FULL' if durably else 'NORMAL'}")
             self._writer.execute("BEGIN IMMEDIATE")
             try:
-                yield
+                yield self._writer
                 self._writer.execute("COMMIT")
             except BaseException:
                 if self._writer.in_transaction:
@@ -176,7 +176,7 @@ class Journal:
     def load_splits(self) -> dict[str, ServiceSplits]:
         """Return the splits decided last, by service: exactly what a restart must serve."""
         rows = self._read("SELECT service, rollout, generation, segments FROM splits ORDER BY service")
-        with _decoded(self.path):
+        with decoded(self.path):
             return {
                 service: ServiceSplits(
                     rollout=rollout,
@@ -275,7 +275,7 @@ class Journal:
 
     def _rollout(self, row: tuple[Any, ...]) -> RolloutRow:
         values = dict(zip(_ROLLOUT_COLUMNS, row, strict=True))
-        with _decoded(self.path):
+        with decoded(self.path):
             return RolloutRow(**{**values, "outcome": json.loads(values["outcome"])})
 
     def _prune(self) -> None:
@@ -395,7 +395,7 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _decoded(path: Path) -> Iterator[None]:
+def decoded(path: Path) -> Iterator[None]:
     """Turn what is raised on a column that is not what we wrote into one line."""
     try:
         yield

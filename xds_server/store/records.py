@@ -74,3 +74,17 @@ class ExcludedNode:
     at_unix_ns: int
     who: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrationRow:
+    """An endpoint that has registered. `asked_s`: the lease time asked for; 0: none."""
+
+    lease: str
+    service: str
+    version: str
+    host: str
+    port: int
+    asked_s: float
+    since_unix_ns: int
+    is_stale: bool = False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Goes into `user_version`. A change of the tables raises it and brings a migration from the version before."""
 
 APPLICATION_ID: Final = 0x53524E53  # "SRNS": tells the file from any other SQLite database
@@ -70,8 +72,9 @@ CREATE TABLE secrets (
 );
 """
 
-MIGRATIONS: Final = {
-    1: """
+MIGRATIONS: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        1: """
 CREATE TABLE excluded_nodes (       -- Envoys that no increase waits for
     node TEXT PRIMARY KEY,
     at_unix_ns INTEGER NOT NULL,
@@ -79,5 +82,25 @@ CREATE TABLE excluded_nodes (       -- Envoys that no increase waits for
     reason TEXT NOT NULL
 );
 """,
-}
+        2: """
+CREATE TABLE registrations (
+    lease TEXT PRIMARY KEY,
+    service TEXT NOT NULL,
+    version TEXT NOT NULL,
+    host TEXT NOT NULL,
+    port INTEGER NOT NULL,
+    asked_s REAL NOT NULL,
+    since_unix_ns INTEGER NOT NULL,
+    is_stale INTEGER NOT NULL,
+    UNIQUE (service, host, port)
+);
+CREATE TABLE known_endpoints (      -- what a version's list or file said last
+    service TEXT NOT NULL,
+    version TEXT NOT NULL,
+    endpoints TEXT NOT NULL,        -- JSON: [host, port] of each
+    PRIMARY KEY (service, version)
+);
+""",
+    }
+)
 """From each version to the next one. `TABLES` are those of version 1."""

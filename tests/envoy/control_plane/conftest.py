@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
 import sys
@@ -79,6 +80,7 @@ class Serinus:
     grpc: int
     otlp: int
     http: int
+    environment: Mapping[str, str] = field(default_factory=dict)
     options: tuple[object, ...] = ()
     process: asyncio.subprocess.Process | None = None
 
@@ -86,15 +88,9 @@ class Serinus:
         ports = ("--grpc-port", self.grpc, "--otlp-port", self.otlp, "--http-port", self.http)
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                SERINUS,
-                "run",
-                self.mesh_path,
-                *map(str, (*ports, *self.options)),
-                "--data-dir",
-                self.data_dir,
-                stdout=log,
-                stderr=log,
-            )
+                *(SERINUS, "run", self.mesh_path, *map(str, (*ports, *self.options)), "--data-dir", self.data_dir),
+                stdout=log, stderr=log, env={**os.environ, **self.environment},
+            )  # fmt: skip
         deadline = time.monotonic() + READY_WITHIN_S
         while await self.get("/readyz") != "ready\n":
             assert self.process.returncode is None, self.log.read_text()
@@ -133,6 +129,11 @@ class Serinus:
         """The service's status as `serinus status --json` has it, with the nodes by name."""
         status = await self.call("GetStatus", pb.GetStatusRequest())
         return {**status["services"][0], "nodes": {node["node"]: node for node in status["nodes"]}}
+
+    async def mesh(self) -> dict[str, Any]:
+        """What `serinus status --json` says about the mesh file."""
+        found: dict[str, Any] = (await self.call("GetStatus", pb.GetStatusRequest()))["mesh"]
+        return found
 
     async def history(self) -> list[dict[str, Any]]:
         return (await self.call("GetHistory", pb.GetHistoryRequest(service="shop", limit=1_000)))["decisions"]
@@ -298,11 +299,11 @@ class Place:
         return load_mesh(self.directory / "mesh.yaml")
 
     @contextlib.asynccontextmanager
-    async def serinus(self, *options: object) -> AsyncIterator[Serinus]:
+    async def serinus(self, *options: object, environment: Mapping[str, str] | None = None) -> AsyncIterator[Serinus]:
         """Run a control plane on the mesh that has been written."""
         ports = [self.free_port() for _ in range(3)]
         here = self.directory
-        result = Serinus(here / "mesh.yaml", here / "data", here / "serinus.log", *ports, options)
+        result = Serinus(here / "mesh.yaml", here / "data", here / "serinus.log", *ports, environment or {}, options)
         try:
             await result.start()
             yield result

@@ -177,3 +177,38 @@ def test_every_policy_has_a_name_and_other_names_are_refused() -> None:
     assert [policy_named(name).name for name in POLICIES] == list(POLICIES)
     with pytest.raises(ValueError, match="budget, fixed, learned"):
         policy_named("luck")
+
+
+@pytest.mark.parametrize("by_restart", [False, True])
+@pytest.mark.parametrize(("away_s", "is_silent"), [(2, True), (30, False)])
+def test_a_canary_that_is_not_seen_right_after_an_absence_is_no_silence(
+    away_s: int, is_silent: bool, by_restart: bool
+) -> None:
+    """Nobody ticked, and Envoys' dead-man switch may have taken everybody off it; they are not held against the split.
+
+    After a while it counts again.
+    """
+    engine, now_ns = _started()
+    engine.command(Order(action=Action.SET, who="ann", split_bp=5_000), now_ns)
+    for name in ARMS:
+        engine.confirm(name, now_ns)
+    people = People(World(habits=(SimHabits(),) * 2), baseline=0, canary=1, rng=np.random.default_rng(2))
+    for at_s in range(1, 12):
+        engine.observe(people.advance(at_s, {0: 5_000, 1: 5_000}, epoch_ns=now_ns))
+        engine.command(Order(action=Action.FREEZE, who="ann"), now_ns + at_s * NS)
+        engine.tick(now_ns + at_s * NS, {})
+    assert engine.ramp is not None
+    left_ns = now_ns + 11 * NS
+    if by_restart:
+        engine = _again(engine.to_bytes(left_ns), left_ns + away_s * NS)
+        for name in ARMS:
+            engine.confirm(name, left_ns + away_s * NS)
+    assert engine.ramp is not None
+    engine.command(Order(action=Action.RESUME, who="ann"), left_ns + away_s * NS)
+    verdicts = []
+    for at_s in range(away_s, away_s + 12):
+        engine.observe(people.advance(at_s + 11, {}, epoch_ns=now_ns))  # everybody is on the baseline
+        decided = engine.tick(left_ns + int((at_s + 0.3) * NS), {})
+        verdicts.append(any(r.code == "silent" for d in decided for r in d.verdict.reasons))
+    assert any(verdicts[:3]) is is_silent
+    assert any(verdicts), "in the end it is silence"

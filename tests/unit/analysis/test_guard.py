@@ -196,7 +196,7 @@ def _speaks_against_a_rise(view: GuardView) -> bool:
     )  # fmt: skip
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(view=VIEWS | LITTLE_TROUBLE)
 def test_no_doubt_ever_lets_a_split_rise(view: GuardView) -> None:
     verdict = review(view)
@@ -218,7 +218,7 @@ def test_no_doubt_ever_lets_a_split_rise(view: GuardView) -> None:
         assert 0 < verdict.split_bp <= view.split_bp
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(view=VIEWS)
 def test_proof_always_ends_an_exposed_segment_unless_a_person_or_the_world_forbids(view: GuardView) -> None:
     view = replace(view, proven=PROOF)

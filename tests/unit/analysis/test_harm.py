@@ -83,7 +83,7 @@ def test_larger_budget_never_gives_a_smaller_cap() -> None:
     assert (np.diff(np.array(caps), axis=0) >= -1e-9).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(open_n=st.integers(0, 500), more=st.integers(0, 500))
 def test_more_open_sessions_never_raise_a_cap(open_n: int, more: int) -> None:
     caps = []

@@ -55,7 +55,7 @@ def test_the_shipped_table_says_where_it_comes_from() -> None:
     assert TABLE.visits.sum() > 1_000
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     split=st.floats(0, 1), cap=st.floats(0, 1), suspicion=st.floats(-50, 2), worst=st.floats(0.001, 1),
     anomaly=st.floats(0, 1), healthy=st.booleans(),

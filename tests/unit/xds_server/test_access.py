@@ -120,3 +120,12 @@ def test_looking_is_not_steering() -> None:
     assert {method.partition("/")[2] for method, right in rights.items() if right == "observe"} == {
         *("Explain", "GetHistory", "GetStatus", "ListRollouts", "WatchStatus")
     }
+
+
+def test_registering_is_neither_looking_nor_steering() -> None:
+    rights = {m: next(r for b, r in RIGHTS if m.startswith(b)) for m in methods() if m.startswith("serinus.registry")}
+    assert {method.partition("/")[2]: right for method, right in rights.items()} == {
+        **dict.fromkeys(("Register", "Renew", "Deregister"), "register"),
+        "List": "observe",
+        "Remove": "control",
+    }

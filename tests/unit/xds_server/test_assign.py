@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import doctest
+
 import pytest
 
-from xds_server.assign import bucket, version_for
+from xds_server import assign
+from xds_server.assign import bucket, bucket_header, version_for
 from xds_server.mesh import SegmentSplit
 
 
@@ -25,3 +28,12 @@ def test_the_canary_owns_the_first_buckets(canary_bp: int, expected: str) -> Non
 
 def test_without_a_canary_everybody_gets_the_baseline() -> None:
     assert version_for(SegmentSplit(baseline="v1", canary_bp=10_000), 0) == "v1"
+
+
+def test_the_header_says_the_bucket_and_with_the_rollouts_name_as_salt_it_is_envoys() -> None:
+    assert bucket_header("anna", salt="shop-1") == ("x-serinus-bucket", str(bucket("shop-1", "anna")))
+    assert bucket_header("anna") == ("x-serinus-bucket", str(bucket("", "anna")))
+
+
+def test_the_examples_are_right() -> None:
+    assert doctest.testmod(assign).failed == 0

@@ -172,6 +172,22 @@ def test_the_bootstrap_is_printed_as_yaml_or_json(mesh: Path) -> None:
     assert built["admin"]["address"]["socket_address"]["port_value"] == 9901
 
 
+def test_the_bootstrap_of_a_grpc_client_is_json_and_what_it_does_not_get_is_said(mesh: Path) -> None:
+    """Nothing but JSON on stdout, so that it can be put into a file."""
+    mesh.write_text(mesh.read_text().replace("[checkout]", '[checkout, "*.shop"]'))
+    options = ("bootstrap", mesh, "--node", "app-1", "--grpc", "--xds", "127.0.0.2:18001")
+    printed = serinus(*options)
+    assert printed.returncode == 0
+    built = json.loads(printed.stdout)
+    assert built["node"]["id"] == "app-1"
+    assert built["xds_servers"][0]["server_uri"] == "127.0.0.2:18001"
+    (line,) = printed.stderr.splitlines()
+    assert line == "serinus: gRPC: service checkout: a client must name its target, so nobody is served by *.shop"
+    refused = serinus(*options, "--admin", "127.0.0.1:9901")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "no admin interface" in refused.stderr
+
+
 def test_the_schema_of_mesh_files_is_json() -> None:
     """Editors can use it."""
     printed = serinus("schema")

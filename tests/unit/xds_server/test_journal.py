@@ -15,8 +15,10 @@ import pytest
 
 from xds_server.errors import JournalDamagedError, JournalError, JournalLockedError, JournalTooNewError
 from xds_server.mesh import SegmentSplit, ServiceSplits
+from xds_server.store import schema
+from xds_server.store.endpoints import EndpointStore
 from xds_server.store.journal import Journal
-from xds_server.store.records import DecisionRow, EngineState, RolloutRow
+from xds_server.store.records import DecisionRow, EngineState, ExcludedNode, RegistrationRow, RolloutRow
 
 SPLITS = ServiceSplits(
     rollout="checkout-1",
@@ -202,6 +204,20 @@ def test_rejections_are_kept(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_who_excluded_an_envoy_outlives_the_process(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.exclude_node("edge-1", at_unix_ns=5, who="ada", reason="hangs")
+    journal.exclude_node("edge-2", at_unix_ns=6, who="ada", reason="")
+    journal.exclude_node("edge-1", at_unix_ns=7, who="bob", reason="hangs still")
+    journal.include_node("edge-2")
+    journal.include_node("edge-3")
+    journal.close()
+    journal = Journal(tmp_path)
+    (found,) = journal.excluded_nodes().items()
+    assert found == ("edge-1", ExcludedNode(at_unix_ns=7, who="bob", reason="hangs still"))
+    journal.close()
+
+
 def test_the_secret_is_made_once_and_the_files_are_for_the_owner_only(tmp_path: Path) -> None:
     """A person's hash is the same after a restart, and another data directory gives another."""
     journal = Journal(tmp_path / "one")
@@ -236,6 +252,79 @@ def test_a_newer_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(JournalTooNewError, match="format 99"):
         Journal(tmp_path)
+
+
+@pytest.mark.parametrize("version", range(1, schema.VERSION))
+def test_a_journal_of_before_gets_the_tables_that_have_come_since(tmp_path: Path, version: int) -> None:
+    """And loses nothing; the second start finds it up to date."""
+    connection = sqlite3.connect(tmp_path / "journal.sqlite")
+    for step in (schema.TABLES, *(schema.MIGRATIONS[before] for before in range(1, version))):
+        connection.executescript(step)
+    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute("INSERT INTO splits VALUES ('checkout', 'checkout-1', 7, '{\"eu\": [\"v1\", \"v2\", 500]}')")
+    if version >= 2:
+        connection.execute("INSERT INTO excluded_nodes VALUES ('edge', 5, 'ada', 'wedged')")
+    connection.commit()
+    connection.close()
+    excluded = {"edge": ExcludedNode(at_unix_ns=5, who="ada", reason="wedged")} if version >= 2 else {}
+    for _ in range(2):
+        journal = Journal(tmp_path)
+        assert journal.load_splits()["checkout"].segments["eu"].canary_bp == 500
+        assert journal.excluded_nodes() == excluded
+        assert EndpointStore(journal).registrations() == ()
+        journal.close()
+    connection = sqlite3.connect(tmp_path / "journal.sqlite")
+    assert connection.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
+    connection.close()
+
+
+def test_every_version_before_has_a_way_to_this_one() -> None:
+    assert set(schema.MIGRATIONS) == set(range(1, schema.VERSION))
+
+
+def registration(lease: str, host: str = "10.0.0.1", **changes: object) -> RegistrationRow:
+    values: dict[str, object] = {
+        "lease": lease, "service": "shop", "version": "v1", "host": host, "port": 80, "asked_s": 2.5,
+        "since_unix_ns": 7,
+    }  # fmt: skip
+    return RegistrationRow(**{**values, **changes})  # type: ignore[arg-type]  # values come by name
+
+
+def test_registrations_come_back_as_they_were_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    store = EndpointStore(journal)
+    rows = [registration("b"), registration("a", "10.0.0.2", is_stale=True), registration("c", "::1", since_unix_ns=6)]
+    store.change(put=rows)
+    journal.close()
+    journal = Journal(tmp_path)
+    store = EndpointStore(journal)
+    assert store.registrations() == (rows[2], rows[0], rows[1])
+    store.change(gone=["b"], put=[registration("c", "::1", since_unix_ns=6, is_stale=True)])
+    assert [(row.lease, row.is_stale) for row in store.registrations()] == [("c", True), ("a", True)]
+    journal.close()
+
+
+def test_an_address_is_registered_once_in_a_service(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    store = EndpointStore(journal)
+    store.change(put=[registration("a")])
+    store.change(put=[registration("b", version="v2"), registration("c", service="cart")])
+    assert [row.lease for row in store.registrations()] == ["b", "c"]
+    journal.close()
+
+
+def test_what_a_version_said_last_is_kept_and_forgotten(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    store = EndpointStore(journal)
+    store.learn({("shop", "v1"): (("10.0.0.1", 80), ("::1", 81)), ("shop", "v2"): (("10.0.0.2", 80),)})
+    store.learn({("shop", "v2"): None, ("shop", "v3"): None})
+    assert store.known() == {("shop", "v1"): (("10.0.0.1", 80), ("::1", 81))}
+    with journal.atomically() as connection:
+        connection.execute("UPDATE known_endpoints SET endpoints = '[1'")
+    with pytest.raises(JournalDamagedError, match="unreadable record"):
+        store.known()
+    journal.close()
 
 
 def test_another_applications_database_is_refused(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import pytest
 from analysis.spec import HarmSpec, KpiKind, KpiSpec, Mode, Outcome, RolloutSpec, SegmentSpec, SessionSpec
 from xds_server.mesh import (
     CookieIdentity,
+    EndpointFile,
     ErrorRule,
     HeaderIdentity,
     HealthCheck,
     Mesh,
+    Registered,
     Route,
     SegmentMatch,
     ValueMatch,
@@ -62,6 +64,7 @@ ROLLOUT_KEYS = (
 )
 KINDS = "exact, prefix, suffix, contains, regex, present, range"
 ENDPOINTS = "host:port, such as 10.0.0.1:8080, [::1]:8080 or shop.internal:8080"
+GIVEN_ENDPOINTS = f"a list, each item {ENDPOINTS}, or a mapping with file, registered"
 LISTEN = "IP:port, such as 127.0.0.1:10000, 0.0.0.0:10000 or [::]:10000"
 TOP = "a YAML mapping with services (required), gateways, sidecars"
 DURATIONS = "such as 500ms, 10s, 30m, 2h or 30d"
@@ -404,7 +407,51 @@ WRONG = [
         "no endpoints",
         "endpoints: [10.0.0.3:80]",
         "endpoints: []",
-        f"10: services.shop.versions.v2.endpoints: empty; legal: one or more: a list, each item {ENDPOINTS}",
+        f"10: services.shop.versions.v2.endpoints: empty; legal: one or more: {GIVEN_ENDPOINTS}",
+    ),
+    (
+        "an endpoint where a list belongs",
+        "endpoints: [10.0.0.3:80]",
+        "endpoints: 10.0.0.3:80",
+        "10: services.shop.versions.v2.endpoints: 10.0.0.3:80: a single value where a list belongs; "
+        f"legal: {GIVEN_ENDPOINTS}",
+    ),
+    (
+        "endpoints from nowhere",
+        "endpoints: [10.0.0.3:80]",
+        "endpoints: {}",
+        "10: services.shop.versions.v2.endpoints: no source of endpoints; legal: exactly one of file, registered",
+    ),
+    (
+        "endpoints from two places",
+        "endpoints: [10.0.0.3:80]",
+        "endpoints: {file: v2.txt, registered: {}}",
+        "10: services.shop.versions.v2.endpoints: file and registered at once; legal: exactly one of file, registered",
+    ),
+    (
+        "an unknown source of endpoints",
+        "endpoints: [10.0.0.3:80]",
+        "endpoints: {files: v2.txt}",
+        "10: services.shop.versions.v2.endpoints.files: unknown key; did you mean file? legal: file, registered",
+    ),
+    (
+        "a lease out of range",
+        "endpoints: [10.0.0.3:80]",
+        "endpoints: {registered: {lease: 100ms}}",
+        f"10: services.shop.versions.v2.endpoints.registered.lease: 100ms: out of range; legal: 1s to 1h, {DURATIONS}",
+    ),
+    (
+        "registration without a value",
+        "endpoints: [10.0.0.3:80]",
+        "endpoints: {registered: }",
+        "10: services.shop.versions.v2.endpoints.registered: nothing given; legal: a mapping with lease",
+    ),
+    (
+        "a file without a name",
+        "endpoints: [10.0.0.3:80]",
+        'endpoints: {file: ""}',
+        "10: services.shop.versions.v2.endpoints.file: '': empty or not printable; "
+        "legal: the name of a file, seen from the mesh file's folder",
     ),
     (
         "two identities in one",
@@ -642,6 +689,23 @@ def test_the_full_example_shows_every_key_there_is() -> None:
     schema = mesh_schema()
     known = {key for shape in [schema, *schema["$defs"].values()] for key in shape["properties"]}
     assert known - used == {"prefix", "suffix", "contains"} - used
+
+
+def test_endpoints_come_from_the_mesh_from_a_file_beside_it_or_from_those_who_register() -> None:
+    versions = load_mesh(MESHES / "shop.yaml").services["search"].versions
+    assert versions["v7"].endpoints == (("search-v7.internal", 8080),)
+    assert [v.source for v in versions.values()] == [
+        None,
+        EndpointFile(path=str(MESHES / "../endpoints/search-v8.yaml")),
+        Registered(lease_s=30.0),
+    ]
+    assert [v.endpoints for v in versions.values()][1:] == [(), ()]
+
+
+@pytest.mark.parametrize(("given", "lease_s"), [("{}", 30.0), ("{lease: 5m}", 300.0)])
+def test_a_lease_has_a_default(given: str, lease_s: float) -> None:
+    text = BASE.replace("endpoints: [10.0.0.3:80]", f"endpoints: {{registered: {given}}}")
+    assert parse_mesh(text, "mesh.yaml").services["shop"].versions["v2"].source == Registered(lease_s=lease_s)
 
 
 def test_observing_is_a_mode() -> None:

@@ -9,12 +9,15 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 from envoy.config.core.v3.base_pb2 import Node
+from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 
 from xds_server.ads.cache import GONE_NODES_KEPT, AdsCache, Rejection
 from xds_server.ads.response import Variant
 from xds_server.ads.servicer import SERVER_OPTIONS, SERVICE, add_ads
-from xds_server.mesh import Mesh, SegmentSplit, ServiceSplits
+from xds_server.mesh import Mesh, SegmentSplit, Service, ServiceSplits
+from xds_server.node import ANY_SIDECAR, GRPC, NodeKind
+from xds_server.resources import grpc as grpc_resources
 from xds_server.settings import parse_mesh
 from xds_server.snapshot import InconsistentSnapshotError, ResourceType
 
@@ -51,11 +54,18 @@ class Client:
         )()
 
     async def ask(
-        self, kind: ResourceType, *names: str, node: str = "", cluster: str = "", nonce: str = "", error: str = ""
+        self,
+        kind: ResourceType,
+        *names: str,
+        node: str = "",
+        cluster: str = "",
+        nonce: str = "",
+        error: str = "",
+        user_agent: str = "",
     ) -> None:
         request = DiscoveryRequest(type_url=kind.url, resource_names=names, response_nonce=nonce)
         if node:
-            request.node.CopyFrom(Node(id=node, cluster=cluster))
+            request.node.CopyFrom(Node(id=node, cluster=cluster, user_agent_name=user_agent))
         if error:
             request.error_detail.message = error
         await self.call.write(request)
@@ -230,3 +240,134 @@ def test_nodes_that_come_and_go_do_not_pile_up() -> None:
     for n in range(GONE_NODES_KEPT + 50):
         cache.close(cache.open(f"pod-{n}", "sidecar", Variant.SOTW, lambda _: None))
     assert len(cache.nodes()) == GONE_NODES_KEPT
+
+
+# --- gRPC clients
+
+GRPC_CLIENT = "gRPC C-core linux Python"
+
+
+def test_a_grpc_client_has_a_configuration_of_its_own_and_an_empty_list_is_nothing() -> None:
+    """To an Envoy it would be everything."""
+
+    async def scenario() -> None:
+        async with serving() as (cache, connect):
+            cache.publish(MESH, splits(1))
+            client = connect()
+            await client.ask(LDS, node="app-1", user_agent=GRPC_CLIENT)
+            await client.ask(LDS, "shop")
+            response = await client.read()
+            assert [any_.type_url for any_ in response.resources] == [LDS.url]
+            await client.ask(RDS, "grpc|shop")
+            assert len((await client.read()).resources) == 1
+            (node,) = cache.nodes()
+            assert (node.node, node.role) == ("app-1", "grpc")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_grpc_client_gets_its_answer_whenever_the_first_publication_comes(is_first: bool) -> None:
+    async def scenario() -> None:
+        async with serving() as (cache, connect):
+            if is_first:
+                cache.publish(MESH, splits(1))
+            client = connect()
+            await client.ask(RDS, "grpc|shop", node="app-1", user_agent=GRPC_CLIENT)
+            if not is_first:
+                await asyncio.sleep(0.05)
+                cache.publish(MESH, splits(1))
+            assert len((await client.read()).resources) == 1
+
+    asyncio.run(scenario())
+
+
+def test_nothing_is_built_for_grpc_where_there_is_no_such_client() -> None:
+    async def scenario() -> None:
+        async with serving() as (cache, connect):
+            cache.publish(MESH, splits(1))
+            assert set(cache._targets) == {NodeKind("gateway", "edge"), ANY_SIDECAR}
+            client = connect()
+            await client.ask(LDS, "shop", node="app-1", user_agent=GRPC_CLIENT)
+            await client.read()
+            cache.publish(MESH, splits(2))
+            assert set(cache._targets) == {NodeKind("gateway", "edge"), ANY_SIDECAR, GRPC}
+
+    asyncio.run(scenario())
+
+
+def test_what_grpc_would_reject_is_not_published_and_envoys_get_theirs_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault of ours must not keep a rollback from the Envoys; gRPC clients go on with what they have."""
+
+    async def scenario() -> None:
+        async with serving() as (cache, connect):
+            cache.publish(MESH, splits(1))
+            envoy, client = connect(), connect()
+            await envoy.ask(RDS, "sidecar|10000", nonce=(await envoy.take_routes()).nonce)
+            await client.ask(RDS, "grpc|shop", node="app-1", user_agent=GRPC_CLIENT)
+            first = await client.read()
+            await client.ask(RDS, "grpc|shop", nonce=first.nonce)
+            monkeypatch.setattr(grpc_resources, "virtual_host", by_runtime)
+            cache.publish(MESH, splits(2))
+            assert "gRPC would not take RDS grpc|shop: route shop|default|0 depends on runtime" in caplog.text
+            assert len((await envoy.read()).resources) == 1
+            monkeypatch.undo()
+            cache.publish(MESH, splits(3))
+            again = await client.read()
+            assert again.version_info != first.version_info
+            # The faulty one would have come in between.
+            assert cache.counters.by_type["push", RDS] == 4
+
+    sound = grpc_resources.virtual_host
+
+    def by_runtime(service: Service, splits: ServiceSplits) -> VirtualHost:
+        built = sound(service, splits)
+        for route in built.routes:
+            route.match.runtime_fraction.default_value.numerator = 0
+        return built
+
+    asyncio.run(scenario())
+
+
+def test_routes_are_in_force_at_a_grpc_client_once_it_has_their_clusters() -> None:
+    """It ACKs routes before it asks for those, and goes by the routes before until it has them."""
+
+    async def scenario() -> None:
+        async with serving() as (cache, connect):
+            cache.publish(MESH, splits(1))
+            client, other = connect(), connect()
+            await other.ask(LDS, "blog", node="app-2", user_agent=GRPC_CLIENT)  # does not call the service
+            await other.read()
+            names = {RDS: ["grpc|shop"], CDS: ["shop|v1", "shop|v2"], EDS: ["shop|v1", "shop|v2"]}
+            for kind, named in names.items():
+                await client.ask(kind, *named, node="app-1", user_agent=GRPC_CLIENT)
+                response = await client.read()
+                assert await cache.in_force("shop", 1, None, 0.1) == ("app-1",)
+                await client.ask(kind, *named, nonce=response.nonce)
+            assert await cache.in_force("shop", 1, None, 5.0) == ()
+            assert await cache.in_force("shop", 2, [], 0.1) == ("app-1",)  # it may carry the traffic
+
+    asyncio.run(scenario())
+
+
+def test_who_has_not_acked_the_newest_content_of_a_resource_lags_behind() -> None:
+    """Whoever does not subscribe to it does not."""
+
+    async def scenario(cache: AdsCache, client: Callable[[], Client]) -> None:
+        cache.publish(MESH, splits(1))
+        one, other = client(), client()
+        await one.ask(EDS, "shop|v1", node="n1")
+        first = await one.read()
+        await other.take_routes(node="n2")
+        assert cache.laggards(EDS, "shop|v1") == ("n1",)
+        await one.ask(EDS, "shop|v1", nonce=first.nonce)
+        await until(lambda: not cache.laggards(EDS, "shop|v1"))
+        cache.publish(MESH, splits(1), endpoints={"shop|v1": (("127.0.0.1", 9009),)})
+        assert cache.laggards(EDS, "shop|v1") == ("n1",)
+        assert cache.laggards(EDS, "shop|v2") == ()
+        await one.ask(EDS, "shop|v1", nonce=(await one.read()).nonce)
+        await until(lambda: not cache.laggards(EDS, "shop|v1"))
+
+    run(scenario)

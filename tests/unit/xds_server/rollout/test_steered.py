@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from analysis.decision import Action, Order
 from analysis.engine import Rollout, ServiceEngine
 from analysis.session import NS
+from xds_server.mesh import SegmentSplit, ServiceSplits
 from xds_server.rollout.steered import SteeredService, resting_splits
 from xds_server.settings import parse_mesh
 
@@ -39,3 +42,32 @@ def test_split_that_was_taken_back_before_any_envoy_heard_of_it_leaves_the_old_o
     assert history.asked(60 * NS) is None
     steered.put_back(before, 50 * NS)
     assert (history.asked(45 * NS), history.asked(50 * NS), history.asked(52 * NS)) == (2_000, None, 2_000)
+
+
+def _at(**splits_bp: int) -> ServiceSplits:
+    segments = {name: SegmentSplit(baseline="v1", canary="v2", canary_bp=bp) for name, bp in splits_bp.items()}
+    return ServiceSplits(rollout="shop-v2-1", generation=7, segments=segments)
+
+
+def _steered(splits: ServiceSplits, good: ServiceSplits | None = None) -> SteeredService:
+    service = parse_mesh(MESH, "mesh.yaml").services["shop"]
+    engine = ServiceEngine(service.spec, seed=1)
+    return SteeredService(service=service, engine=engine, splits=splits, good=good)
+
+
+def test_what_has_risen_since_all_had_it_is_known_by_where_it_was() -> None:
+    good = _at(a=100, b=200, c=300)
+    assert _steered(_at(a=100, b=250, c=0), good).risen() == {"b": 200}
+    assert _steered(_at(a=100, new=5), good).risen() == {"new": 0}
+    assert _steered(_at(a=900), replace(good, rollout="another")).risen() == {}
+    assert _steered(_at(a=900)).risen() == {}
+
+
+def test_each_rollback_that_may_come_next_is_foreseen() -> None:
+    """Of each segment alone and of all; what has no canary stays."""
+    splits = _at(a=100, b=200, c=0)
+    foreseen = [
+        {name: split.canary_bp for name, split in each.segments.items()} for each in _steered(splits).rollbacks()
+    ]
+    assert foreseen == [{"a": 0, "b": 200, "c": 0}, {"a": 100, "b": 0, "c": 0}, {"a": 0, "b": 0, "c": 0}]
+    assert {each.generation for each in _steered(splits).rollbacks()} == {8}
