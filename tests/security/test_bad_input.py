@@ -192,3 +192,29 @@ def test_clients_that_never_read_cost_little_and_disturb_nobody(kit, tmp_path):
 
     with kit.running(tmp_path, mesh) as plane:
         asyncio.run(go(plane))
+
+
+@pytest.mark.slow
+def test_a_client_that_answers_no_pings_is_let_go(kit, plain):
+    """It has been unplugged, say: nothing comes any more, not even the end."""
+    host, _, port = plain.grpc.rpartition(":")
+    settings, settings_ack = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00", b"\x00\x00\x00\x04\x01\x00\x00\x00\x00"
+    with socket.create_connection((host, int(port)), timeout=60) as unplugged:
+        unplugged.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + settings_ack)
+        began = time.monotonic()
+        while unplugged.recv(4_096):
+            pass
+        assert 20 < time.monotonic() - began < 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"])
+def test_a_client_that_does_not_go_on_with_its_handshake_is_let_go(kit, plain, said):
+    host, _, port = plain.grpc.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=60) as half:
+        half.sendall(said)
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while half.recv(4_096):
+                pass
+        assert time.monotonic() - began < 30

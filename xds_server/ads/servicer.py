@@ -89,6 +89,7 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # Notice an Envoy that is gone without a word.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # it counts, not the one above: without it 60 s
     ("grpc.max_concurrent_streams", 100_000),
     # Everybody comes back at once when the control plane has restarted; beyond 1,000 calls that wait to be taken up
     # gRPC's core would turn some away at random.
