@@ -291,6 +291,7 @@ class _XdsStream:
             self._wake,
             user_agent=node.user_agent_name,
             services=grant.services,
+            only=self._kind,
         )
         try:
             if stream.kind.name:  # it may have been found by the cluster that the client claims
