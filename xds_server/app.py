@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import logging
 import signal
@@ -18,20 +19,23 @@ from pathlib import Path
 import grpc
 
 from xds_server import __version__
+from xds_server.access import Access
 from xds_server.ads.cache import AdsCache
 from xds_server.ads.csds import add_csds
-from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
+from xds_server.ads.servicer import DRAIN_S, SERVER_OPTIONS, add_ads
 from xds_server.app_options import RunOptions
 from xds_server.clock import SystemClock
 from xds_server.control import add_control
 from xds_server.discovery.servicer import add_registry
 from xds_server.discovery.sources import EndpointSources
-from xds_server.errors import ListenError
+from xds_server.errors import ListenError, RefusedError
+from xds_server.garbage import settle
 from xds_server.health import add_health
 from xds_server.ingest import Ingest
-from xds_server.ingest.als import add_als
+from xds_server.ingest.als import FLUSH_S, add_als
 from xds_server.ingest.lrs import add_lrs
 from xds_server.ingest.otlp import add_otlp
+from xds_server.mesh import Mesh
 from xds_server.mesh_file import MeshError, Problem
 from xds_server.mesh_watch import MeshWatch
 from xds_server.reflection import MAIN_SERVICES, OTLP_SERVICES, add_reflection
@@ -42,6 +46,7 @@ from xds_server.snapshot import ResourceType
 from xds_server.store.endpoints import EndpointStore
 from xds_server.store.journal import Journal
 from xds_server.telemetry import Telemetry
+from xds_server.tls import ServerCertificate, TlsFiles
 from xds_server.web.app import create_app
 from xds_server.web.server import listen, serve
 
@@ -50,6 +55,33 @@ log = logging.getLogger(__name__)
 QUEUE_LIMIT = 200_000  # rows a service between two ticks; the oldest go first, and are counted
 GRACE_S = 0.5  # for calls to be answered; Envoys' streams have no end of their own
 FORECAST_MODULE = "statsmodels.tsa.statespace.structural"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entrance:
+    """Who is let in, to both gRPC ports. `certificate` None: plain text."""
+
+    access: Access
+    certificate: ServerCertificate | None
+
+    @classmethod
+    def of(cls, options: RunOptions, telemetry: Telemetry) -> _Entrance:
+        access = Access()
+        telemetry.watch_access(lambda: {str(reason): n for reason, n in access.denials.items()})
+        if options.tls_certificate is None or options.tls_key is None:
+            return cls(access=access, certificate=None)
+        files = TlsFiles(certificate=options.tls_certificate, key=options.tls_key, client_ca=options.tls_client_ca)
+        certificate = ServerCertificate(files, count=telemetry.certificate_read)
+        telemetry.watch_tls(
+            handshakes=lambda: {"hello": certificate.handshakes_n, "call": access.connections_n},
+            not_after_unix_s=lambda: certificate.not_after_unix_s,
+        )
+        return cls(access=access, certificate=certificate)
+
+    def check(self, mesh: Mesh) -> None:
+        """Raise RefusedError for rules that nothing would be checked by: whoever wrote them counts on them."""
+        if mesh.access is not None and not (self.certificate is not None and self.certificate.asks_clients):
+            raise RefusedError("access in the mesh file needs clients with certificates: --tls-client-ca")
 
 
 async def run(options: RunOptions) -> int:
@@ -68,6 +100,9 @@ async def run(options: RunOptions) -> int:
         loop.add_signal_handler(number, stop.set)
     with contextlib.closing(Journal(options.data_dir)) as journal:
         clock, telemetry, cache = SystemClock(), Telemetry(__version__), AdsCache()
+        entrance = _Entrance.of(options, telemetry)
+        entrance.check(mesh)
+        entrance.access.change(mesh.access)
         ingest = Ingest(mesh, user_hash_key=journal.secret(), queue_limit=QUEUE_LIMIT, clock=clock)
         sources = EndpointSources(mesh, clock=clock, store=EndpointStore(journal))
         controller = Controller(
@@ -75,10 +110,22 @@ async def run(options: RunOptions) -> int:
         )
         _watch(telemetry, ingest, cache, controller)
         telemetry.watch_endpoints(published=sources.published_n, stale=sources.stale_n, events=sources.events)
-        watch = MeshWatch(options.mesh_path, adopt=controller.change_mesh, refuse=controller.refuse_mesh)
+
+        async def adopt(changed: Mesh) -> None:
+            entrance.check(changed)
+            await controller.change_mesh(changed)
+            entrance.access.change(changed.access)
+
+        watch = MeshWatch(options.mesh_path, adopt=adopt, refuse=controller.refuse_mesh)
         loop.add_signal_handler(signal.SIGHUP, watch.ask)
         parts = _Parts(
-            cache=cache, ingest=ingest, telemetry=telemetry, sources=sources, controller=controller, watch=watch
+            entrance=entrance,
+            cache=cache,
+            ingest=ingest,
+            telemetry=telemetry,
+            sources=sources,
+            controller=controller,
+            watch=watch,
         )
         try:
             await _serve(options, parts, stop)
@@ -103,6 +150,7 @@ def _watch(telemetry: Telemetry, ingest: Ingest, cache: AdsCache, controller: Co
 class _Parts:
     """What a control plane is made of, beside what it serves on."""
 
+    entrance: _Entrance
     cache: AdsCache
     ingest: Ingest
     telemetry: Telemetry
@@ -120,17 +168,18 @@ async def _serve(options: RunOptions, parts: _Parts, stop: asyncio.Event) -> Non
     http_port = listener.getsockname()[1]
     with contextlib.closing(listener):
         async with (
-            _grpc_server(options.grpc_host, options.grpc_port) as (main, grpc_port),
-            _grpc_server(options.grpc_host, options.otlp_port) as (otlp, otlp_port),
+            _grpc_server(options.grpc_host, options.grpc_port, parts.entrance) as (main, grpc_port),
+            _grpc_server(options.grpc_host, options.otlp_port, parts.entrance) as (otlp, otlp_port),
         ):
             xds = add_ads(main, cache)
+            telemetry.watch_refusals(lambda: {str(reason): n for reason, n in xds.refusals.items()})
             add_als(main, ingest, until=stop)
             loads = add_lrs(main, ingest, rolling=controller.rolling, until=stop)
-            add_otlp(main, ingest)
+            add_otlp(main, ingest, until=stop)
             add_control(main, controller, until=stop)
             laggards = partial(cache.laggards, ResourceType.EDS)
             add_registry(main, parts.sources, laggards, clock=SystemClock(), until=stop)
-            add_otlp(otlp, ingest)
+            add_otlp(otlp, ingest, until=stop)
             add_csds(main, cache, until=stop)
             for server, services in ((main, MAIN_SERVICES), (otlp, OTLP_SERVICES)):
                 add_health(server, services, ready=cache.ready, until=stop)
@@ -142,6 +191,7 @@ async def _serve(options: RunOptions, parts: _Parts, stop: asyncio.Event) -> Non
             )
             controller.restore()
             await _check(options.mesh_path, controller)
+            settle()
             await main.start()
             await otlp.start()
             host = options.grpc_host
@@ -149,7 +199,10 @@ async def _serve(options: RunOptions, parts: _Parts, stop: asyncio.Event) -> Non
             log.info("HTTP on %s:%d", options.http_host, http_port)
             await _until(stop, parts, serve(app, listener, stop))
             log.info("ending")
+            # GOAWAY first: who comes back goes elsewhere, or waits, while streams end one after the other.
+            going = asyncio.create_task(main.stop(DRAIN_S + GRACE_S))
             await xds.drain()
+            await going
 
 
 async def _check(path: Path, controller: Controller) -> None:
@@ -163,13 +216,23 @@ async def _until(stop: asyncio.Event, parts: _Parts, web: Coroutine[None, None, 
     """Run the loop and the HTTP side until told to stop."""
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(web)
-        running = [tasks.create_task(part.run()) for part in (parts.controller, parts.sources, parts.watch)]
+        ticking = tasks.create_task(parts.controller.run())
+        looking = [tasks.create_task(part.run()) for part in (parts.sources, parts.watch)]
+        if parts.entrance.certificate is not None:
+            looking.append(tasks.create_task(parts.entrance.certificate.run()))
         # The forecast's library takes seconds to import. A daemon, so that an early end need not wait for it.
-        threading.Thread(target=importlib.import_module, args=(FORECAST_MODULE,), daemon=True).start()
+        threading.Thread(target=_load_forecasts, daemon=True).start()
         await stop.wait()
-        for task in running:
+        for task in looking:
             task.cancel()
+        await asyncio.sleep(FLUSH_S)  # what has arrived is still taken up
+        ticking.cancel()
         await serving
+
+
+def _load_forecasts() -> None:
+    importlib.import_module(FORECAST_MODULE)
+    gc.freeze()  # it is there to stay as well
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -180,12 +243,16 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def _grpc_server(host: str, port: int) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
+async def _grpc_server(host: str, port: int, entrance: _Entrance) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
     """A server bound to host:port (0: a free one), to be started by the caller; stopped with grace in the end."""
     _listen(host, port).close()  # gRPC would say on stderr, in words of its own, what is wrong
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(entrance.access.interceptor(),))
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        bound = server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        if entrance.certificate is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, entrance.certificate.credentials())
     except RuntimeError as error:
         raise ListenError(f"cannot listen on {host}:{port}: the port is in use or the address is not ours") from error
     if bound == 0:

@@ -4,11 +4,36 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand
+from typer.main import get_command
 
 DEFAULT_SERVER: Final = "127.0.0.1:18000"
+
+
+class RemoteCommand(TyperCommand):
+    """A verb that talks to a running control plane, over TLS if told so."""
+
+    def __init__(self, *args: Any, params: list[Any], **options: Any) -> None:
+        super().__init__(*args, params=[*params, *get_command(_tls_options).params], **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        given = (ctx.params.pop(name) for name in ("tls_ca", "tls_certificate", "tls_key"))
+        ca, certificate, key = (Path(path) if path else None for path in given)
+        together(certificate, key)
+        if ca is not None or certificate is not None:
+            from xds_server.client import use_tls
+
+            use_tls(ca, certificate, key)
+        return super().invoke(ctx)
+
+
+def together(certificate: Path | None, key: Path | None) -> None:
+    """Refuse a certificate without its key, and the other way round."""
+    if (certificate is None) != (key is None):
+        raise typer.BadParameter("--tls-certificate and --tls-key go together")
 
 
 class LogLevel(StrEnum):
@@ -85,6 +110,46 @@ Server = Annotated[
     str,
     typer.Option(envvar="SERINUS_SERVER", metavar="HOST:PORT", callback=address, help="The running control plane."),
 ]
+CertificateFile = Annotated[
+    Path | None,
+    typer.Option("--tls-certificate", metavar="FILE", help="The own certificate (PEM).", show_default=False),
+]
+KeyFile = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key (PEM).", show_default=False)]
+ClientCaFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Clients must have certificates that this authority (PEM) has signed.", show_default=False
+    ),
+]
+_tls_options = typer.Typer(add_completion=False)
+
+
+@_tls_options.command()
+def _options(
+    *,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SERINUS_TLS_CA",
+            metavar="FILE",
+            help="Talk TLS to a control plane whose certificate this authority (PEM) has signed.",
+            show_default=False,
+        ),
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="SERINUS_TLS_CERTIFICATE", metavar="FILE", help="The own certificate (PEM).", show_default=False
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(envvar="SERINUS_TLS_KEY", metavar="FILE", help="Its key (PEM).", show_default=False),
+    ] = None,
+) -> None:
+    """Hold the options that every `RemoteCommand` takes; nobody calls it."""
+
+
 Segment = Annotated[str, typer.Option(help="Only this segment; without it, every segment.", show_default=False)]
 Reason = Annotated[str, typer.Option(help="Why; it is journalled.", show_default=False)]
 Who = Annotated[str, typer.Option(help="Who; without it, user@host.", show_default=False)]

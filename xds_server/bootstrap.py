@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import dataclass
 from typing import Any
 
 from xds_server.errors import BadRequestError
@@ -14,12 +15,32 @@ CLUSTER = "serinus"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
-def bootstrap(mesh: Mesh, node: str, *, xds: Address, admin: Address | None = None) -> dict[str, Any]:
+_TLS = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamTls:
+    """How an Envoy talks TLS with its control plane; paths are those on the Envoy's machine.
+
+    `ca`: who signs the control plane's certificate. `san`: the URI or DNS name that it must carry; None: the host.
+    `certificate`, `key`: what the Envoy itself shows, if anything.
+    """
+
+    ca: str
+    san: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
+def bootstrap(
+    mesh: Mesh, node: str, *, xds: Address, admin: Address | None = None, tls: UpstreamTls | None = None
+) -> dict[str, Any]:
     """Return the bootstrap of the Envoy called `node`, as the mapping that Envoy's YAML or JSON holds.
 
     It names no listener, route or service: all of that comes over xDS from the control plane at `xds`. A node that the
     mesh does not name becomes a sidecar, which serves every service at the service's own port. `admin`: where Envoy's
     own administration interface listens (keep it on loopback: whoever reaches it controls the Envoy); None: nowhere.
+    `tls` None: plain text.
 
     Raises
     ------
@@ -30,7 +51,7 @@ def bootstrap(mesh: Mesh, node: str, *, xds: Address, admin: Address | None = No
         "node": {"id": node, "cluster": node if node in mesh.gateways else SIDECAR_CLUSTER},
         "dynamic_resources": {"ads_config": _ads_config(), "cds_config": _over_ads(), "lds_config": _over_ads()},
         "layered_runtime": {"layers": [_dead_man_switch(), {"name": "admin", "admin_layer": {}}]},
-        "static_resources": {"clusters": [_control_plane(xds)]},
+        "static_resources": {"clusters": [_control_plane(xds, tls)]},
         # What this Envoy sends upstream: whether its access logs are complete is checked by that.
         "cluster_manager": {"load_stats_config": _load_stats_config()},
     }
@@ -76,12 +97,12 @@ def _load_stats_config() -> dict[str, Any]:
     return {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": services}
 
 
-def _control_plane(xds: Address) -> dict[str, Any]:
+def _control_plane(xds: Address, tls: UpstreamTls | None) -> dict[str, Any]:
     # A control plane that vanished without closing its connection is noticed after half a minute at most.
     keepalive = {"interval": "30s", "timeout": "5s"}
     http2 = {"explicit_http_config": {"http2_protocol_options": {"connection_keepalive": keepalive}}}
     endpoint = {"endpoint": {"address": _socket_address(xds)}}
-    return {
+    cluster = {
         "name": CLUSTER,
         "type": "STATIC" if _is_ip(xds[0]) else "STRICT_DNS",
         "connect_timeout": "1s",
@@ -90,6 +111,28 @@ def _control_plane(xds: Address) -> dict[str, Any]:
         },
         "load_assignment": {"cluster_name": CLUSTER, "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
+    return cluster if tls is None else {**cluster, "transport_socket": _tls_socket(xds[0], tls)}
+
+
+def _tls_socket(host: str, tls: UpstreamTls) -> dict[str, Any]:
+    name = tls.san or host
+    kind = "URI" if "://" in name else "IP_ADDRESS" if _is_ip(name) else "DNS"
+    common: dict[str, Any] = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "alpn_protocols": ["h2"],
+        "validation_context": {
+            "trusted_ca": {"filename": tls.ca},
+            "match_typed_subject_alt_names": [{"san_type": kind, "matcher": {"exact": name}}],
+        },
+    }
+    if tls.certificate is not None:
+        common["tls_certificates"] = [
+            {"certificate_chain": {"filename": tls.certificate}, "private_key": {"filename": tls.key}}
+        ]
+    context: dict[str, Any] = {"@type": f"type.googleapis.com/{_TLS}", "common_tls_context": common}
+    if not _is_ip(host):
+        context["sni"] = host
+    return {"name": "envoy.transport_sockets.tls", "typed_config": context}
 
 
 def _socket_address(address: Address) -> dict[str, Any]:

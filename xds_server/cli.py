@@ -22,12 +22,16 @@ from xds_server.arguments import (
     DEFAULT_SERVER,
     AnyService,
     AsJson,
+    CertificateFile,
+    ClientCaFile,
     Fault,
+    KeyFile,
     LogLevel,
     MeshFile,
     NodeName,
     Output,
     Reason,
+    RemoteCommand,
     Segment,
     Server,
     ServiceName,
@@ -35,12 +39,14 @@ from xds_server.arguments import (
     address,
     optional_address,
     split_bp,
+    together,
     writable,
 )
 from xds_server.cli_endpoint import endpoint_app
 from xds_server.errors import SerinusError
 
 if TYPE_CHECKING:
+    from xds_server.bootstrap import UpstreamTls
     from xds_server.mesh import Address
 
 
@@ -83,8 +89,14 @@ def run(
     http_port: Annotated[int, typer.Option(min=0, max=65_535)] = 8_080,
     data_dir: Annotated[Path, typer.Option(help="Where the journal is kept.")] = Path(".serinus"),
     log_level: Annotated[LogLevel, typer.Option()] = LogLevel.INFO,
+    tls_certificate: CertificateFile = None,
+    tls_key: KeyFile = None,
+    tls_client_ca: ClientCaFile = None,
 ) -> None:
     """Run the control plane until SIGTERM or Ctrl-C."""
+    together(tls_certificate, tls_key)
+    if tls_certificate is None and tls_client_ca is not None:
+        raise typer.BadParameter("--tls-client-ca needs --tls-certificate and --tls-key")
     options = RunOptions(
         mesh_path=mesh,
         grpc_host=grpc_host,
@@ -94,6 +106,9 @@ def run(
         http_port=http_port,
         data_dir=data_dir,
         log_level=str(log_level),
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
     )
     import asyncio
 
@@ -163,7 +178,24 @@ def bootstrap(
     admin: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", callback=optional_address, help="Envoy's admin interface; none.")
     ] = None,
+    *,
     output: Annotated[Output, typer.Option()] = Output.YAML,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="On the Envoy's machine: who signs the control plane's certificate.",
+            show_default=False,
+        ),
+    ] = None,
+    tls_certificate: CertificateFile = None,
+    tls_key: KeyFile = None,
+    tls_san: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What the control plane's certificate must say; the host of --xds.", show_default=False
+        ),
+    ] = None,
     grpc: Annotated[
         bool, typer.Option("--grpc", help="For a gRPC client, as JSON; what it does not get is said on stderr.")
     ] = False,
@@ -185,7 +217,8 @@ def bootstrap(
         return
     from xds_server.bootstrap import bootstrap as build
 
-    built = build(loaded, node, xds=_parts(xds), admin=_parts(admin) if admin else None)
+    tls = _upstream_tls(tls_ca, tls_certificate, tls_key, tls_san)
+    built = build(loaded, node, xds=_parts(xds), admin=_parts(admin) if admin else None, tls=tls)
     if output is Output.JSON:
         _print_json(built)
     else:
@@ -194,7 +227,7 @@ def bootstrap(
         typer.echo(yaml.safe_dump(built, sort_keys=False), nl=False)
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def status(
     service: AnyService = "",
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it at each change, until Ctrl-C.")] = False,
@@ -219,7 +252,7 @@ def status(
                 show_live(status_view(each) for each in client.watch(service))
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def history(
     service: AnyService = "",
     rollout: Annotated[str, typer.Option(help="Only this rollout.", show_default=False)] = "",
@@ -237,7 +270,7 @@ def history(
     _print_json(plain(reply)) if as_json else show(history_view(reply.decisions))
 
 
-@app.command()
+@app.command(cls=RemoteCommand)
 def explain(
     service: ServiceName,
     segment: Annotated[str, typer.Argument(metavar="SEGMENT", help="Only this one, in full.", show_default=False)] = "",
@@ -253,7 +286,7 @@ def explain(
     _print_json(plain(reply)) if as_json else typer.echo(reply.text)
 
 
-@rollout_app.command("start")
+@rollout_app.command("start", cls=RemoteCommand)
 def rollout_start(
     service: ServiceName,
     canary: Annotated[str, typer.Option(metavar="VERSION", help="The version to roll out.", show_default=False)],
@@ -270,7 +303,7 @@ def rollout_start(
     _steer(server, "StartRollout", request, as_json=as_json)
 
 
-@rollout_app.command("set")
+@rollout_app.command("set", cls=RemoteCommand)
 def rollout_set(
     service: ServiceName,
     split: Annotated[int, typer.Option(parser=split_bp, metavar="PERCENT", help="0% to 100%.", show_default=False)],
@@ -295,7 +328,7 @@ def _add_action(action: Action, sentence: str) -> None:
     ) -> None:
         _act(action, service, segment, 0, reason=reason, who=who, as_json=as_json, server=server)
 
-    rollout_app.command(str(action), help=sentence)(command)
+    rollout_app.command(str(action), help=sentence, cls=RemoteCommand)(command)
 
 
 _add_action(Action.PAUSE, "Raise no split; the engine may still lower it and roll back.")
@@ -305,7 +338,7 @@ _add_action(Action.ROLLBACK, "Give everybody the baseline, now.")
 _add_action(Action.FREEZE, "Move nothing, not even down, until resume.")
 
 
-@rollout_app.command("list")
+@rollout_app.command("list", cls=RemoteCommand)
 def rollout_list(as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> None:
     """List all rollouts, oldest first."""
     from xds_server.client import connected, plain
@@ -317,7 +350,7 @@ def rollout_list(as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> No
     _print_json(plain(reply)) if as_json else show(rollouts_view(reply.rollouts))
 
 
-@node_app.command("exclude")
+@node_app.command("exclude", cls=RemoteCommand)
 def node_exclude(
     node: NodeName, reason: Reason = "", who: Who = "", as_json: AsJson = False, server: Server = DEFAULT_SERVER
 ) -> None:
@@ -325,7 +358,7 @@ def node_exclude(
     _exclude(node, excluded=True, reason=reason, who=who, as_json=as_json, server=server)
 
 
-@node_app.command("include")
+@node_app.command("include", cls=RemoteCommand)
 def node_include(
     node: NodeName, reason: Reason = "", who: Who = "", as_json: AsJson = False, server: Server = DEFAULT_SERVER
 ) -> None:
@@ -408,6 +441,18 @@ def _fail(*lines: str, code: int) -> NoReturn:
     for line in lines:
         typer.echo(f"serinus: {line}", err=True)
     raise typer.Exit(code)
+
+
+def _upstream_tls(ca: Path | None, certificate: Path | None, key: Path | None, san: str | None) -> UpstreamTls | None:
+    from xds_server.bootstrap import UpstreamTls
+
+    together(certificate, key)
+    if ca is None:
+        if certificate is not None or san is not None:
+            raise typer.BadParameter("--tls-ca is missing: an Envoy must know its control plane")
+        return None
+    paths = {"certificate": str(certificate), "key": str(key)} if certificate is not None else {}
+    return UpstreamTls(ca=str(ca), san=san, **paths)
 
 
 def _parts(text: str) -> Address:

@@ -12,6 +12,7 @@ from xds_server.arguments import (
     AnyService,
     AsJson,
     Reason,
+    RemoteCommand,
     Server,
     ServiceName,
     Who,
@@ -31,7 +32,7 @@ endpoint_app = typer.Typer(
 Version = Annotated[str, typer.Argument(metavar="VERSION", show_default=False)]
 
 
-@endpoint_app.command()
+@endpoint_app.command(cls=RemoteCommand)
 def register(
     service: ServiceName,
     version: Version,
@@ -83,7 +84,7 @@ def register(
         ).run()
 
 
-@endpoint_app.command("list")
+@endpoint_app.command("list", cls=RemoteCommand)
 def list_endpoints(service: AnyService = "", as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> None:
     """List the endpoints that Envoys are sent, and where they come from."""
     from xds_server.client import plain
@@ -94,7 +95,7 @@ def list_endpoints(service: AnyService = "", as_json: AsJson = False, server: Se
     _print_json(plain(reply)) if as_json else show(endpoints_view(reply))
 
 
-@endpoint_app.command()
+@endpoint_app.command(cls=RemoteCommand)
 def remove(
     service: ServiceName,
     version: Version,

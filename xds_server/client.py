@@ -8,6 +8,8 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -15,8 +17,10 @@ import grpc
 from xds_server.errors import ServerError
 from xds_server.pb import control_pb2 as pb
 from xds_server.pb import control_pb2_grpc as pb_grpc
+from xds_server.tls import channel_credentials
 
 TIMEOUT_S: Final = 10.0
+MAX_DETAILS: Final = 200  # of what gRPC says; the cause stands at the end
 MAX_REPLY_BYTES: Final = 64 * 2**20  # a full history
 _OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),
@@ -53,9 +57,7 @@ class Client:
         except grpc.RpcError as error:
             code, details = error.code(), " ".join((error.details() or "").split())
             if code is grpc.StatusCode.UNAVAILABLE:
-                message = (
-                    f"no control plane answers at {self._server}; start one (serinus run) or name it with --server"
-                )
+                message = _no_answer(self._server, details)
             elif code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 message = f"the control plane at {self._server} did not answer within {TIMEOUT_S:.0f} s"
             elif code is grpc.StatusCode.UNIMPLEMENTED:
@@ -65,10 +67,29 @@ class Client:
             raise ServerError(message, code=code.name) from error
 
 
+def _no_answer(server: str, details: str) -> str:
+    if _tls.get() is None:
+        return f"no control plane answers at {server}; start one (serinus run) or name it with --server"
+    return f"no control plane answers at {server} over TLS, or it refuses this certificate: {details[-MAX_DETAILS:]}"
+
+
+_tls: ContextVar[grpc.ChannelCredentials | None] = ContextVar("tls", default=None)
+
+
+def use_tls(ca: Path | None, certificate: Path | None, key: Path | None) -> None:
+    """Connect over TLS from here on, and show a certificate if there is one. Raises TlsError."""
+    _tls.set(channel_credentials(ca, certificate, key))
+
+
 @contextmanager
 def connected(server: str, stub: Callable[[grpc.Channel], Any] = pb_grpc.ControlStub) -> Iterator[Client]:
     """Connect to the control plane at HOST:PORT, by default to its control API."""
-    with grpc.insecure_channel(server, options=_OPTIONS) as channel:
+    credentials = _tls.get()
+    with (
+        grpc.insecure_channel(server, options=_OPTIONS)
+        if credentials is None
+        else grpc.secure_channel(server, credentials, options=_OPTIONS)
+    ) as channel:
         yield Client(server, stub(channel))
 
 

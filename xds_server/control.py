@@ -11,6 +11,7 @@ from typing import Final, Protocol, TypeAlias
 import grpc
 
 from analysis.decision import Action
+from xds_server import access
 from xds_server.answering import answering, bound, require
 from xds_server.errors import BadRequestError, UnknownNameError
 from xds_server.pb import control_pb2 as pb
@@ -111,7 +112,7 @@ class ControlServicer(pb_grpc.ControlServicer):
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: _Context) -> pb.Status:
         async with answering(context):
-            return self._steering.status(request.service or None)
+            return _seen(self._steering.status(request.service or None))
 
     async def WatchStatus(self, request: pb.GetStatusRequest, context: _Context) -> AsyncIterator[pb.Status]:
         if self._n_watchers >= MAX_WATCHERS:
@@ -125,7 +126,7 @@ class ControlServicer(pb_grpc.ControlServicer):
                     # Waiting begins before the status is taken, so that no change falls between the two.
                     change = asyncio.create_task(self._steering.changed())
                     await asyncio.sleep(0)
-                    yield self._steering.status(request.service or None)
+                    yield _seen(self._steering.status(request.service or None))
                     await asyncio.sleep(MIN_WATCH_INTERVAL_S)
                     await asyncio.wait((change, end), return_when=asyncio.FIRST_COMPLETED)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the control plane is ending")
@@ -139,7 +140,7 @@ class ControlServicer(pb_grpc.ControlServicer):
         del request
         async with answering(context):
             rows = await self._steering.rollouts()
-            return pb.ListRolloutsReply(rollouts=map(_summary, rows))
+            return pb.ListRolloutsReply(rollouts=[_summary(row) for row in rows if access.current().sees(row.service)])
 
     async def GetHistory(self, request: pb.GetHistoryRequest, context: _Context) -> pb.HistoryReply:
         async with answering(context):
@@ -148,7 +149,7 @@ class ControlServicer(pb_grpc.ControlServicer):
             rows = await self._steering.history(
                 service=request.service or None, rollout=request.rollout or None, limit=request.limit or DEFAULT_HISTORY
             )
-            return pb.HistoryReply(decisions=map(_record, rows))
+            return pb.HistoryReply(decisions=[_record(row) for row in rows if access.current().sees(row.service)])
 
     async def Explain(self, request: pb.ExplainRequest, context: _Context) -> pb.Explanation:
         async with answering(context):
@@ -170,6 +171,7 @@ class ControlServicer(pb_grpc.ControlServicer):
         async with answering(context):
             require(node=request.node, who=request.who)
             bound(request.node, request.who, request.reason)
+            access.current().check_node(request.node)
             message = await self._steering.exclude_node(
                 node=request.node, excluded=request.excluded, who=request.who, reason=request.reason
             )
@@ -177,6 +179,20 @@ class ControlServicer(pb_grpc.ControlServicer):
 
     def _service(self, name: str) -> pb.ServiceStatus:
         return _only(self._steering.status(name), name)
+
+
+def _seen(status: pb.Status) -> pb.Status:
+    """What the peer's certificate lets it see."""
+    grant = access.current()
+    if grant.services is None:
+        return status
+    seen = pb.Status()
+    seen.CopyFrom(status)
+    del seen.services[:], seen.nodes[:]
+    seen.ClearField("mesh")  # it names services
+    seen.services.extend(service for service in status.services if grant.sees(service.service))
+    seen.nodes.extend(node for node in status.nodes if grant.is_node(node.node))
+    return seen
 
 
 def _only(status: pb.Status, name: str) -> pb.ServiceStatus:

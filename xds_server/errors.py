@@ -6,6 +6,7 @@ SerinusError
 │   ├── JournalDamagedError  the file is damaged, or not Serinus's
 │   └── JournalTooNewError   written by a newer Serinus
 ├── ListenError              a port cannot be listened on
+├── TlsError                 a certificate, key or certificate authority cannot be used
 ├── ServerError              the control plane does not answer, or refuses (raised in clients)
 └── SteeringError            a command, of a person or an instance, that cannot be obeyed
     ├── UnknownNameError     no such service, segment, version or rollout
@@ -43,6 +44,10 @@ class JournalTooNewError(JournalError):
 
 class ListenError(SerinusError):
     """A port cannot be listened on; the message names address and cause."""
+
+
+class TlsError(SerinusError):
+    """A certificate, its key or a certificate authority cannot be used; the message names the file and the cause."""
 
 
 class ServerError(SerinusError):

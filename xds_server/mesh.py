@@ -151,15 +151,37 @@ class Sidecar:
     listen: Address
 
 
+Right = Literal["xds", "ingest", "observe", "control", "register"]
+"""What a certificate may let its owner do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessRule:
+    """What the owners of some certificates may do.
+
+    `san`: pattern of a URI (SPIFFE ID) or DNS name in the certificate. `nodes`: patterns of the node IDs under which
+    they may come. `services`: those that they see and report of; None: all.
+    """
+
+    san: str
+    may: frozenset[Right]
+    nodes: tuple[str, ...] = ("*",)
+    services: frozenset[str] | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
-    """`dead_man_s`: how long Envoys go on with canaries when the control plane is gone; None: for ever."""
+    """`dead_man_s`: how long Envoys go on with canaries when the control plane is gone; None: for ever.
+
+    `access`: the first rule that fits a peer's certificate says what it may; None: every peer may do everything.
+    """
 
     path: str
     services: Mapping[str, Service]
     gateways: Mapping[str, Gateway] = field(default_factory=dict)
     sidecars: Mapping[str, Sidecar] = field(default_factory=dict)
     dead_man_s: float | None = None
+    access: tuple[AccessRule, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

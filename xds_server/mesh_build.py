@@ -18,6 +18,7 @@ from analysis.spec import (
     SessionSpec,
 )
 from xds_server.mesh import (
+    AccessRule,
     CookieIdentity,
     EndpointFile,
     EndpointSource,
@@ -38,6 +39,7 @@ from xds_server.mesh import (
 from xds_server.mesh_checks import KINDS
 from xds_server.mesh_model import (
     AbandonmentShape,
+    AccessShape,
     HealthShape,
     IdentityShape,
     MatchShape,
@@ -71,6 +73,16 @@ def build_mesh(shape: MeshShape, path: str) -> Mesh:
         gateways=MappingProxyType(gateways),
         sidecars=MappingProxyType({n: Sidecar(node=n, listen=s.listen) for n, s in shape.sidecars.items()}),
         dead_man_s=shape.dead_man,
+        access=None if shape.access is None else tuple(_access(rule) for rule in shape.access),
+    )
+
+
+def _access(shape: AccessShape) -> AccessRule:
+    return AccessRule(
+        san=shape.san,
+        may=frozenset(shape.may),
+        nodes=("*",) if shape.nodes is None else tuple(shape.nodes),
+        services=None if shape.services is None else frozenset(shape.services),
     )
 
 

@@ -25,6 +25,7 @@ def check(source: Source) -> None:
     _domains_on_a_listener(source)
     _listeners(source)
     _gateways(source)
+    _access(source)
 
 
 def _unknown(source: Source, path: KeyPath, name: str, what: str, legal: list[str]) -> None:
@@ -278,6 +279,18 @@ def _gateways(source: Source) -> None:
             seen.add(service)
         _hand_over(source, ("gateways", name, "to"), sidecars)
         _strip(source, ("gateways", name))
+
+
+def _access(source: Source) -> None:
+    services = list(source.mapping(("services",)))
+    seen: dict[str, KeyPath] = {}
+    for rule, _ in source.items(("access",)):
+        for path, service in source.texts((*rule, "services")):
+            if service not in services:
+                _unknown(source, path, service, "service", services)
+        san = source.value((*rule, "san"))
+        if isinstance(san, str) and seen.setdefault(san, rule) != rule:
+            source.report((*rule, "san"), "never reached: the same name is in an entry before", "each name once")
 
 
 def _strip(source: Source, gateway: KeyPath) -> None:

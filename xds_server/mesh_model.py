@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from analysis.spec import HarmSpec, RolloutSpec
-from xds_server.mesh import Address, ErrorRule, HealthCheck, Route
+from xds_server.mesh import Address, ErrorRule, HealthCheck, Right, Route
 from xds_server.units import (
     DOMAIN,
     ENDPOINT,
@@ -15,11 +15,13 @@ from xds_server.units import (
     HEADER,
     LISTEN,
     NAME,
+    NODES,
     PATH,
     PLAIN_HEADER,
     PORT,
     REACHABLE,
     REGEX,
+    SAN,
     STATUS,
     TOKEN,
     TRUTH,
@@ -275,8 +277,18 @@ class SidecarShape(Shape):
     listen: Annotated[Address, REACHABLE]
 
 
+class AccessShape(Shape):
+    """What the owners of certificates with such a name may do."""
+
+    san: Annotated[str, SAN]
+    may: Annotated[list[Annotated[Right, choice(*get_args(Right))]], Field(min_length=1)]
+    nodes: Annotated[list[Annotated[str, NODES]] | None, Field(min_length=1), GIVEN] = None
+    services: Annotated[list[Name] | None, Field(min_length=1), GIVEN] = None
+
+
 class MeshShape(Shape):
     services: Annotated[dict[Name, ServiceShape], Field(min_length=1)]
     gateways: dict[Name, GatewayShape] = Field(default_factory=dict)
     sidecars: dict[Name, SidecarShape] = Field(default_factory=dict)
     dead_man: Annotated[float | None, duration("10s", "24h"), GIVEN] = None
+    access: Annotated[list[AccessShape] | None, Field(min_length=1), GIVEN] = None

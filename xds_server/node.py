@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from xds_server.mesh import Mesh
@@ -14,11 +14,13 @@ Role = Literal["gateway", "sidecar", "grpc"]
 class NodeKind:
     """`name`: the gateway's, or that of a sidecar the mesh names; empty for all other sidecars, which are alike.
 
-    Role `grpc`: an application that is its own proxy, with gRPC's xDS client.
+    Role `grpc`: an application that is its own proxy, with gRPC's xDS client. `services`: those that the certificate
+    lets it see; None: all.
     """
 
     role: Role
     name: str = ""
+    services: frozenset[str] | None = None
 
 
 ANY_SIDECAR = NodeKind("sidecar")
@@ -34,7 +36,14 @@ def kinds(mesh: Mesh) -> tuple[NodeKind, ...]:
     """Every kind of Envoy that the mesh can have."""
     gateways = (NodeKind("gateway", name) for name in mesh.gateways)
     sidecars = (NodeKind("sidecar", name) for name in mesh.sidecars)
-    return (*gateways, *sidecars, ANY_SIDECAR)
+    everywhere = (*gateways, *sidecars, ANY_SIDECAR)
+    return everywhere + tuple(replace(kind, services=scope) for scope in _scopes(mesh) for kind in everywhere)
+
+
+def _scopes(mesh: Mesh) -> tuple[frozenset[str], ...]:
+    """Every set of services that certificates limit their owners' configuration to."""
+    rules = [rule for rule in mesh.access or () if "xds" in rule.may]
+    return tuple(dict.fromkeys(rule.services for rule in rules if rule.services is not None))
 
 
 def kind_of(mesh: Mesh, node_id: str, cluster: str) -> NodeKind:

@@ -71,6 +71,9 @@ class Telemetry:
         self._mesh_reads = meter.create_counter(
             "serinus.mesh.reads", "{read}", "Times that a changed mesh file was read, by result: adopted or refused."
         )
+        self._certificate_reads = meter.create_counter(
+            "serinus.tls.reads", "{read}", "Times that a changed certificate was read, by result: adopted or refused."
+        )
         self._journal = meter.create_counter("serinus.journal.records", "{record}", "Records written to the journal.")
 
     # --- reported as it happens
@@ -112,6 +115,10 @@ class Telemetry:
     def mesh_read(self, result: str) -> None:
         """Count that the mesh file was read again: `adopted` or `refused`."""
         self._mesh_reads.add(1, {"result": result})
+
+    def certificate_read(self, result: str) -> None:
+        """Count that the certificate's files were read again: `adopted` or `refused`."""
+        self._certificate_reads.add(1, {"result": result})
 
     def journal_written(self, kind: str) -> None:
         """Count one record written to the journal."""
@@ -157,6 +164,31 @@ class Telemetry:
         )
         self._gauge("serinus.lrs.streams", "Streams of load reports.", (), lambda: [((), streams())])
         self._gauge("serinus.lrs.nodes", "Envoys that report their load.", (), lambda: [((), nodes())])
+
+    def watch_refusals(self, refused: Reading) -> None:
+        """Show the xDS streams that were ended by us, by reason."""
+        self._counter("serinus.xds.refusals", "xDS streams ended by Serinus.", ("reason",), _by_label(refused))
+
+    def watch_access(self, refused: Reading) -> None:
+        """Show the calls that certificates did not allow, by reason."""
+        self._counter(
+            "serinus.access.refusals",
+            "Calls that the peer's certificate does not allow.",
+            ("reason",),
+            _by_label(refused),
+        )
+
+    def watch_tls(self, *, handshakes: Reading, not_after_unix_s: Callable[[], float]) -> None:
+        """Show TLS connections that were begun and those that got through, and when the certificate's time is up."""
+        self._counter(
+            "serinus.tls.handshakes", "TLS connections by how far they got.", ("reached",), _by_label(handshakes)
+        )
+        self._gauge(
+            "serinus.tls.certificate.not.after.seconds",
+            "When the certificate in force expires, in Unix time.",
+            (),
+            lambda: [((), not_after_unix_s())],
+        )
 
     def watch_sessions(self, *, followed: Reading, evicted: Reading) -> None:
         """Show the sessions that are followed, and those lost to their bound, by service."""

@@ -321,6 +321,18 @@ def _listen(text: str) -> tuple[str, int]:
     return host, port
 
 
+def _san(text: str) -> str:
+    if not text:
+        raise ValueError("empty")
+    if "://" in text:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[!-~]+", text):
+            raise ValueError("not a URI")
+        return text
+    if not re.fullmatch(r"[A-Za-z0-9_*.-]{1,253}", text):
+        raise ValueError("neither a URI nor a DNS name")
+    return text.lower()
+
+
 def _reachable(text: str) -> tuple[str, int]:
     host, port = _address(text)
     if host.lower() == "localhost":
@@ -387,6 +399,16 @@ LISTEN = Text(read=_listen, legal="IP:port, such as 127.0.0.1:10000, 0.0.0.0:100
 REACHABLE = Text(
     read=_reachable,
     legal="IP:port, or name:port where it listens on every address and gateways reach it by that name",
+    schema=_STRING,
+)
+SAN = Text(
+    read=_san,
+    legal="a URI such as spiffe://mesh/ns/shop/sa/*, or a DNS name such as *.shop.internal",
+    schema=_STRING,
+)
+NODES = Text(
+    read=_matching(re.compile(r"[!-~]{1,253}"), "a node ID"),
+    legal="a node ID, in which * stands for anything",
     schema=_STRING,
 )
 PORT = whole(1, 65_535)

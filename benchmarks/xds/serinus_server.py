@@ -12,6 +12,7 @@ from benchmarks.xds import control
 from benchmarks.xds.workload import Workload
 from xds_server.ads.cache import AdsCache
 from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
+from xds_server.garbage import settle
 
 
 class _Serinus:
@@ -40,6 +41,7 @@ async def _main() -> None:
     server = grpc.aio.server(options=SERVER_OPTIONS)
     add_ads(server, served.cache)
     port = server.add_insecure_port("127.0.0.1:0")
+    settle()
     await server.start()
     await control.serve(served, port)
     await server.stop(None)

@@ -207,13 +207,16 @@ def test_keepalive_pings_do_not_cut_an_idle_stream(rig):
         config["dynamic_resources"]["ads_config"]["api_type"] = "GRPC"
 
     async def scenario() -> None:
+        started = []
         async with rig.control_plane() as plane, contextlib.AsyncExitStack() as envoys:
             for node, edit in (("side-1", every_second), ("side-2", every_second_sotw)):
                 mesh = Mesh(path="mesh.yaml", services={"shop": rig.service({"v1": 1}, port=rig.free_port())})
                 plane.cache.publish(mesh, {})
-                await envoys.enter_async_context(rig.envoy(mesh, node, plane.port, edit=edit))
+                started.append(await envoys.enter_async_context(rig.envoy(mesh, node, plane.port, edit=edit)))
             await asyncio.sleep(30)
             assert plane.cache.counters.streams == 2
+            for envoy in started:
+                assert not any((await envoy.stats("cluster.serinus.http2.keepalive_timeout")).values())
 
     asyncio.run(scenario())
 

@@ -19,8 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.main import get_command
 
 from analysis.decision import Hold, Phase, SegmentDecision
+from xds_server.access import Denial
+from xds_server.ads.servicer import Refusal
 from xds_server.cli import app
 from xds_server.ingest.decode import FEATURE_EVENT, PAGE_EVENTS, USER_ATTRIBUTES, Drop
+from xds_server.mesh import Right
 from xds_server.mesh_model import MeshShape, Shape
 from xds_server.settings import mesh_schema, parse_mesh
 from xds_server.telemetry import Telemetry
@@ -176,7 +179,7 @@ ROWS = rows()
 def test_every_key_of_a_mesh_file_is_documented_and_no_other() -> None:
     assert set(ROWS) == set(KEYS)
     words = {name for definition in mesh_schema()["$defs"].values() for name in definition["properties"]}
-    assert words == {key.rpartition(".")[2] for key in KEYS} - {"dead_man", "gateways", "sidecars"}
+    assert words == {key.rpartition(".")[2] for key in KEYS} - {"access", "dead_man", "gateways", "sidecars"}
 
 
 @pytest.mark.parametrize("key", sorted(KEYS))
@@ -246,6 +249,10 @@ def metric_names() -> Iterator[str]:
     )
     telemetry.watch_xds(responses=lambda: {("push", "RDS"): 1}, nodes=lambda: 1)
     telemetry.watch_loads(lost=lambda: {("s", "v"): 0.1}, streams=lambda: 1, nodes=lambda: 1)
+    telemetry.watch_refusals(lambda: {"silent": 1})
+    telemetry.watch_access(lambda: {"node": 1})
+    telemetry.watch_tls(handshakes=lambda: {"hello": 1}, not_after_unix_s=lambda: 1.0)
+    telemetry.certificate_read("adopted")
     telemetry.watch_endpoints(
         published=lambda: {("s", "v"): 1}, stale=lambda: {("s", "v"): 0}, events=lambda: {("file", "refused"): 1}
     )
@@ -288,6 +295,15 @@ def test_every_metric_named_anywhere_exists() -> None:
 
 def test_every_reason_why_an_entry_is_dropped_is_documented() -> None:
     assert {f"`{drop}`" for drop in Drop} <= set(re.findall(r"`\w+`", PAGES["metrics.md"]))
+
+
+def test_every_reason_why_somebody_is_refused_is_documented() -> None:
+    told = set(re.findall(r"`\w+`", PAGES["security.md"]))
+    assert {f"`{reason}`" for reason in (*Refusal, *Denial)} <= told
+
+
+def test_every_right_is_documented() -> None:
+    assert all(f"| `{right}` |" in PAGES["security.md"] for right in typing.get_args(Right))
 
 
 def test_every_event_and_attribute_that_is_read_is_documented() -> None:

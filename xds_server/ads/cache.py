@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from xds_server import node as nodes_of
 from xds_server.ads.answer import Answer, Nacked
@@ -111,7 +111,8 @@ class _Known:
 class Stream:
     """One connected client. State is kept by stream, not by node ID: two may share an ID during a hot restart.
 
-    `wake`: called when it is worth asking `next_response`; with whether it is urgent.
+    `wake`: called when it is worth asking `next_response`; with whether it is urgent. `services`: those that it may
+    see; None: all.
     """
 
     node: str
@@ -119,6 +120,7 @@ class Stream:
     kind: NodeKind
     session: StreamSession
     wake: Callable[[bool], None]
+    services: frozenset[str] | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -225,8 +227,8 @@ class AdsCache:
     def _place(self, known: _Known, mesh: Mesh) -> None:
         """Find out what kind of node a client is in this mesh."""
         for stream in known.streams:
-            if stream.kind != nodes_of.GRPC:
-                stream.kind = nodes_of.kind_of(mesh, stream.node, known.cluster)
+            if stream.kind.role != "grpc":
+                stream.kind = replace(nodes_of.kind_of(mesh, stream.node, known.cluster), services=stream.services)
             known.role = stream.kind.role
 
     def _feed(self, stream: Stream) -> None:
@@ -256,15 +258,16 @@ class AdsCache:
         wake: Callable[[bool], None],
         *,
         user_agent: str = "",
+        services: frozenset[str] | None = None,
         only: ResourceType | None = None,
     ) -> Stream:
         """Register a stream; it is answered once something has been published. `only`: see `StreamSession`."""
         known = self._known.pop(node, None) or _Known(cluster=cluster, role="sidecar")
         self._known[node] = known  # the newest last, for `_forget_gone`
         is_grpc = nodes_of.is_grpc(user_agent)
-        kind = nodes_of.GRPC if is_grpc else nodes_of.ANY_SIDECAR
+        kind = nodes_of.GRPC if is_grpc else NodeKind("sidecar", services=services)
         session = StreamSession(variant, may_be_legacy=not is_grpc, only=only)
-        stream = Stream(node=node, known=known, kind=kind, session=session, wake=wake)
+        stream = Stream(node=node, known=known, kind=kind, session=session, wake=wake, services=services)
         if is_grpc:
             self._expect_grpc()
         known.streams.append(stream)

@@ -70,7 +70,9 @@ class Composer:
         self, kind: ResourceType, state: TypeState, target: Target, now: float
     ) -> tuple[dict[str, Resource | None], set[str]]:
         """What is due: what must stay as the client has it for now, by name, and the names that change."""
-        named, is_open = target.snapshot.resources[kind], self._gates.are_open(target.snapshot)
+        named, is_open = target.snapshot.resources[kind], self._gates.are_open(kind, target.snapshot)
+        if is_open and state.held.is_empty and not state.rejected and state.due == named.keys():
+            return {}, set(state.due)  # a client that has nothing yet
         kept: dict[str, Resource | None] = {}
         changed: set[str] = set()
         for name in tuple(state.due):
@@ -96,7 +98,7 @@ class Composer:
     def part(self, kind: ResourceType, target: Target, names: Iterable[str], now: float) -> Body | None:
         """What is to be sent of these names."""
         state = self._states[kind]
-        is_open = kind is not ResourceType.RTDS and self._gates.are_open(target.snapshot)
+        is_open = kind is not ResourceType.RTDS and self._gates.are_open(kind, target.snapshot)
         if is_open and (body := self._shared(kind, state, target)) is not None:
             return body
         named = target.snapshot.resources[kind]
@@ -134,12 +136,11 @@ class Composer:
             if kind in CHILDREN:
                 self._follow(kind, state, body, (name,))
             return body
-        unseen = state.due if state.held.is_empty else state.owed
-        if len(unseen) < MANY:
+        if len(state.due) + len(state.owed) < MANY:
             return None
         for body in target.chunks(self._variant, kind):
             names = body.resources.keys()
-            if names <= unseen:
+            if names <= state.owed or (names <= state.due | state.owed and state.held.lacks(names)):
                 self._follow(kind, state, body, names)
                 state.answered(names)
                 return body

@@ -18,6 +18,9 @@ DRAIN_S = 2.0
 GHOST_S = 600.0
 """How long a client may go on with routes that are gone: Envoy's default `--drain-time-s` of a removed listener."""
 
+UNGATED = frozenset({ResourceType.CDS, ResourceType.EDS})
+"""What waits for nothing else to come."""
+
 
 class Gates:
     """Looks at the types of one stream; `states` is the session's own. `may_have_routes`: whether RDS may be one."""
@@ -30,8 +33,10 @@ class Gates:
         self._drains: dict[str, float] = {}  # clusters without routes, and until when they stay
         self._ghosts: dict[str, tuple[Resource, float]] = {}  # routes told to be gone that the client may still use
 
-    def are_open(self, snapshot: Snapshot) -> bool:
-        """Whether it is known at a glance that every resource that routes depend on may go out now."""
+    def are_open(self, kind: ResourceType, snapshot: Snapshot) -> bool:
+        """Whether it is known at a glance that every resource of a type, but RTDS, may go out now."""
+        if kind in UNGATED:
+            return True
         state = self._states.get(ResourceType.CDS)
         if state is None or not state.subscription.wildcard:
             return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from xds_server.snapshot import Resource
 from xds_server.snapshot.snapshot import NOTHING
@@ -56,6 +56,11 @@ class Held:
     def is_empty(self) -> bool:
         """Whether it has nothing at all."""
         return not self._base and not self._own
+
+    def lacks(self, names: Set[str]) -> bool:
+        """Whether it is known at a glance that there is nothing under any of these names."""
+        own = self._own or {}
+        return self._base.keys().isdisjoint(names) and all(own[name] is None for name in own.keys() & names)
 
     def names(self) -> set[str]:
         """Every name under which there is something, subscribed or not."""

@@ -20,7 +20,7 @@ WRITE_ERRORS = (grpc.aio.AioRpcError, grpc.aio.UsageError, grpc.aio.BaseError, a
 
 
 class Writer(Protocol):
-    """One stream."""
+    """One stream. It can be written to once at a time."""
 
     is_queued: bool
 
@@ -29,6 +29,9 @@ class Writer(Protocol):
 
     def is_due(self) -> bool:
         """Whether there is more to be written."""
+
+    def fail(self) -> None:
+        """End: what was to be written is lost, and would be waited for in vain."""
 
 
 class Lanes:
@@ -39,11 +42,16 @@ class Lanes:
         self._waiting: deque[Writer] = deque()
         self._lanes: set[asyncio.Task[None]] = set()
         self._since: dict[asyncio.Task[None], float] = {}  # when each lane's write began
+        # A client may answer before gRPC says that the write is over. Whether it was put meanwhile, and urgently.
+        self._writing: dict[Writer, bool | None] = {}
         self._watch: asyncio.TimerHandle | None = None
         self.stuck = 0
 
     def put(self, writer: Writer, *, urgent: bool = False) -> None:
         """Let a writer write when it is its turn; one that waits already is moved up if it has become urgent."""
+        if writer in self._writing:
+            self._writing[writer] = urgent or bool(self._writing[writer])
+            return
         if not writer.is_queued:
             writer.is_queued = True
             (self._urgent if urgent else self._waiting).append(writer)
@@ -80,6 +88,8 @@ class Lanes:
         self.stuck = sum(since <= limit for since in self._since.values())
         for _ in range(min(self.depth, LANES)):
             self._staff()
+        if self.depth and self._watch is None:  # the new ones may get stuck as well
+            self._watch = asyncio.get_running_loop().call_later(STUCK_S, self._look)
 
     async def _run(self) -> None:
         lane, loop = asyncio.current_task(), asyncio.get_running_loop()
@@ -91,17 +101,23 @@ class Lanes:
                 if writing is None:
                     continue
                 self._since[lane] = loop.time()
-                try:
-                    await writing  # waits for a client that does not read
-                except WRITE_ERRORS:
-                    continue  # the client is gone; its reading side ends the stream
-                if writer.is_due():
-                    self.put(writer)
+                await self._write(writer, writing)
         finally:
             self._since.pop(lane, None)
             self._lanes.discard(lane)
             if self.depth:
                 self._staff()
+
+    async def _write(self, writer: Writer, writing: Awaitable[None]) -> None:
+        self._writing[writer] = None
+        try:
+            await writing  # waits for a client that does not read
+        except WRITE_ERRORS:
+            writer.fail()
+        finally:
+            again = self._writing.pop(writer)
+        if again is not None or writer.is_due():
+            self.put(writer, urgent=bool(again))
 
     def _next(self) -> Writer | None:
         for queue in (self._urgent, self._waiting):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -14,11 +15,14 @@ import grpc
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 from google.protobuf.message import DecodeError
 
+from xds_server import access
+from xds_server import node as nodes_of
 from xds_server.ads import wire
 from xds_server.ads.cache import AdsCache, Stream
-from xds_server.ads.lanes import Lanes
+from xds_server.ads.lanes import WRITE_ERRORS, Lanes
 from xds_server.ads.response import Variant
 from xds_server.ads.session import DeltaRequest, Request
+from xds_server.ads.turns import Turns
 from xds_server.snapshot import ResourceType
 from xds_server.snapshot.resource import OTHER_TYPES, TYPES_BY_URL
 
@@ -53,13 +57,25 @@ FIRST_REQUEST_S = 30.0
 """A client that opens a stream and says nothing is not kept for longer."""
 
 MAX_NAMES = 100_000
-"""Of one request. A mesh of ten thousand services has a fifth of it."""
+"""Of one request, and of one type on one stream. A mesh of ten thousand services has a fifth of it."""
 
-MAX_MESSAGE_BYTES = 16 << 20
-"""The default of 4 MiB is too little for a request that names everything; a larger message than this is an attack."""
+MAX_STREAMS = 50_000
+"""At a time. Each costs some 60 kB; who comes later is told to try again."""
 
-MAX_BLOBS = 1_024
+READ_A_ROUND = 8
+"""Requests, other than plain ACKs, that are taken in one round of the loop; each costs a millisecond or so."""
+
+MAX_MESSAGE_BYTES = 8 << 20
+"""gRPC's own 4 MiB is too little for a request that names everything; a larger message than this is an attack."""
+
+MAX_RECEIVED_BYTES = 2 * MAX_MESSAGE_BYTES
+"""What is larger still gRPC does not take in; we do not hear of it."""
+
+MAX_SHARED_BYTES = 32 << 20
 MAX_SHOWN = 200  # characters of what a client has sent, in a message to it
+
+GONE_S = 1.0
+"""A client to which nothing can be written has gone, or is told to come again."""
 
 DRAIN_S = 1.0
 """Over which streams end when the control plane does, so that their clients do not all come back at once."""
@@ -73,13 +89,18 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # Notice an Envoy that is gone without a word.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # it counts, not the one above: without it 60 s
     ("grpc.max_concurrent_streams", 100_000),
     # Everybody comes back at once when the control plane has restarted; beyond 1,000 calls that wait to be taken up
     # gRPC's core would turn some away at random.
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
     ("grpc.max_send_message_length", -1),
+    ("grpc.max_metadata_size", 16_384),
+    ("grpc.absolute_max_metadata_size", 32_768),
+    # Who connects and does not go on with TLS or HTTP/2 is not waited for as long as gRPC's two minutes.
+    ("grpc.server_handshake_timeout_ms", 20_000),
     # A second control plane on the same port must fail, not take half of the Envoys.
     ("grpc.so_reuseport", 0),
 )
@@ -94,7 +115,11 @@ class Refusal(StrEnum):
     MALFORMED = "malformed"
     NO_NODE = "no_node"
     TOO_MANY_NAMES = "too_many_names"
+    TOO_LARGE = "too_large"
+    TOO_MANY_STREAMS = "too_many_streams"
+    FORBIDDEN = "forbidden"
     WRONG_TYPE = "wrong_type"
+    LOST = "lost"
     ENDING = "ending"
 
 
@@ -124,8 +149,10 @@ class XdsService:
     def __init__(self, cache: AdsCache) -> None:
         self._cache = cache
         self._streams: set[_XdsStream] = set()
-        self._blobs: dict[bytes, bytes] = {}
+        self._encoded: dict[tuple[str, ...], bytes] = {}
+        self._encoded_bytes = 0
         self.lanes = Lanes()
+        self.turns = Turns(READ_A_ROUND)
         self._is_ending = False
         self.refusals: Counter[Refusal] = Counter()
         self.unserved: Counter[str] = Counter()
@@ -140,28 +167,44 @@ class XdsService:
                 await self._run(stream)
             except _RefusedError as refused:
                 self.refusals[refused.refusal] += 1
-                await context.abort(refused.code, str(refused))
+                with contextlib.suppress(grpc.aio.InternalError):  # the client is gone, and cannot be told
+                    await context.abort(refused.code, str(refused))
+            except access.DeniedError:
+                self.refusals[Refusal.FORBIDDEN] += 1
+                raise  # to whoever has checked the call
 
         return handle
 
     async def _run(self, stream: _XdsStream) -> None:
         if self._is_ending:
             raise _RefusedError(Refusal.ENDING, grpc.StatusCode.UNAVAILABLE, "the control plane is ending")
+        if len(self._streams) >= MAX_STREAMS:
+            raise _RefusedError(
+                Refusal.TOO_MANY_STREAMS, grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_STREAMS} streams already"
+            )
         self._streams.add(stream)
         try:
             await stream.run()
         except asyncio.CancelledError:
+            if stream.refused is not None:
+                raise stream.refused from None
             # A stream that the server has to cancel makes gRPC print a traceback; one that returns, does not.
             if not self._is_ending:
                 raise
         finally:
             self._streams.discard(stream)
 
-    def share(self, names: bytes) -> bytes:
-        """The one copy of these bytes: Envoys of one kind name the same resources, thousands in a large mesh."""
-        if len(self._blobs) >= MAX_BLOBS:
-            self._blobs.clear()
-        return self._blobs.setdefault(names, names)
+    def encoded(self, names: tuple[str, ...]) -> bytes:
+        """Their one encoding: Envoys of one kind name the same resources, thousands in a large mesh."""
+        found = self._encoded.get(names)
+        if found is None:
+            found = wire.names_field(names)
+            self._encoded_bytes += len(found)
+            if self._encoded_bytes > MAX_SHARED_BYTES:
+                self._encoded.clear()
+                self._encoded_bytes = len(found)
+            self._encoded[names] = found
+        return found
 
     async def drain(self, over_s: float = DRAIN_S) -> None:
         """Take no new streams and end the others one after the other."""
@@ -184,7 +227,7 @@ class _XdsStream:
 
     __slots__ = (
         *("_cache", "_context", "_expected", "_kind", "_names", "_service", "_stream", "_task", "_timer", "_variant"),
-        *("is_queued",),
+        *("is_queued", "refused"),
     )
 
     def __init__(
@@ -201,18 +244,28 @@ class _XdsStream:
         self._names: dict[ResourceType, bytes] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.is_queued = False
+        self.refused: _RefusedError | None = None
 
-    def end(self) -> None:
-        """End the stream, whatever it waits for."""
+    def end(self, refused: _RefusedError | None = None) -> None:
+        """End the stream, whatever it waits for. `refused`: why, if it is not the control plane that ends."""
+        self.refused = self.refused or refused
         if self._task is not None:
             self._task.cancel()
 
     async def run(self) -> None:
         """Run until either side ends it."""
-        stream = self._open(await self._first())
+        first = await self._first()
+        # Sent with the first response they would count as unsent until that is written, and no status could be sent.
+        with contextlib.suppress(*WRITE_ERRORS):  # the client is gone, and there is nothing more to read
+            await self._context.send_initial_metadata(())
+        await self._service.turns.wait()
+        stream = self._open(first)
         try:
             while (raw := await self._context.read()) is not grpc.aio.EOF:
-                self._read(stream, raw)
+                if not self._is_ack(stream, raw):
+                    await self._service.turns.wait()
+                    # Later requests need not name the node ("The client only sends the node in the first message").
+                    self._take(stream, self._parse(raw))
         finally:
             # When a client cancels, grpc.aio ends the reading or cancels us: either way this runs, and nothing else.
             self._stream = None
@@ -227,13 +280,24 @@ class _XdsStream:
             raise _RefusedError(
                 Refusal.NO_NODE, grpc.StatusCode.INVALID_ARGUMENT, "the first request must carry node.id"
             )
-        node = message.node
+        node, grant = message.node, access.current()
+        grant.check_node(node.id)
+        if nodes_of.is_grpc(node.user_agent_name):
+            grant.check_all()
         self._stream = stream = self._cache.open(
-            node.id, node.cluster, self._variant, self._wake, user_agent=node.user_agent_name, only=self._kind
+            node.id,
+            node.cluster,
+            self._variant,
+            self._wake,
+            user_agent=node.user_agent_name,
+            services=grant.services,
+            only=self._kind,
         )
         try:
+            if stream.kind.name:  # it may have been found by the cluster that the client claims
+                grant.check_node(stream.kind.name)
             self._take(stream, message)
-        except _RefusedError:
+        except (_RefusedError, access.DeniedError):
             self._stream = None
             self._cache.close(stream)
             raise
@@ -252,18 +316,20 @@ class _XdsStream:
 
     # --- Reading
 
-    def _read(self, stream: Stream, raw: bytes) -> None:
+    def _is_ack(self, stream: Stream, raw: bytes) -> bool:
+        """Whether it was an ACK that changes nothing; then it has been taken."""
         for kind, (head, tail) in self._expected.items():
             if raw.endswith(tail) and raw.startswith(head):
                 names = self._names.get(kind, b"")
                 if len(raw) == len(head) + len(names) + len(tail) and raw.startswith(names, len(head)):
                     del self._expected[kind]
                     self._cache.acked(stream, kind)
-                    return
-        # Later requests need not name the node ("The client only sends the node in the first message").
-        self._take(stream, self._parse(raw))
+                    return True
+        return False
 
     def _parse(self, raw: bytes) -> DiscoveryRequest | DeltaDiscoveryRequest:
+        if len(raw) > MAX_MESSAGE_BYTES:
+            raise _RefusedError(Refusal.TOO_LARGE, grpc.StatusCode.RESOURCE_EXHAUSTED, f"a request of {len(raw)} bytes")
         message = DiscoveryRequest if self._variant is Variant.SOTW else DeltaDiscoveryRequest
         try:
             return message.FromString(raw)
@@ -281,7 +347,7 @@ class _XdsStream:
         error = message.error_detail.message if message.HasField("error_detail") else None
         if isinstance(message, DiscoveryRequest):
             names = _bounded(message.resource_names)
-            self._names[kind] = self._service.share(wire.names_field(names)) if names else b""
+            self._names[kind] = self._service.encoded(names) if names else b""
             request: Request | DeltaRequest = Request(
                 type=kind, names=names, nonce=message.response_nonce, error=error, version=message.version_info
             )
@@ -295,6 +361,8 @@ class _XdsStream:
                 error=error,
             )
         self._cache.receive(stream, request)
+        if stream.session.names_n(kind) > MAX_NAMES:
+            raise _too_many()
 
     def _type_of(self, url: str) -> ResourceType | None:
         """The type that a request is for; None: one that Envoy has and Serinus does not serve."""
@@ -338,6 +406,13 @@ class _XdsStream:
         """Whether there is more to write; see `Writer`."""
         return self._stream is not None and self._stream.session.is_due()
 
+    def fail(self) -> None:
+        """Write no more. The client is gone, which the reading side is about to notice; if not, end the stream."""
+        if self._stream is not None:
+            self._stream = None
+            lost = _RefusedError(Refusal.LOST, grpc.StatusCode.UNAVAILABLE, "a response could not be sent")
+            asyncio.get_running_loop().call_later(GONE_S, self.end, lost)
+
     def _set_timer(self, stream: Stream) -> None:
         """Look again when it is only time that a cluster's removal waits for."""
         drain = stream.session.next_drain()
@@ -364,5 +439,5 @@ def _bounded_map(versions: Mapping[str, str]) -> dict[str, str]:
 
 def _too_many() -> _RefusedError:
     return _RefusedError(
-        Refusal.TOO_MANY_NAMES, grpc.StatusCode.INVALID_ARGUMENT, f"more than {MAX_NAMES} names in one request"
+        Refusal.TOO_MANY_NAMES, grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {MAX_NAMES} names of one type"
     )

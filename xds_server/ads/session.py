@@ -122,7 +122,7 @@ class StreamSession:
                 and state.has(resource.name) is resource
                 and state.is_at_rest()
                 and not state.rejected
-                and (kind is not ResourceType.RDS or self._gates.are_open(target.snapshot))
+                and self._gates.are_open(kind, target.snapshot)
             ):
                 self._target = target
                 return self._send(state, target.body(self._variant, kind, (resource.name,)))

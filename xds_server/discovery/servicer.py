@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 import grpc
 
+from xds_server import access
 from xds_server.answering import answering, bound, require
 from xds_server.clock import Clock
 from xds_server.discovery.registry import Key, Registration, show_address
@@ -84,7 +85,7 @@ class RegistryServicer(pb_grpc.RegistryServicer):
     async def List(self, request: pb.ListRequest, context: _Context) -> pb.ListReply:
         async with answering(context):
             bound(request.service)
-            found = list(self._sources.view(request.service or None))
+            found = [v for v in self._sources.view(request.service or None) if access.current().sees(v.service)]
             if request.service and not found:
                 raise UnknownNameError("service", request.service, {each.service for each in self._sources.view()})
             now_s = self._clock.monotonic()

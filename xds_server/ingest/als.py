@@ -10,13 +10,17 @@ import grpc.aio
 
 from xds_server.ingest.ingest import Ingest, Reporter
 
+FLUSH_S = 0.3
+"""For what has arrived when the end comes; Envoys' streams have no end of their own."""
+
 SERVICE = "envoy.service.accesslog.v3.AccessLogService"
 
 
 def add_als(server: grpc.aio.Server, ingest: Ingest, *, until: asyncio.Event | None = None) -> None:
     """Serve `StreamAccessLogs` on `server`. Bytes go in as they are: what cannot be parsed must not end the stream.
 
-    `until`: ends every stream. They have no end of their own, and one that the server has to cancel logs a traceback.
+    `until`: ends every stream within `FLUSH_S`, in which what has arrived is still taken. One that the server has to
+    cancel logs a traceback.
     """
     end = until if until is not None else asyncio.Event()
 
@@ -25,15 +29,18 @@ def add_als(server: grpc.aio.Server, ingest: Ingest, *, until: asyncio.Event | N
         async for message in messages:
             reporter = ingest.take_access_logs(message, reporter)
 
-    async def stream_access_logs(messages: AsyncIterator[bytes], _context: grpc.aio.ServicerContext) -> bytes:
-        tasks = (asyncio.create_task(take(messages)), asyncio.create_task(end.wait()))
+    async def stream_access_logs(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
+        if end.is_set():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the control plane is ending")
+        taking, ending = asyncio.create_task(take(messages)), asyncio.create_task(end.wait())
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await asyncio.wait((taking, ending), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((taking,), timeout=FLUSH_S)
+            if done:
+                taking.result()
         finally:
-            for task in tasks:
-                task.cancel()
+            taking.cancel()
+            ending.cancel()
         return b""  # StreamAccessLogsResponse has no fields; Envoy never waits for it
 
     methods = {"StreamAccessLogs": grpc.stream_unary_rpc_method_handler(stream_access_logs)}

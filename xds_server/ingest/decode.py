@@ -40,6 +40,7 @@ class Drop(StrEnum):
     FORWARDING_HOP = "forwarding_hop"  # a route that only passes requests on
     LATER_HOP = "later_hop"  # an Envoy before this one has split, and reports
     UNKNOWN_SERVICE = "unknown_service"
+    NOT_ALLOWED = "not_allowed"  # the peer's certificate does not let it report of the service
     UNKNOWN_SEGMENT = "unknown_segment"
     NO_TIME = "no_time"
     AHEAD = "ahead"  # it claims to lie in the future: one such row would end every session

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from analysis.evidence.log_loss import LoadLedger, LogCheck, Series
 from analysis.sample import SAMPLE_DTYPE, UNKNOWN, SampleBatch, Vocabulary
+from xds_server import access
 from xds_server.clock import Clock, SystemClock
 from xds_server.ingest.decode import (
     DecodeRules,
@@ -65,10 +66,14 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reporter:
-    """The Envoy at the other end of an access log stream. `role`: gateway or sidecar."""
+    """The Envoy at the other end of an access log stream. `role`: gateway or sidecar.
+
+    `services`: those that its certificate lets it report of; None: all.
+    """
 
     node: str
     role: bytes
+    services: frozenset[bytes] | None = None
 
 
 @dataclass(slots=True)
@@ -140,6 +145,11 @@ class Ingest:
 
         `reporter` is what the last call for the same stream returned, None for the first: only a stream's first message
         says which Envoy it comes from.
+
+        Raises
+        ------
+        access.DeniedError
+            The certificate of the peer does not let it be that Envoy; nothing has been taken.
         """
         try:
             logs = als_pb2.StreamAccessLogsMessage.FromString(message)
@@ -241,7 +251,12 @@ class Ingest:
     def _reporter(self, node: als_pb2.Node) -> Reporter | None:
         """Return the Envoy that a stream's identifier names, in the role whose configuration it was sent."""
         name, cluster = node.id.decode("utf-8", "replace"), node.cluster.decode("utf-8", "replace")
-        return Reporter(node=name, role=kind_of(self._mesh, name, cluster).role.encode()) if name else None
+        if not name:
+            return None
+        grant = access.current()
+        grant.check_node(name)
+        services = None if grant.services is None else frozenset(map(str.encode, grant.services))
+        return Reporter(node=name, role=kind_of(self._mesh, name, cluster).role.encode(), services=services)
 
     def _take_entry(
         self, entry: als_pb2.HttpEntry, reporter: Reporter | None, now_unix_ns: int, compared: Mapping[bytes, Series]
@@ -254,6 +269,8 @@ class Ingest:
         inbox = self._inboxes.get(stamp.service)
         if inbox is None:
             return Drop.UNKNOWN_SERVICE
+        if reporter.services is not None and stamp.service not in reporter.services:
+            return Drop.NOT_ALLOWED
         # A later hop splits as well, by the same hash: it does not count, but a new split must have reached it.
         inbox.saw(reporter.node, generation_of(stamp), now_unix_ns / _NS)
         if compared:
@@ -270,6 +287,9 @@ class Ingest:
         inbox = self._inboxes.get(attributes.get(b"service.name", b""))
         if inbox is None:
             self._counts[source, Drop.UNKNOWN_SERVICE] += len(items)
+            return
+        if not access.current().sees(inbox.rules.name):
+            self._counts[source, Drop.NOT_ALLOWED] += len(items)
             return
         version = inbox.rules.versions.get(attributes.get(b"service.version", b""), UNKNOWN)
         now_unix_ns = self._clock.now_unix_ns()

@@ -37,9 +37,10 @@ class Entry:
 
 def entries_of(mesh: m.Mesh, node: NodeKind) -> tuple[Entry, ...]:
     """The entries of one kind of node."""
+    seen = {name: service for name, service in mesh.services.items() if _sees(node, name)}
     if node.role == "gateway":
         gateway = mesh.gateways[node.name]
-        services = tuple(mesh.services[name] for name in gateway.services)
+        services = tuple(seen[name] for name in gateway.services if name in seen)
         return (
             Entry(
                 name=f"gateway|{node.name}",
@@ -52,11 +53,11 @@ def entries_of(mesh: m.Mesh, node: NodeKind) -> tuple[Entry, ...]:
             ),
         )
     if node.name:
-        listen, services = mesh.sidecars[node.name].listen, tuple(mesh.services.values())
+        listen, services = mesh.sidecars[node.name].listen, tuple(seen.values())
         name = f"sidecar|{node.name}"
         return (Entry(name=name, kind=node, listen=listen, services=services, is_scoped=_are_exact(services)),)
     by_port: dict[int, list[m.Service]] = {}
-    for service in mesh.services.values():
+    for service in seen.values():
         by_port.setdefault(service.port, []).append(service)
     # Not scoped: a scope is not for one listener alone, and the same domain may be on two ports.
     return tuple(
@@ -74,6 +75,10 @@ def destinations(mesh: m.Mesh, entry: Entry) -> Iterator[tuple[str, str, m.Versi
     for service in entry.services:
         for version in service.versions.values():
             yield cluster_name(service.name, version.name), service.name, version
+
+
+def _sees(node: NodeKind, service: str) -> bool:
+    return node.services is None or service in node.services
 
 
 def _are_exact(services: tuple[m.Service, ...]) -> bool:

@@ -46,11 +46,15 @@ class Ticks:
                     self.start(steered)
                 await asyncio.Event().wait()  # services come and go
         finally:
+            self._collect()
             for steered in self._fleet.services.values():
                 try:
+                    steered.engine.observe(steered.take_rows())  # no decision: nobody would wait for its ACKs
                     self._execution.save(steered)
                 except JournalError as error:
                     log.error("the state of %s is not saved: %s", steered.name, error)  # noqa: TRY400 -- one line
+                except Exception:  # of one service's engine; the others are saved
+                    log.exception("the state of %s is not saved", steered.name)
 
     def start(self, steered: SteeredService) -> None:
         """Tick one more service, from when `run` runs."""

@@ -81,13 +81,14 @@ class Serinus:
     otlp: int
     http: int
     environment: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[object, ...] = ()
     process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         ports = ("--grpc-port", self.grpc, "--otlp-port", self.otlp, "--http-port", self.http)
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *(SERINUS, "run", self.mesh_path, *map(str, ports), "--data-dir", self.data_dir),
+                *(SERINUS, "run", self.mesh_path, *map(str, (*ports, *self.options)), "--data-dir", self.data_dir),
                 stdout=log, stderr=log, env={**os.environ, **self.environment},
             )  # fmt: skip
         deadline = time.monotonic() + READY_WITHIN_S
@@ -298,11 +299,11 @@ class Place:
         return load_mesh(self.directory / "mesh.yaml")
 
     @contextlib.asynccontextmanager
-    async def serinus(self, environment: Mapping[str, str] | None = None) -> AsyncIterator[Serinus]:
+    async def serinus(self, *options: object, environment: Mapping[str, str] | None = None) -> AsyncIterator[Serinus]:
         """Run a control plane on the mesh that has been written."""
         ports = [self.free_port() for _ in range(3)]
         here = self.directory
-        result = Serinus(here / "mesh.yaml", here / "data", here / "serinus.log", *ports, environment or {})
+        result = Serinus(here / "mesh.yaml", here / "data", here / "serinus.log", *ports, environment or {}, options)
         try:
             await result.start()
             yield result

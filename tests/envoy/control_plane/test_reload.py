@@ -150,7 +150,7 @@ def test_what_no_envoy_would_take_is_refused_before_any_is_sent_it(rig, place):
             (strict / "envoy").chmod(0o755)
             path_variable = f"{strict}:/usr/bin:/bin"
             async with (
-                place.serinus({"PATH": path_variable}) as serinus,
+                place.serinus(environment={"PATH": path_variable}) as serinus,
                 rig.envoy(place.mesh(), "side-1", serinus.grpc),
                 place.crowd(port) as crowd,
             ):
