@@ -70,7 +70,7 @@ def test_too_many_names(server: Server, connect: Connect, variant) -> None:
     stream = connect(variant).stream("CDS")
     field = "resource_names_subscribe" if variant.is_delta else "resource_names"
     stream.send("CDS", **{field: [f"{n}" for n in range(100_001)]})
-    assert stream.end(10).code is grpc.StatusCode.INVALID_ARGUMENT
+    assert stream.end(10).code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @shows("A7", "what is no message ends its own stream and no other")

@@ -165,6 +165,7 @@ def test_a_name_that_no_entry_fits_may_do_nothing(kit, guarded, sans):
     assert guarded.plane.metrics("serinus_access_refusals_total")["no_rule"] == before + 3
 
 
+@pytest.mark.shows("matrix", 14)
 def test_a_node_id_belongs_to_its_certificate(kit, guarded):
     before = guarded.plane.metrics("serinus_access_refusals_total").get("node", 0)
     code, text = said(kit, guarded, guarded.edge, kit.request(ResourceType.CDS, node="inner-1"))
