@@ -172,6 +172,30 @@ def test_a_node_id_belongs_to_its_certificate(kit, guarded):
     assert guarded.plane.metrics("serinus_access_refusals_total")["node"] == before + 1
 
 
+def test_a_gateways_name_belongs_to_its_certificate_even_as_a_cluster(kit, guarded):
+    """An Envoy is a gateway by its node cluster too, and that may come to be one's name in another mesh."""
+    plane, text = guarded.plane, guarded.plane.mesh.read_text()
+    gateway = 'gateways: {front: {listen: "127.0.0.1:8000"}}\n'
+
+    async def go():
+        async with kit.client(plane, guarded.ca, guarded.edge) as client:
+            request = kit.request(ResourceType.CDS, node="edge-1", cluster="front")
+            ending = asyncio.create_task(client.said(request))
+            await asyncio.sleep(0.5)
+            assert not ending.done()
+            plane.mesh.write_text(text + gateway)
+            return await asyncio.wait_for(ending, 10), await client.said(request)
+
+    try:
+        refused = (DENIED, "spiffe://mesh/ns/edge/sa/envoy may not be node 'front'")
+        assert asyncio.run(go()) == (refused, refused)
+    finally:
+        plane.mesh.write_text(text)
+        reads = "serinus_mesh_reads_total"
+        before = plane.metrics(reads)["adopted"]
+        plane.wait_for("the mesh of before", lambda: plane.metrics(reads)["adopted"] > before)
+
+
 @pytest.mark.parametrize("method", ["Act", "StartRollout", "ExcludeNode", "GetStatus"])
 def test_an_envoy_may_not_steer_nor_look(kit, guarded, method):
     async def go():
@@ -224,6 +248,15 @@ def test_the_control_api_shows_and_tells_only_what_a_certificate_lets_its_owner_
         DENIED,
         "spiffe://mesh/ns/cart/sa/pod/7 may not see service 'shop'",
     )
+
+
+def test_a_command_is_journalled_with_the_name_in_the_certificate(kit, guarded):
+    async def go():
+        async with kit.client(guarded.plane, guarded.ca, guarded.operator) as client:
+            await kit.push(client, 50)
+            return (await client.control.GetHistory(pb.GetHistoryRequest(service="shop"))).decisions[-1]
+
+    assert asyncio.run(go()).who == "test (ann.ops.internal)"
 
 
 def logs(node, service):
