@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from analysis.decision import Order, Phase, SegmentDecision
 from analysis.errors import StateError
+from analysis.evidence.log_loss import NO_CHECK, LogCheck
 from analysis.observer import LATENESS_S, Observer
 from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, load_table
 from analysis.ramp import Ramp, stale_after_s
@@ -72,8 +73,13 @@ class ServiceEngine:
         self.observer.begin(rollout.arms)
         self._frozen_thresholds = False
 
-    def tick(self, now_ns: int, feature_labels: Mapping[str, int]) -> tuple[SegmentDecision, ...]:
-        """Judge what is due and decide; empty while no rollout runs. Splits decided here count as in force from now."""
+    def tick(
+        self, now_ns: int, feature_labels: Mapping[str, int], logs: LogCheck = NO_CHECK
+    ) -> tuple[SegmentDecision, ...]:
+        """Judge what is due and decide; empty while no rollout runs. Splits decided here count as in force from now.
+
+        `logs`: what the access logs lack by now, as far as is known.
+        """
         self._doubt_absence(now_ns)
         window = self.observer.window(now_ns, feature_labels)
         if self.ramp is None or self.rollout is None:
@@ -83,7 +89,7 @@ class ServiceEngine:
             self._frozen_thresholds = self.observer.freeze_thresholds()
         if self._baseline_is_judged(now_s):
             self.observer.behaviour.fit()
-        decisions = self.ramp.step(window, now_s=now_s, rng=self._rng)
+        decisions = self.ramp.step(window, now_s=now_s, rng=self._rng, logs=logs)
         self._record(decisions, now_ns)
         return decisions
 

@@ -25,9 +25,9 @@ class GuardView:
     `proposal_bp`: what the policy wants; `cap_bp`: what the harm budget allows. `world_bad`: the baseline is as bad.
     `proven`: reasons that are proof of harm. `suspicion`: the strongest evidence as a share of the proof, and `suspect`
     what it is about. `breach_ticks`: ticks in a row with a foreseen breach *and* the evidence floor; `breach_likely`:
-    more likely than not. `sample_ratio`: proof that people are not spread as was asked for. `unhealthy`: why the canary
-    is not known to be healthy, if it is not. `stale_s`: seconds without access logs, where that is long. `dirty`: what
-    speaks against a promotion now.
+    more likely than not. `log_loss`: the logs lack too many requests. `sample_ratio`: proof that people are not spread
+    as was asked for. `unhealthy`: why the canary is not known to be healthy, if it is not. `stale_s`: seconds without
+    access logs, where that is long. `dirty`: what speaks against a promotion now.
     """
 
     phase: Phase
@@ -47,6 +47,7 @@ class GuardView:
     breach_ticks: int = 0
     breach_likely: bool = False
     budget_spent: bool = False
+    log_loss: Reason | None = None
     sample_ratio: Reason | None = None
     unhealthy: Reason | None = None
     stale_s: float | None = None
@@ -119,6 +120,8 @@ def _stay(view: GuardView) -> Hold | None:
         return Hold(reasons=(_reason("no_data", f"no access logs for {view.stale_s:.0f} s"),))
     if not view.confirmed:
         return Hold(reasons=(_reason("unconfirmed", "waits for Envoys to acknowledge the last split"),))
+    if view.log_loss is not None:
+        return Hold(reasons=(view.log_loss,))
     if view.sample_ratio is not None:
         return Hold(reasons=(view.sample_ratio,))
     return None

@@ -32,6 +32,7 @@ from analysis.decision import (
     verdict_name,
 )
 from analysis.errors import SpecError, StateError
+from analysis.evidence.log_loss import NO_CHECK, LogCheck
 from analysis.guard import GuardView, review
 from analysis.harm import HarmView, to_bp
 from analysis.policy import Policy, PolicyView
@@ -98,8 +99,14 @@ class Ramp:
 
     # -- a tick --------------------------------------------------------------------------------------------------------
 
-    def step(self, window: Window, *, now_s: float, rng: np.random.Generator) -> tuple[SegmentDecision, ...]:
-        """Take one tick's window, `now_s` seconds after the rollout began, and decide for every segment."""
+    def step(
+        self, window: Window, *, now_s: float, rng: np.random.Generator, logs: LogCheck = NO_CHECK
+    ) -> tuple[SegmentDecision, ...]:
+        """Take one tick's window, `now_s` seconds after the rollout began, and decide for every segment.
+
+        `logs`: what the access logs lack by now, as far as is known.
+        """
+        self.reading.logs = logs
         elapsed_s, self._now_s = max(now_s - self._now_s, 0.0), max(now_s, self._now_s)
         self._ticks += 1
         if window.entries:
@@ -201,6 +208,7 @@ class Ramp:
             breach_ticks=state.breach_ticks,
             breach_likely=reading.breach_is_likely(index, state),
             budget_spent=reading.harm.upper > reading.harm.allowed,
+            log_loss=reading.log_loss(*self.arms[segment.name]) if segment.name in self.arms else None,
             sample_ratio=reading.mismatch(index),
             unhealthy=unhealthy,
             stale_s=self._stale_s(),

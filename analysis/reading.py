@@ -13,6 +13,7 @@ from scipy.stats import binom
 
 from analysis.decision import Health, Insufficient, Phase, Reason
 from analysis.evidence.exclusion import GRID, ExcessExclusion
+from analysis.evidence.log_loss import MAX_BIAS, MAX_LOSS, NO_CHECK, LogLoss
 from analysis.evidence.regression import Against, RegressionEvidence
 from analysis.evidence.sample_ratio import ASKED, ON_CANARY, PEOPLE, SampleRatio
 from analysis.forecast.trend import Forecast, forecast
@@ -85,6 +86,7 @@ class Reading:
         self.sample_ratio = SampleRatio(len(spec.segments), tau_s=spec.rollout.horizon_s)
         self.totals_n = np.zeros((len(spec.segments), len(spec.kpis), 2))
         self.totals_bad = np.zeros_like(self.totals_n)
+        self.logs = NO_CHECK  # of the newest tick
 
     def learn(self, window: Window, *, since_s: float, elapsed_s: float, blind: bool) -> None:
         """Add one tick that lasted `elapsed_s`, ending `since_s` after the first exposure. `blind`: no logs."""
@@ -203,6 +205,31 @@ class Reading:
             unit="share of sessions",
         )
         return float(chances[k]), reason
+
+    def log_loss(self, baseline: str, canary: str) -> Reason | None:
+        """Why the logs of a service, or of one version beside the other, lack too much to be trusted."""
+        checked = self.logs.versions
+        if isinstance(total := self.logs.total, LogLoss) and self.logs.is_lossy:
+            worst = f", {total.worst_least:,} of them of {total.worst}" if total.nodes > 1 and total.worst else ""
+            text = (
+                f"the access logs lack at least {total.lower:.1%} of the {total.n:,} requests that Envoys sent "
+                f"upstream in the last minute{worst}"
+            )
+            return Reason(
+                code="log_loss", text=text, observed=total.lower, limit=MAX_LOSS, unit="share of upstream requests"
+            )
+        if (leaning := self.logs.leans(baseline, canary)) is None:
+            return None
+        more, less = (checked[version] for version in leaning)
+        assert isinstance(more, LogLoss) and isinstance(less, LogLoss)  # noqa: S101, PT018 -- `leans` has compared them
+        text = (
+            f"the access logs of the last minute lack at least {more.lower:.1%} of the {more.n:,} requests to "
+            f"{leaning[0]} and at most {less.upper:.1%} of the {less.n:,} to {leaning[1]}: they cannot be compared"
+        )
+        return Reason(
+            code="log_loss", text=text, observed=more.lower - less.upper, limit=MAX_BIAS,
+            unit="share of upstream requests",
+        )  # fmt: skip
 
     def mismatch(self, index: int) -> Reason | None:
         """Proof that new people here, or in all segments together, do not get the canary as often as was asked for."""
@@ -403,6 +430,8 @@ class Reading:
             "new_people_asked": ratio.asked,
             "sample_ratio_log_e": ratio.log_e,
         }
+        if isinstance(self.logs.total, LogLoss):
+            numbers |= {"log_loss": self.logs.total.ratio, "log_loss_lower": self.logs.total.lower}
         if state.reward is not None:
             numbers["reward"] = state.reward.value
         if state.forecast is not None:

@@ -21,6 +21,7 @@ import grpc
 from xds_server import __version__
 from xds_server.access import Access
 from xds_server.ads.cache import AdsCache
+from xds_server.ads.csds import add_csds
 from xds_server.ads.servicer import DRAIN_S, SERVER_OPTIONS, add_ads
 from xds_server.app_options import RunOptions
 from xds_server.clock import SystemClock
@@ -29,13 +30,17 @@ from xds_server.discovery.servicer import add_registry
 from xds_server.discovery.sources import EndpointSources
 from xds_server.errors import ListenError, RefusedError
 from xds_server.garbage import settle
+from xds_server.health import add_health
 from xds_server.ingest import Ingest
 from xds_server.ingest.als import FLUSH_S, add_als
+from xds_server.ingest.lrs import add_lrs
 from xds_server.ingest.otlp import add_otlp
 from xds_server.mesh import Mesh
 from xds_server.mesh_file import MeshError, Problem
 from xds_server.mesh_watch import MeshWatch
+from xds_server.reflection import MAIN_SERVICES, OTLP_SERVICES, add_reflection
 from xds_server.rollout.controller import Controller
+from xds_server.rollout.status import lost_shares
 from xds_server.settings import load_mesh
 from xds_server.snapshot import ResourceType
 from xds_server.store.endpoints import EndpointStore
@@ -169,11 +174,21 @@ async def _serve(options: RunOptions, parts: _Parts, stop: asyncio.Event) -> Non
             xds = add_ads(main, cache)
             telemetry.watch_refusals(lambda: {str(reason): n for reason, n in xds.refusals.items()})
             add_als(main, ingest, until=stop)
+            loads = add_lrs(main, ingest, rolling=controller.rolling, until=stop)
             add_otlp(main, ingest, until=stop)
             add_control(main, controller, until=stop)
             laggards = partial(cache.laggards, ResourceType.EDS)
             add_registry(main, parts.sources, laggards, clock=SystemClock(), until=stop)
             add_otlp(otlp, ingest, until=stop)
+            add_csds(main, cache, until=stop)
+            for server, services in ((main, MAIN_SERVICES), (otlp, OTLP_SERVICES)):
+                add_health(server, services, ready=cache.ready, until=stop)
+                add_reflection(server, services, until=stop)
+            telemetry.watch_loads(
+                lost=lambda: lost_shares(controller.log_checks()),
+                streams=lambda: loads.streams,
+                nodes=lambda: len(ingest.loads.nodes),
+            )
             controller.restore()
             await _check(options.mesh_path, controller)
             settle()

@@ -10,7 +10,7 @@ from xds_server.errors import BadRequestError
 from xds_server.mesh import SIDECAR_CLUSTER, Address, Mesh
 
 CLUSTER = "serinus"
-"""The one static cluster: Envoy fetches its configuration from it, and sends its access logs to it."""
+"""The one static cluster: Envoy fetches its configuration from it, and sends access logs and load reports to it."""
 
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -52,6 +52,8 @@ def bootstrap(
         "dynamic_resources": {"ads_config": _ads_config(), "cds_config": _over_ads(), "lds_config": _over_ads()},
         "layered_runtime": {"layers": [_dead_man_switch(), {"name": "admin", "admin_layer": {}}]},
         "static_resources": {"clusters": [_control_plane(xds, tls)]},
+        # What this Envoy sends upstream: whether its access logs are complete is checked by that.
+        "cluster_manager": {"load_stats_config": _load_stats_config()},
     }
     if admin is not None:
         host, port = admin
@@ -88,6 +90,11 @@ def _ads_config() -> dict[str, Any]:
             }
         ],
     }
+
+
+def _load_stats_config() -> dict[str, Any]:
+    services = [{"envoy_grpc": {"cluster_name": CLUSTER}}]
+    return {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": services}
 
 
 def _control_plane(xds: Address, tls: UpstreamTls | None) -> dict[str, Any]:

@@ -77,6 +77,8 @@ def _service(service: pb.ServiceStatus) -> Table:
         title.append(f" {service.rollout}: {service.canary} against {service.baseline}, {service.state}", style="")
         force = "in force" if service.in_force else f"waiting for {', '.join(service.waiting_for) or 'Envoy'}"
         title.append(f", generation {service.generation} {force}")
+        if service.HasField("log_check"):
+            title.append(f", {_logs(service.log_check)}")
         title.append(f", harm at most {service.harm_upper:.0f} of {service.harm_budget:.0f} sessions")
     else:
         title.append(f" no rollout, everybody on {service.baseline}", style="")
@@ -98,6 +100,12 @@ def _service(service: pb.ServiceStatus) -> Table:
     for segment in service.segments:
         table.add_row(*_segment(segment))
     return table
+
+
+def _logs(check: pb.LogCheck) -> str:
+    if not check.nodes or check.total.needed:
+        return "log check not available"
+    return f"logs lack {check.total.lower:.1%} to {check.total.upper:.1%}"
 
 
 def _segment(segment: pb.SegmentStatus) -> Iterable[RenderableType]:

@@ -19,6 +19,7 @@ from xds_server.pb import control_pb2_grpc as pb_grpc
 from xds_server.rollout.explain import explain
 from xds_server.store.records import DecisionRow, RolloutRow
 
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["Control"].full_name
 MAX_WATCHERS: Final = 64
 MIN_WATCH_INTERVAL_S: Final = 0.1  # changes within it are told together
 DEFAULT_HISTORY: Final = 200

@@ -26,6 +26,7 @@ from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 
 from analysis.spec import SegmentSpec, ServiceSpec
 from xds_server.ads.cache import AdsCache
+from xds_server.ads.csds import add_csds
 from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
 from xds_server.bootstrap import bootstrap
 from xds_server.mesh import (
@@ -175,6 +176,7 @@ async def control_plane(port: int = 0) -> AsyncIterator[ControlPlane]:
     server = grpc.aio.server(options=SERVER_OPTIONS)
     plane = ControlPlane(port, AdsCache())
     add_ads(server, plane.cache)
+    add_csds(server, plane.cache, until=asyncio.Event())
     collect = {"StreamAccessLogs": grpc.stream_unary_rpc_method_handler(plane.collect)}
     logs = grpc.method_handlers_generic_handler("envoy.service.accesslog.v3.AccessLogService", collect)
     server.add_generic_rpc_handlers((logs,))

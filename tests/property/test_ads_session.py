@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from xds_server.ads.answer import Acked, Answer, Nacked
 from xds_server.ads.response import Response, Target, Variant
 from xds_server.ads.session import DeltaRequest, Request, StreamSession
+from xds_server.ads.standing import Standing
 from xds_server.snapshot import Resource, ResourceType, Snapshot
 
 CDS, EDS, LDS, SRDS, RDS, RTDS = ResourceType
@@ -73,6 +74,7 @@ class AnyClient(RuleBasedStateMachine):
         self.has: dict[ResourceType, dict[str, str]] = {t: {} for t in ResourceType}  # versions, as ACKed
         self.refused: set[tuple[ResourceType, frozenset[tuple[str, str]]]] = set()
 
+        self.has_refused: set[tuple[ResourceType, str, str]] = set()  # name, version, of all times
         self.refused_to_lose: set[str] = set()
         self.refused_switch = False
 
@@ -157,6 +159,10 @@ class AnyClient(RuleBasedStateMachine):
         assert said is not None
         assert said.response == response
         assert isinstance(said, Acked) is accepts
+        if isinstance(said, Nacked):
+            lost = self.has[kind].keys() - {r.name for r in response.resources} if response.body.is_whole else ()
+            content = {*_content(response), *((name, "") for name in lost)}
+            self.has_refused.update((kind, name, version) for name, version in content)
         if isinstance(said, Nacked) and (response.resources or response.removed):
             self.refused.add((kind, _content(response)))
             self.refused_to_lose.update(response.removed)
@@ -280,6 +286,29 @@ class AnyClient(RuleBasedStateMachine):
                 assert self.has[kind].keys() - self.refused_to_lose <= acked.keys(), kind
 
     @invariant()
+    def what_is_told_of_each_resource_is_so(self) -> None:
+        if self.target is None:
+            return
+        views = list(self.session.standings(self.target))
+        told = {(view.type, view.name) for view in views}
+        assert len(told) == len(views)
+        for kind in self.names:
+            assert all((kind, name) in told for name in self.target.resources[kind] if self._covers(kind, name))
+        for view in views:
+            has = self.has[view.type].get(view.name)
+            assert view.held is None or view.held.version == has
+            match view.standing:
+                case Standing.SYNCED:
+                    assert view.wanted is not None
+                    assert view.wanted.version == has
+                case Standing.STALE:
+                    sent = self.unanswered[view.type].body
+                    assert view.name in sent.resources or not sent.keeps(view.name)
+                case Standing.ERROR:
+                    assert (view.type, view.name, view.rejected) in self.has_refused
+            assert (view.rejected is not None) is (view.standing is Standing.ERROR)
+
+    @invariant()
     def no_route_of_the_client_loses_its_cluster(self) -> None:
         clusters = self.unanswered.get(CDS)
         if clusters is None or not self._covers(CDS, "any cluster"):
@@ -312,10 +341,12 @@ class AnyClient(RuleBasedStateMachine):
             self.now += 5.0
         if self._covers(RTDS, "serinus") and RDS in self.names and not self.refused_switch:
             assert self.has[RTDS]["serinus"] == target.resources[RTDS]["serinus"].version, "the switch is not armed"
+        standing = {(view.type, view.name): view.standing for view in self.session.standings(target)}
         for kind in self.names:
             for name, wanted in target.resources[kind].items():
                 if self._covers(kind, name) and self._is_released(kind, wanted):
                     assert self.has[kind].get(name) == wanted.version, (kind, name)
+                    assert standing[kind, name] is Standing.SYNCED
             if self.variant is Variant.DELTA:
                 stale = self.has[kind].keys() - target.resources[kind].keys() - self.refused_to_lose
                 assert not stale, f"it was never told that these {kind} are gone"

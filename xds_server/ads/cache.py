@@ -17,6 +17,7 @@ from xds_server import node as nodes_of
 from xds_server.ads.answer import Answer, Nacked
 from xds_server.ads.response import Response, Target, Variant
 from xds_server.ads.session import DeltaRequest, Request, StreamSession
+from xds_server.ads.standing import ResourceView
 from xds_server.mesh import Mesh, ServiceSplits
 from xds_server.node import NodeKind, Role
 from xds_server.snapshot import InconsistentSnapshotError, Resource, ResourceType, Snapshot
@@ -374,6 +375,19 @@ class AdsCache:
             )
             for node, known in sorted(self._known.items())
         )
+
+    def clients(self) -> tuple[Stream, ...]:
+        """Every stream, by node ID."""
+        return tuple(sorted(self._streams(), key=lambda stream: stream.node))
+
+    def is_open(self, stream: Stream) -> bool:
+        """Whether it has not ended since."""
+        return stream in stream.known.streams
+
+    def standings(self, stream: Stream) -> Iterator[ResourceView]:
+        """How a stream's client stands to each resource that it asks for; nothing before the first snapshot."""
+        target = self._targets.get(stream.kind)
+        return stream.session.standings(target.snapshot) if target is not None else iter(())
 
     def connected_n(self) -> int:
         """Nodes with a stream."""

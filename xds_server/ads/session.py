@@ -14,7 +14,7 @@ The cost of a change is that of the resources that it touches, whatever else the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -22,9 +22,10 @@ from xds_server.ads.answer import Acked, Answer, Answers
 from xds_server.ads.compose import CHILD_TYPES, CHILDREN, Composer
 from xds_server.ads.gates import Gates
 from xds_server.ads.response import Body, Response, Target, Variant
+from xds_server.ads.standing import ResourceView, standings
 from xds_server.ads.subscription import WILDCARD, Subscription
 from xds_server.ads.type_state import TypeState
-from xds_server.snapshot import Resource, ResourceType
+from xds_server.snapshot import Resource, ResourceType, Snapshot
 
 _MARKS: Mapping[ResourceType, int] = MappingProxyType({kind: 1 << n for n, kind in enumerate(ResourceType)})
 
@@ -198,6 +199,11 @@ class StreamSession:
         """Whether the client has said no to this very content, so that it will not be sent again."""
         state = self._states.get(kind)
         return state is not None and state.rejected.get(resource.name) == resource.version
+
+    def standings(self, snapshot: Snapshot) -> Iterator[ResourceView]:
+        """How the client stands to all that it asks for, if by now it should have this snapshot. O(resources)."""
+        for kind, state in self._states.items():
+            yield from standings(kind, state, snapshot.resources[kind])
 
     def subscribes(self, kind: ResourceType, name: str) -> bool:
         """Whether the client asks for a resource."""

@@ -20,6 +20,7 @@ from xds_server.pb import registry_pb2 as pb
 from xds_server.pb import registry_pb2_grpc as pb_grpc
 from xds_server.resources.clusters import cluster_name
 
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["Registry"].full_name
 MAX_WAIT_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.05
 

@@ -225,6 +225,19 @@ def is_later_hop(stamp: Stamp, role: bytes) -> bool:
     return bool(stamp.hop) and stamp.hop != role
 
 
+def upstream_requests(common: als_pb2.Common) -> tuple[int, int]:
+    """Return how many requests to an upstream host a finished request stands for, at least and at most.
+
+    Envoy logs the number of tries, those included that never got a connection. It says only of the last one what became
+    of it; a request without any flag was answered by its upstream host.
+    """
+    tries = common.upstream_request_attempt_count or 1  # 0: an Envoy from before it was logged
+    if not common.response_flags:
+        return 1, tries
+    flags = response_flags(common.response_flags)
+    return 0, tries - 1 if flags is not None and "UF" in flags else tries
+
+
 def decode_request(
     entry: als_pb2.HttpEntry, stamp: Stamp, rules: DecodeRules, vocabulary: Vocabulary, hash_user: HashUser
 ) -> Row | Drop:

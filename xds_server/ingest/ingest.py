@@ -6,7 +6,7 @@ Everything runs on the event loop; nothing here blocks or raises on what a peer 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from analysis.evidence.log_loss import LoadLedger, LogCheck, Series
 from analysis.sample import SAMPLE_DTYPE, UNKNOWN, SampleBatch, Vocabulary
 from xds_server import access
 from xds_server.clock import Clock, SystemClock
@@ -33,6 +34,7 @@ from xds_server.ingest.decode import (
     path_template,
     read_stamp,
     rules_of,
+    upstream_requests,
     user_hash,
 )
 from xds_server.mesh import Mesh
@@ -120,6 +122,7 @@ class Ingest:
         self._hash_user = partial(user_hash, user_hash_key)
         self._queue_limit = queue_limit
         self._counts: Counter[tuple[str, str]] = Counter()
+        self.loads: LoadLedger[bytes] = LoadLedger()  # by the name of a version's cluster
         self._inboxes: dict[bytes, _Inbox] = {}
         self.adopt(mesh)
 
@@ -158,8 +161,9 @@ class Ingest:
         if logs.tcp_logs.log_entry:
             self._counts[Source.ACCESS_LOG, Drop.NOT_HTTP] += len(logs.tcp_logs.log_entry)
         now_unix_ns = self._clock.now_unix_ns()
+        compared = self.loads.series(reporter.node) if reporter is not None else {}
         for entry in logs.http_logs.log_entry:
-            self._count(Source.ACCESS_LOG, self._take_entry(entry, reporter, now_unix_ns))
+            self._count(Source.ACCESS_LOG, self._take_entry(entry, reporter, now_unix_ns, compared))
         return reporter
 
     def take_spans(self, message: bytes) -> bool:
@@ -214,6 +218,17 @@ class Ingest:
         """Return the generation of the routes that each node's latest log entry of this service was routed by."""
         return dict(self._inboxes[service.encode()].generations)
 
+    def clusters(self, services: Iterable[str]) -> tuple[bytes, ...]:
+        """Return the names of the clusters of all versions of these services."""
+        inboxes = (self._inboxes.get(service.encode()) for service in services)
+        return tuple(cluster for inbox in inboxes if inbox is not None for cluster in inbox.rules.clusters)
+
+    def log_check(self, service: str) -> LogCheck:
+        """Return what the access logs of a service have lacked lately, as far as Envoys report their load."""
+        clusters = self._inboxes[service.encode()].rules.clusters
+        arms = {cluster.decode().removeprefix(f"{service}|"): cluster for cluster in clusters}
+        return self.loads.check(arms, self._clock.monotonic())
+
     @property
     def counts(self) -> Mapping[tuple[str, str], int]:
         """How much has arrived, by source and by what became of it: `accepted` or the reason why not."""
@@ -243,7 +258,9 @@ class Ingest:
         services = None if grant.services is None else frozenset(map(str.encode, grant.services))
         return Reporter(node=name, role=kind_of(self._mesh, name, cluster).role.encode(), services=services)
 
-    def _take_entry(self, entry: als_pb2.HttpEntry, reporter: Reporter | None, now_unix_ns: int) -> Row | Drop:
+    def _take_entry(
+        self, entry: als_pb2.HttpEntry, reporter: Reporter | None, now_unix_ns: int, compared: Mapping[bytes, Series]
+    ) -> Row | Drop:
         if reporter is None:
             return Drop.NO_NODE
         stamp = read_stamp(entry)
@@ -256,6 +273,8 @@ class Ingest:
             return Drop.NOT_ALLOWED
         # A later hop splits as well, by the same hash: it does not count, but a new split must have reached it.
         inbox.saw(reporter.node, generation_of(stamp), now_unix_ns / _NS)
+        if compared:
+            _compare(entry.common_properties, inbox.rules, compared)
         if is_later_hop(stamp, reporter.role):
             return Drop.LATER_HOP
         row = decode_request(entry, stamp, inbox.rules, inbox.vocabulary, self._hash_user)
@@ -293,6 +312,18 @@ def _reserve_labels(inbox: _Inbox) -> None:
         inbox.vocabulary.index(feature_label(feature))
     if inbox.rules.goal_path is not None:
         inbox.vocabulary.index(path_template(inbox.rules.goal_path))
+
+
+def _compare(common: als_pb2.Common, rules: DecodeRules, compared: Mapping[bytes, Series]) -> None:
+    """Count an entry beside what its Envoy reports of its load."""
+    cluster = common.upstream_cluster
+    if cluster:
+        if (series := compared.get(cluster)) is not None:
+            series.logged(*upstream_requests(common))
+    elif common.upstream_request_attempt_count > 1:
+        # The last try found no host or no room, so no cluster is named: those before it were sent to one of these.
+        for each in compared.keys() & rules.clusters.keys():
+            compared[each].logged(0, common.upstream_request_attempt_count - 1)
 
 
 def _queue(row: Row | Drop, inbox: _Inbox, now_unix_ns: int) -> Row | Drop:

@@ -55,13 +55,14 @@ class HttpEntry(_message.Message):
     def __init__(self, common_properties: _Optional[_Union[Common, _Mapping]] = ..., request: _Optional[_Union[Request, _Mapping]] = ..., response: _Optional[_Union[Response, _Mapping]] = ...) -> None: ...
 
 class Common(_message.Message):
-    __slots__ = ("start_time", "time_to_last_downstream_tx_byte", "upstream_cluster", "response_flags", "custom_tags", "duration", "intermediate_log_entry", "access_log_type")
+    __slots__ = ("start_time", "time_to_last_downstream_tx_byte", "upstream_cluster", "response_flags", "custom_tags", "duration", "upstream_request_attempt_count", "intermediate_log_entry", "access_log_type")
     START_TIME_FIELD_NUMBER: _ClassVar[int]
     TIME_TO_LAST_DOWNSTREAM_TX_BYTE_FIELD_NUMBER: _ClassVar[int]
     UPSTREAM_CLUSTER_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FLAGS_FIELD_NUMBER: _ClassVar[int]
     CUSTOM_TAGS_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
+    UPSTREAM_REQUEST_ATTEMPT_COUNT_FIELD_NUMBER: _ClassVar[int]
     INTERMEDIATE_LOG_ENTRY_FIELD_NUMBER: _ClassVar[int]
     ACCESS_LOG_TYPE_FIELD_NUMBER: _ClassVar[int]
     start_time: Instant
@@ -70,9 +71,10 @@ class Common(_message.Message):
     response_flags: bytes
     custom_tags: _containers.RepeatedCompositeFieldContainer[Text]
     duration: Instant
+    upstream_request_attempt_count: int
     intermediate_log_entry: bool
     access_log_type: int
-    def __init__(self, start_time: _Optional[_Union[Instant, _Mapping]] = ..., time_to_last_downstream_tx_byte: _Optional[_Union[Instant, _Mapping]] = ..., upstream_cluster: _Optional[bytes] = ..., response_flags: _Optional[bytes] = ..., custom_tags: _Optional[_Iterable[_Union[Text, _Mapping]]] = ..., duration: _Optional[_Union[Instant, _Mapping]] = ..., intermediate_log_entry: _Optional[bool] = ..., access_log_type: _Optional[int] = ...) -> None: ...
+    def __init__(self, start_time: _Optional[_Union[Instant, _Mapping]] = ..., time_to_last_downstream_tx_byte: _Optional[_Union[Instant, _Mapping]] = ..., upstream_cluster: _Optional[bytes] = ..., response_flags: _Optional[bytes] = ..., custom_tags: _Optional[_Iterable[_Union[Text, _Mapping]]] = ..., duration: _Optional[_Union[Instant, _Mapping]] = ..., upstream_request_attempt_count: _Optional[int] = ..., intermediate_log_entry: _Optional[bool] = ..., access_log_type: _Optional[int] = ...) -> None: ...
 
 class Instant(_message.Message):
     __slots__ = ("seconds", "nanos")

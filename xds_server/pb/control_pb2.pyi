@@ -137,7 +137,7 @@ class MeshStatus(_message.Message):
     def __init__(self, path: _Optional[str] = ..., read_unix_ns: _Optional[int] = ..., refused: _Optional[str] = ..., waiting: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ServiceStatus(_message.Message):
-    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio")
+    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio", "log_check")
     class RoutedByEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +161,7 @@ class ServiceStatus(_message.Message):
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     ROUTED_BY_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    LOG_CHECK_FIELD_NUMBER: _ClassVar[int]
     service: str
     rollout: str
     state: str
@@ -177,7 +178,38 @@ class ServiceStatus(_message.Message):
     segments: _containers.RepeatedCompositeFieldContainer[SegmentStatus]
     routed_by: _containers.ScalarMap[str, int]
     sample_ratio: SampleRatio
-    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ...) -> None: ...
+    log_check: LogCheck
+    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., log_check: _Optional[_Union[LogCheck, _Mapping]] = ...) -> None: ...
+
+class LogCheck(_message.Message):
+    __slots__ = ("nodes", "carriers", "total", "versions")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    CARRIERS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    nodes: int
+    carriers: int
+    total: LogLoss
+    versions: _containers.RepeatedCompositeFieldContainer[LogLoss]
+    def __init__(self, nodes: _Optional[int] = ..., carriers: _Optional[int] = ..., total: _Optional[_Union[LogLoss, _Mapping]] = ..., versions: _Optional[_Iterable[_Union[LogLoss, _Mapping]]] = ...) -> None: ...
+
+class LogLoss(_message.Message):
+    __slots__ = ("version", "requests", "needed", "lost", "lower", "upper", "node")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    NEEDED_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    LOWER_FIELD_NUMBER: _ClassVar[int]
+    UPPER_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    requests: int
+    needed: int
+    lost: float
+    lower: float
+    upper: float
+    node: str
+    def __init__(self, version: _Optional[str] = ..., requests: _Optional[int] = ..., needed: _Optional[int] = ..., lost: _Optional[float] = ..., lower: _Optional[float] = ..., upper: _Optional[float] = ..., node: _Optional[str] = ...) -> None: ...
 
 class SampleRatio(_message.Message):
     __slots__ = ("people", "on_canary", "asked", "evidence", "evidence_needed")

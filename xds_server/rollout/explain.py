@@ -79,6 +79,8 @@ def _overview(service: pb.ServiceStatus, now_unix_ns: int) -> list[str]:
     )
     if service.sample_ratio.people and len(service.segments) > 1:
         lines.append(_spread(service.sample_ratio, service.canary))
+    if service.HasField("log_check"):
+        lines.append(_logs(service.log_check))
     if service.in_force:
         lines.append(f"In force: every Envoy that carries its traffic has configuration {service.generation}.")
     else:
@@ -145,6 +147,24 @@ def _spread(ratio: pb.SampleRatio, canary: str) -> str:
     if _is_mismatch(ratio):
         line += " That is no chance: the splits are not kept, or a version's access logs get lost."
     return line
+
+
+def _logs(check: pb.LogCheck) -> str:
+    """Tell what the access logs lack of what Envoys say that they sent upstream."""
+    total = check.total
+    if not check.nodes:
+        return "Access logs: no check, since no Envoy with its traffic reports its load in this minute."
+    of = f" (by {check.nodes} of {check.carriers} Envoys)" if check.nodes < check.carriers else ""
+    if total.needed:
+        return f"Access logs: no check yet{of}, {total.needed} more upstream requests needed."
+    line = (
+        f"Access logs: {_percent(total.lower)} to {_percent(total.upper)} of the {total.requests:,} upstream requests "
+        f"of the last minute are missing{of}"
+    )
+    versions = [each for each in check.versions if not each.needed]
+    if total.lower > 0 and len(versions) > 1:
+        line += "; " + ", ".join(f"about {_percent(each.lost)} of {each.version}'s" for each in versions)
+    return f"{line}; {total.node} lacks most." if total.node and check.nodes > 1 else f"{line}."
 
 
 def _is_mismatch(ratio: pb.SampleRatio) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from analysis.decision import Phase
+from analysis.decision import Insufficient, Phase
+from analysis.evidence.log_loss import LogCheck, LogLoss
 from analysis.ramp import SegmentView
 from analysis.reading import RatioView
 from analysis.spec import TOTAL_BP
@@ -42,6 +43,34 @@ def service_status(steered: SteeredService, routed_by: Mapping[str, int]) -> pb.
     status.sample_ratio.CopyFrom(_sample_ratio(ramp.reading.ratio_view(len(spec.segments))))
     status.segments.extend(_segment(steered, ramp.view(segment.name)) for segment in spec.segments)
     return status
+
+
+def log_check(check: LogCheck, carriers_n: int) -> pb.LogCheck:
+    """What the access logs lack. `carriers_n`: Envoys whose logs have named the service lately."""
+    return pb.LogCheck(
+        nodes=check.nodes,
+        carriers=carriers_n,
+        total=_log_loss("", check.total),
+        versions=[_log_loss(version, loss) for version, loss in check.versions.items()],
+    )
+
+
+def lost_shares(checks: Mapping[str, LogCheck]) -> dict[tuple[str, str], float]:
+    """The share that the access logs lack, by service and version, where it is known."""
+    return {
+        (service, version): loss.ratio
+        for service, check in checks.items()
+        for version, loss in check.versions.items()
+        if isinstance(loss, LogLoss)
+    }
+
+
+def _log_loss(version: str, loss: LogLoss | Insufficient) -> pb.LogLoss:
+    if isinstance(loss, Insufficient):
+        return pb.LogLoss(version=version, requests=loss.n, needed=loss.needed)
+    return pb.LogLoss(
+        version=version, requests=loss.n, lost=loss.ratio, lower=loss.lower, upper=loss.upper, node=loss.worst
+    )
 
 
 def _at_rest(steered: SteeredService) -> list[pb.SegmentStatus]:

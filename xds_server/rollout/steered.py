@@ -15,8 +15,10 @@ from analysis.sample import SAMPLE_DTYPE
 from analysis.segment import SegmentState
 from analysis.spec import TOTAL_BP
 from xds_server.mesh import SegmentSplit, Service, ServiceSplits
+from xds_server.store.journal import Journal
 from xds_server.store.records import DecisionRow, RolloutRow
 
+SERINUS = "serinus"  # who gives an order that no person gave
 HELD = "held: "  # how the reason of what Serinus itself has stopped begins
 INBOX_LIMIT = 1_000_000  # rows, of 38 bytes or so: other services' ticks drain what a slow one's has yet to take
 
@@ -51,6 +53,12 @@ class SteeredService:
     @property
     def is_running(self) -> bool:
         return self.row is not None and self.row.finished_unix_ns is None
+
+    def set_state(self, state: str, journal: Journal) -> None:
+        """Let the journal know what a restart must know."""
+        assert self.row is not None  # noqa: S101 -- only rollouts have a state
+        self.row = replace(self.row, state=state)
+        journal.set_state(self.row.rollout, state)
 
     def positions(self) -> dict[str, SegmentState]:
         """Where each segment stands in the engine now; for `put_back`."""
@@ -129,6 +137,11 @@ class SteeredService:
             name: split.canary if split.canary is not None and split.canary_bp == TOTAL_BP else split.baseline
             for name, split in self.splits.segments.items()
         }
+
+
+def held_because(reason: str) -> str:
+    """What a rollout that Serinus itself holds says of itself, in one line."""
+    return HELD + " ".join(reason.split())
 
 
 def resting_splits(service: Service) -> ServiceSplits:

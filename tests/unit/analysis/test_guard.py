@@ -24,6 +24,7 @@ from analysis.spec import RolloutSpec
 
 PROOF = (Reason(code="tolerance:error_rate", text="proof"),)
 DOUBT = Reason(code="unknown", text="don't know yet")
+LOSS = Reason(code="log_loss", text="the access logs lack 30 % of the requests")
 RATIO = Reason(code="sample_ratio", text="12 of 100 where 50 were asked for")
 SUSPECT = Reason(code="tolerance:error_rate", text="looks bad")
 FORECAST = Forecast(
@@ -34,8 +35,8 @@ CLEAR = GuardView(
 )
 TROUBLE: dict[str, Any] = {
     "frozen": True, "crash": True, "proven": PROOF, "silent": True, "budget_spent": True, "paused": True,
-    "stale_s": 30.0, "confirmed": False, "sample_ratio": RATIO, "dwelt": False, "waits_for": ("internal",),
-    "unhealthy": DOUBT,
+    "stale_s": 30.0, "confirmed": False, "log_loss": LOSS, "sample_ratio": RATIO, "dwelt": False,
+    "waits_for": ("internal",), "unhealthy": DOUBT,
 }  # fmt: skip
 
 
@@ -77,6 +78,11 @@ def _code(view: GuardView) -> tuple[type, str]:
         ({"stale_s": 30.0}, Hold, "no_data"),
         ({"confirmed": False}, Hold, "unconfirmed"),
         ({"confirmed": False, "crash": True}, Rollback, "crash"),
+        ({"log_loss": LOSS}, Hold, "log_loss"),
+        ({"log_loss": LOSS, "sample_ratio": RATIO}, Hold, "log_loss"),
+        ({"log_loss": LOSS, "proven": PROOF}, Rollback, "tolerance:error_rate"),
+        ({"log_loss": LOSS, "cap_bp": 1_500}, Reduce, "budget"),
+        ({"log_loss": LOSS, "phase": Phase.BAKING, "split_bp": 9_500, "bake_done": True}, Hold, "log_loss"),
         ({"sample_ratio": RATIO}, Hold, "sample_ratio"),
         ({"sample_ratio": RATIO, "proven": PROOF}, Rollback, "tolerance:error_rate"),
         ({"sample_ratio": RATIO, "cap_bp": 1_500}, Reduce, "budget"),
@@ -111,6 +117,7 @@ def test_gravest_reason_speaks_first() -> None:
         ({"waits_for": ()}, (Hold, "after")),
         ({"stale_s": None}, (Hold, "no_data")),
         ({"confirmed": True}, (Hold, "unconfirmed")),
+        ({"log_loss": None}, (Hold, "log_loss")),
         ({"sample_ratio": None}, (Hold, "sample_ratio")),
         ({"dwelt": True}, (Hold, "dwell")),
     ]
@@ -176,7 +183,7 @@ VIEWS = st.builds(
     forecast=st.sampled_from([None, FORECAST]), breach_ticks=st.integers(0, 5), breach_likely=st.booleans(),
     budget_spent=st.booleans(), unhealthy=st.sampled_from([None, DOUBT]), stale_s=st.sampled_from([None, 30.0]),
     confirmed=st.booleans(), dwelt=st.booleans(), bake_done=st.booleans(), paused=st.booleans(), frozen=st.booleans(),
-    already_reduced=st.booleans(), sample_ratio=st.sampled_from([None, RATIO]),
+    already_reduced=st.booleans(), log_loss=st.sampled_from([None, LOSS]), sample_ratio=st.sampled_from([None, RATIO]),
     waits_for=st.sampled_from([(), ("internal",)]),
 )  # fmt: skip
 LITTLE_TROUBLE = st.builds(
@@ -192,7 +199,7 @@ def _speaks_against_a_rise(view: GuardView) -> bool:
         view.frozen or view.paused or view.phase.is_final or view.phase is Phase.WARMUP or bool(view.waits_for)
         or view.crash or view.crash_everywhere or view.silent or view.world_bad or bool(view.proven)
         or not view.suspicion < SUSPICIOUS or foreseen or view.budget_spent or view.stale_s is not None
-        or not view.confirmed or view.sample_ratio is not None
+        or not view.confirmed or view.log_loss is not None or view.sample_ratio is not None
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from analysis.decision import Action, Advance, Hold, Order, Phase, Promote, Rollback, SegmentDecision, Tier
 from analysis.errors import SpecError, StateError
+from analysis.evidence.log_loss import NO_CHECK, LogCheck, LogLoss
 from analysis.policy import BudgetPolicy
 from analysis.ramp import Ramp
 from analysis.spec import Mode, SegmentSpec, ServiceSpec
@@ -57,11 +58,13 @@ class Driver:
             window.people[i] = n * 3
         return replace(window, entries=200)
 
-    def run(self, ticks: int, *, excess: float = 0.0, quiet: bool = False, lost: float = 0.0) -> Driver:
+    def run(
+        self, ticks: int, *, excess: float = 0.0, quiet: bool = False, lost: float = 0.0, logs: LogCheck = NO_CHECK
+    ) -> Driver:
         for _ in range(ticks):
             self.now_s += 1
             window = empty(2, 5) if quiet else self.window(excess, lost)
-            self.told = list(self.ramp.step(window, now_s=self.now_s, rng=self.rng))
+            self.told = list(self.ramp.step(window, now_s=self.now_s, rng=self.rng, logs=logs))
             for name in self.ramp.segments:
                 self.ramp.confirm(name)
         return self
@@ -298,6 +301,68 @@ def test_sample_ratio_of_one_segment_holds_the_others_only_where_all_together_pr
 def test_sample_ratio_hinders_no_rollback() -> None:
     driver = _lossy().run(30, excess=0.5, lost=0.5)
     assert (driver.phase(), driver.split()) == (Phase.ROLLED_BACK, 0)
+
+
+def _checked(baseline: LogLoss, canary: LogLoss, nodes: int = 1) -> LogCheck:
+    both = (baseline, canary)
+    total = LogLoss(
+        n=sum(loss.n for loss in both),
+        lost=sum(loss.lost for loss in both),
+        least=sum(loss.least for loss in both),
+        most=sum(loss.most for loss in both),
+        nodes=nodes,
+        worst="edge",
+        worst_least=canary.least,
+    )
+    return LogCheck(total=total, versions={"v1": baseline, "v2": canary}, nodes=nodes)
+
+
+COMPLETE = LogLoss(n=9_000, lost=10, least=0, most=100, nodes=1)
+
+
+@pytest.mark.parametrize(
+    ("logs", "text"),
+    [
+        (
+            _checked(COMPLETE, LogLoss(n=1_000, lost=400, least=300, most=500, nodes=1)),
+            "the access logs lack at least 3.0% of the 10,000 requests that Envoys sent upstream in the last minute",
+        ),
+        (
+            _checked(COMPLETE, LogLoss(n=1_000, lost=400, least=300, most=500, nodes=2), nodes=2),
+            "the access logs lack at least 3.0% of the 10,000 requests that Envoys sent upstream in the last minute, "
+            "300 of them of edge",
+        ),
+        (
+            _checked(COMPLETE, LogLoss(n=500, lost=30, least=20, most=40, nodes=1)),
+            "the access logs of the last minute lack at least 4.0% of the 500 requests to v2 and at most 1.1% of the "
+            "9,000 to v1: they cannot be compared",
+        ),
+    ],
+    ids=["too much", "on one of two Envoys", "too much of one version"],
+)
+def test_logs_that_lack_too_much_hold_as_long_as_they_do_and_roll_nothing_back(logs: LogCheck, text: str) -> None:
+    driver = Driver(_spec(max_step_bp=1_000, bake_s=80)).run(10)
+    held = driver.split()
+    assert 0 < held < 9_500
+    for decision in driver.run(20, logs=logs).told:
+        assert isinstance(decision.verdict, Hold)
+        (reason,) = decision.verdict.reasons
+        assert (reason.code, reason.text) == ("log_loss", text)
+        assert decision.numbers["log_loss_lower"] == logs.total.lower if isinstance(logs.total, LogLoss) else False
+    assert driver.split() == held
+    assert driver.run(20).split() > held
+
+
+def test_logs_that_lack_too_much_hinder_no_rollback() -> None:
+    logs = _checked(COMPLETE, LogLoss(n=1_000, lost=900, least=900, most=950, nodes=1))
+    driver = Driver().run(10).run(30, excess=0.5, logs=logs)
+    assert (driver.phase(), driver.split()) == (Phase.ROLLED_BACK, 0)
+
+
+def test_logs_of_which_little_is_known_or_little_is_missing_hold_nothing() -> None:
+    few = LogLoss(n=1_000, lost=25, least=15, most=35, nodes=1)
+    driver, other = Driver().run(10), Driver().run(10)
+    assert driver.run(5, logs=_checked(few, few)).split() == other.run(5).split() > 0
 
 
 def test_resume_lets_a_sample_ratio_be_looked_at_anew() -> None:

@@ -26,7 +26,8 @@ def test_a_gateway_is_its_own_cluster_and_everybody_else_is_a_sidecar() -> None:
 
 def test_no_route_and_no_listener_is_static() -> None:
     built = bootstrap(MESH, "edge", xds=("127.0.0.1", 18_000))
-    assert set(built) == {"node", "dynamic_resources", "layered_runtime", "static_resources"}
+    expected = {"node", "dynamic_resources", "layered_runtime", "static_resources", "cluster_manager"}
+    assert set(built) == expected
     assert [cluster["name"] for cluster in built["static_resources"]["clusters"]] == ["serinus"]
     assert set(built["static_resources"]) == {"clusters"}
 

@@ -106,7 +106,7 @@ def splits(control: Controller, service: str) -> set[float]:
 
 
 def ramp(control: Controller, service: str) -> Ramp:
-    found = control._services[service].engine.ramp
+    found = control._fleet.services[service].engine.ramp
     assert found is not None
     return found
 
@@ -153,7 +153,7 @@ def test_a_rejection_holds_but_does_not_thaw_what_a_person_froze(tmp_path):
             refusal = Rejection(
                 node="edge", services=("shop", "cart", "?"), type="RDS", version="1", message="no\nway", at_unix_ns=1
             )
-            control._rejected(refusal)
+            control._acknowledgements.rejected(refusal)
             assert reasons(control, "cart") == {"held: edge rejected RDS: no way"}, "at once"
             await until(lambda: control.status("cart").services[0].state == "paused")
             assert control.status("shop").services[0].state == "frozen"
@@ -167,7 +167,7 @@ def test_why_a_rollout_is_held_is_known_after_a_restart(tmp_path):
     async def scenario() -> None:
         async with controller(tmp_path) as control:
             await begin(control, "shop")
-            control._rejected(
+            control._acknowledgements.rejected(
                 Rejection(node="edge", services=("shop",), type="RDS", version="1", message="no way", at_unix_ns=1)
             )
             await until(lambda: control.status("shop").services[0].state == "paused")
