@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint proto requirements bench-xds clean
+.PHONY: setup demo test conformance lint proto requirements bench-xds clean
 
 setup: $(STAMP)
 
@@ -28,7 +28,13 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest --ignore=tests/conformance $(PYTEST)
+	$(if $(PYTEST),,$(BIN)/python -m pytest -n 4 tests/conformance)
+
+# The xDS test harness and more, against a running `serinus` and with real Envoys, with a table in the end:
+# docs/conformance.md. Much of it is waiting for silence, so four at a time are not too many for two cores.
+conformance: $(STAMP)
+	$(BIN)/python -m pytest -n 4 --dist loadgroup -m shows tests $(PYTEST)
 
 # Pushes and reconnect storms, beside a bare gRPC server and go-control-plane (where Go is): benchmarks/README.md.
 # BENCH=--quick takes 2 minutes instead of 10.

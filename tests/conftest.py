@@ -1,4 +1,4 @@
-"""For all tests: certificates, and patience."""
+"""For all tests: certificates, patience, and what each can say of itself (see `tests.conformance.table`)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import settings
+
+from tests.conformance.table import pytest_collection_modifyitems, pytest_terminal_summary
+
+__all__ = ["pytest_collection_modifyitems", "pytest_terminal_summary"]
 
 # How long an example takes says something about the machine that day, nothing about what is tested.
 settings.register_profile("patient", deadline=None)

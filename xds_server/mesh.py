@@ -108,6 +108,7 @@ class Service:
     """One service: its routing here, its rollout in `spec`. `matches` follows `spec.segments` (default: None).
 
     `dead_man`: people are sent to a canary only while a control plane says so (see `Mesh.dead_man_s`).
+    `idle_timeout_ms`: how long a client's connection may be without requests.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Service:
     errors: ErrorRule
     spec: ServiceSpec
     dead_man: bool = False
+    idle_timeout_ms: int = 3_600_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

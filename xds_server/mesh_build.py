@@ -106,6 +106,7 @@ def _service(name: str, shape: ServiceShape, path: str, dead_man_s: float | None
         ),
         spec=_spec(name, shape),
         dead_man=dead_man_s is not None,
+        idle_timeout_ms=_ms(shape.idle_timeout),
     )
 
 

@@ -258,6 +258,7 @@ class ServiceShape(Shape):
     session: SessionShape = SessionShape()
     errors: ErrorsShape = ErrorsShape()
     routes: Annotated[list[RouteShape] | None, Field(min_length=1), GIVEN] = None
+    idle_timeout: Annotated[float, duration("1s", "24h")] = 3_600.0
     versions: Annotated[dict[Name, VersionShape], Field(min_length=1)]
     baseline: Name
     segments: dict[Name, SegmentShape] = Field(default_factory=dict)

@@ -154,6 +154,17 @@ class Telemetry:
         )
         self._gauge("serinus.xds.nodes", "Envoys and gRPC clients connected.", (), lambda: [((), nodes())])
 
+    def watch_loads(self, *, lost: PairReading, streams: Callable[[], int], nodes: Callable[[], int]) -> None:
+        """Show what Envoys' load reports say: `lost`, the share that access logs lack, by (service, version)."""
+        self._gauge(
+            "serinus.access.log.loss.ratio",
+            "Share of the upstream requests of the last minute that the access logs lack, 0 to 1.",
+            ("service", "version"),
+            _by_pair(lost),
+        )
+        self._gauge("serinus.lrs.streams", "Streams of load reports.", (), lambda: [((), streams())])
+        self._gauge("serinus.lrs.nodes", "Envoys that report their load.", (), lambda: [((), nodes())])
+
     def watch_refusals(self, refused: Reading) -> None:
         """Show the xDS streams that were ended by us, by reason."""
         self._counter("serinus.xds.refusals", "xDS streams ended by Serinus.", ("reason",), _by_label(refused))
@@ -178,17 +189,6 @@ class Telemetry:
             (),
             lambda: [((), not_after_unix_s())],
         )
-
-    def watch_loads(self, *, lost: PairReading, streams: Callable[[], int], nodes: Callable[[], int]) -> None:
-        """Show what Envoys' load reports say: `lost`, the share that access logs lack, by (service, version)."""
-        self._gauge(
-            "serinus.access.log.loss.ratio",
-            "Share of the upstream requests of the last minute that the access logs lack, 0 to 1.",
-            ("service", "version"),
-            _by_pair(lost),
-        )
-        self._gauge("serinus.lrs.streams", "Streams of load reports.", (), lambda: [((), streams())])
-        self._gauge("serinus.lrs.nodes", "Envoys that report their load.", (), lambda: [((), nodes())])
 
     def watch_sessions(self, *, followed: Reading, evicted: Reading) -> None:
         """Show the sessions that are followed, and those lost to their bound, by service."""

@@ -248,11 +248,11 @@ def metric_names() -> Iterator[str]:
         samples=lambda: {"s": 1},
     )
     telemetry.watch_xds(responses=lambda: {("push", "RDS"): 1}, nodes=lambda: 1)
+    telemetry.watch_loads(lost=lambda: {("s", "v"): 0.1}, streams=lambda: 1, nodes=lambda: 1)
     telemetry.watch_refusals(lambda: {"silent": 1})
     telemetry.watch_access(lambda: {"node": 1})
     telemetry.watch_tls(handshakes=lambda: {"hello": 1}, not_after_unix_s=lambda: 1.0)
     telemetry.certificate_read("adopted")
-    telemetry.watch_loads(lost=lambda: {("s", "v"): 0.1}, streams=lambda: 1, nodes=lambda: 1)
     telemetry.watch_endpoints(
         published=lambda: {("s", "v"): 1}, stale=lambda: {("s", "v"): 0}, events=lambda: {("file", "refused"): 1}
     )

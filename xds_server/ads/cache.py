@@ -259,13 +259,14 @@ class AdsCache:
         *,
         user_agent: str = "",
         services: frozenset[str] | None = None,
+        only: ResourceType | None = None,
     ) -> Stream:
-        """Register a stream; it is answered once something has been published."""
+        """Register a stream; it is answered once something has been published. `only`: see `StreamSession`."""
         known = self._known.pop(node, None) or _Known(cluster=cluster, role="sidecar")
         self._known[node] = known  # the newest last, for `_forget_gone`
         is_grpc = nodes_of.is_grpc(user_agent)
         kind = nodes_of.GRPC if is_grpc else NodeKind("sidecar", services=services)
-        session = StreamSession(variant, may_be_legacy=not is_grpc)
+        session = StreamSession(variant, may_be_legacy=not is_grpc, only=only)
         stream = Stream(node=node, known=known, kind=kind, session=session, wake=wake, services=services)
         if is_grpc:
             self._expect_grpc()

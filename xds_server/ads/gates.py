@@ -23,12 +23,13 @@ UNGATED = frozenset({ResourceType.CDS, ResourceType.EDS})
 
 
 class Gates:
-    """Looks at the types of one stream; `states` is the session's own."""
+    """Looks at the types of one stream; `states` is the session's own. `may_have_routes`: whether RDS may be one."""
 
-    __slots__ = ("_drains", "_ghosts", "_states")
+    __slots__ = ("_drains", "_ghosts", "_may_have_routes", "_states")
 
-    def __init__(self, states: Mapping[ResourceType, TypeState]) -> None:
+    def __init__(self, states: Mapping[ResourceType, TypeState], *, may_have_routes: bool = True) -> None:
         self._states = states
+        self._may_have_routes = may_have_routes
         self._drains: dict[str, float] = {}  # clusters without routes, and until when they stay
         self._ghosts: dict[str, tuple[Resource, float]] = {}  # routes told to be gone that the client may still use
 
@@ -53,6 +54,8 @@ class Gates:
             routes = snapshot.resources[ResourceType.RDS]
             return all(self._are_warm(routes[name].needs) for name in resource.needs if name in routes)
         if kind is ResourceType.RTDS and resource.ttl_ms:
+            if not self._may_have_routes:
+                return True
             held = self._states.get(ResourceType.RDS)
             return held is not None and held.is_at_rest()  # else canaries would come back with the routes of old
         return True

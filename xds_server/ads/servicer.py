@@ -304,6 +304,7 @@ class _XdsStream:
             self._wake,
             user_agent=node.user_agent_name,
             services=grant.services,
+            only=self._kind,
         )
         try:
             self._check_kind(stream)

@@ -57,7 +57,7 @@ class StreamSession:
     """State of one stream. Not thread-safe; times are seconds of any monotonic clock.
 
     `may_be_legacy`: whether a first LDS or CDS request without names means everything. For gRPC it means nothing (gRFC
-    A28).
+    A28). `only`: the one type that the stream can carry; None: any.
     """
 
     __slots__ = (
@@ -65,12 +65,14 @@ class StreamSession:
         *("_states", "_target", "_urgent", "_variant", "stale_n"),
     )
 
-    def __init__(self, variant: Variant = Variant.SOTW, *, may_be_legacy: bool = True) -> None:
+    def __init__(
+        self, variant: Variant = Variant.SOTW, *, may_be_legacy: bool = True, only: ResourceType | None = None
+    ) -> None:
         self._variant = variant
         self._may_be_legacy = may_be_legacy
         self._states: dict[ResourceType, TypeState] = {}
         self._marks = 0  # a bit for each type with something to say
-        self._gates = Gates(self._states)
+        self._gates = Gates(self._states, may_have_routes=only in (None, ResourceType.RDS))
         self._composer = Composer(variant, self._states, self._gates)
         self._target: Target | None = None
         self._urgent: set[str] = set()

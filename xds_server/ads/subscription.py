@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary, ref
 
 WILDCARD = "*"
+_NO_NAMES = frozenset({WILDCARD, ""})  # an empty name asks for nothing: some clients unsubscribe from all by it
 
 _shared: WeakKeyDictionary[frozenset[str], ref[frozenset[str]]] = WeakKeyDictionary()
 
@@ -49,7 +50,7 @@ class Subscription:
         names = frozenset(requested)
         self.has_named |= bool(names)
         wildcard = WILDCARD in names or (self.may_be_legacy and not self.has_named)
-        return self._become(names - {WILDCARD}, wildcard=wildcard)
+        return self._become(names - _NO_NAMES, wildcard=wildcard)
 
     def change(self, subscribe: Iterable[str], unsubscribe: Iterable[str]) -> tuple[frozenset[str], frozenset[str]]:
         """Delta: add and take away names; return what is new, and what must be sent again though it is not.
@@ -63,7 +64,7 @@ class Subscription:
         self.has_begun = True
         before, had_wildcard = self.names, self.wildcard
         wildcard = (had_wildcard or is_legacy or WILDCARD in added) and WILDCARD not in removed
-        new = self._become((before | added) - removed - {WILDCARD}, wildcard=wildcard)
+        new = self._become((before | added) - removed - _NO_NAMES, wildcard=wildcard)
         again = (added & self.names) | ((removed & before) if wildcard else frozenset())
         if had_wildcard and wildcard and WILDCARD in added:
             again |= {WILDCARD}

@@ -29,6 +29,11 @@ class Entry:
         """Name of the route configuration that a service's requests are routed by."""
         return f"{self.name}|{service.name}" if self.is_scoped else self.name
 
+    @property
+    def idle_timeout_ms(self) -> int:
+        """How long a connection may be without requests: no shorter than any of its services allows."""
+        return max(service.idle_timeout_ms for service in self.services)
+
 
 def entries_of(mesh: m.Mesh, node: NodeKind) -> tuple[Entry, ...]:
     """The entries of one kind of node."""

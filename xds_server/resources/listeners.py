@@ -11,6 +11,7 @@ from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.config.core.v3.config_source_pb2 import ApiVersion
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.grpc_service_pb2 import GrpcService
+from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
@@ -89,6 +90,7 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
     at_edge = entry.kind.role == "gateway"
     return HttpConnectionManager(
         codec_type=HttpConnectionManager.AUTO,
+        common_http_protocol_options=HttpProtocolOptions(idle_timeout=milliseconds(entry.idle_timeout_ms)),
         stat_prefix=entry.name.replace("|", "_"),
         rds=None if entry.is_scoped else Rds(route_config_name=entry.name, config_source=ads()),
         scoped_routes=_scoped_routes(entry.name) if entry.is_scoped else None,

@@ -57,6 +57,7 @@ def _rerouted(old: Service, new: Service) -> Service:
         routes=new.routes,
         errors=new.errors,
         dead_man=new.dead_man,
+        idle_timeout_ms=new.idle_timeout_ms,
         versions=MappingProxyType({name: new.versions.get(name, version) for name, version in old.versions.items()}),
     )
 

@@ -8,6 +8,7 @@ import signal
 import time
 
 import aiohttp
+import pytest
 
 from xds_server.assign import bucket
 from xds_server.pb import control_pb2 as pb
@@ -142,6 +143,7 @@ def test_people_who_do_not_come_as_the_split_asked_for_hold_the_rollout_until_a_
     asyncio.run(scenario())
 
 
+@pytest.mark.shows("matrix", 3)
 def test_a_rejected_configuration_holds_the_rollout_and_all_go_back_to_what_everybody_had(rig, place):
     """One Envoy's own limit on regular expressions is lowered while it runs, so that it refuses the next routes.
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import pytest
+
 from tests.envoy.relay import relay
 
 log = logging.getLogger(__name__)
 
 
+@pytest.mark.shows("matrix", 16)
 def test_logs_that_are_held_back_hold_the_rollout_until_they_are_here(rig, place):
     async def scenario() -> None:
         async with place.versions("v1", "v2") as shop:

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 CHANGES = "rds.*config_reload$|(cluster_manager.cluster|listener_manager.listener)_(added|modified|removed)"
 
 
+@pytest.mark.shows("matrix", 8)
 def test_a_killed_control_plane_loses_no_request_and_goes_on_where_it_was(rig, place):
     """`kill -9` right after a change of splits: nobody moves, no Envoy sees a change, and the rollout goes on."""
 

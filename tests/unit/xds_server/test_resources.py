@@ -143,6 +143,17 @@ def test_services_on_one_port_share_a_listener(mesh: Mesh) -> None:
     assert built.routes[0].ignore_port_in_host_matching
 
 
+def test_a_connection_may_be_idle_for_as_long_as_any_service_of_its_listener_allows(mesh: Mesh) -> None:
+    shop, blog = (
+        replace(s, idle_timeout_ms=ms) for s, ms in zip(mesh.services.values(), (90_000, 30_000), strict=True)
+    )
+    both, one = replace(mesh, services={"shop": shop, "blog": blog}), replace(mesh, services={"blog": blog})
+    timeouts = [
+        manager_of(build(m, splits(), ANY_SIDECAR)).common_http_protocol_options.idle_timeout for m in (both, one)
+    ]
+    assert [timeout.seconds for timeout in timeouts] == [90, 30]
+
+
 def test_a_gateway_drops_what_clients_must_not_set_and_a_sidecar_believes_it(mesh: Mesh) -> None:
     (strip,) = manager_of(build(mesh, splits(), EDGE)).early_header_mutation_extensions
     assert b"x-serinus-" in strip.typed_config.value

@@ -58,7 +58,9 @@ sidecars:
   web: {listen: 127.0.0.1:8001}
 """
 
-SERVICE_KEYS = "domains, port, identity, session, errors, routes, versions, baseline, segments, kpis, rollout"
+SERVICE_KEYS = (
+    "domains, port, identity, session, errors, routes, idle_timeout, versions, baseline, segments, kpis, rollout"
+)
 ROLLOUT_KEYS = (
     "mode, harm, budget_risk, false_rollback, policy, interval, warmup, max_step, min_dwell, horizon, bake, bake_split"
 )
@@ -661,6 +663,7 @@ def test_the_full_example_becomes_what_it_says() -> None:
     assert service.identity == (HeaderIdentity(header="x-user-id"), CookieIdentity(cookie="sid", ttl_s=2_592_000))
     assert service.errors.status == ((500, 599), (429, 429))
     assert service.routes[0] == Route(prefix="/api/", timeout_ms=2_000, retries=1)
+    assert service.idle_timeout_ms == 3_600_000
     assert service.versions["v1"].endpoints == (("127.0.0.1", 9001), ("127.0.0.1", 9011))
     assert service.versions["v1"].health == HealthCheck(path="/healthz", interval_ms=2_000, timeout_ms=1_000)
     assert list(service.matches) == ["internal", "vip", "power", "beta", "newcomers", "default"]

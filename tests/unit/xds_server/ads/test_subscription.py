@@ -30,6 +30,16 @@ def test_no_names_are_nothing_where_there_is_no_legacy_wildcard() -> None:
     assert not subscription.covers("A")
 
 
+def test_an_empty_name_asks_for_nothing() -> None:
+    subscription = Subscription(may_be_legacy=True)
+    subscription.replace(["A"])
+    assert subscription.replace([""]) == frozenset()
+    assert not subscription.covers("A")
+    delta = Subscription(may_be_legacy=True)
+    assert delta.change([""], []) == (frozenset(), frozenset())
+    assert not delta.covers("")
+
+
 def test_a_name_given_up_and_taken_again_is_new() -> None:
     subscription = Subscription(may_be_legacy=False)
     assert subscription.replace(["A", "B"]) == {"A", "B"}
