@@ -17,6 +17,7 @@ import grpc
 import pytest
 import yaml
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
+from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from xds_server.pb import control_pb2 as pb
@@ -288,6 +289,23 @@ def test_access_logs_come_from_who_the_certificate_says_and_of_what_it_may_see(k
     after = guarded.plane.metrics(entries)
     assert after["not_allowed,access_log"] == before.get("not_allowed,access_log", 0) + 1
     assert asyncio.run(report(guarded.operator, "edge-1", "shop"))[0] is DENIED
+
+
+@pytest.mark.parametrize(("node", "code"), [("inner-1", DENIED), ("edge-1", None)])
+def test_load_reports_come_from_who_the_certificate_says(kit, guarded, node, code):
+    method = "/envoy.service.load_stats.v3.LoadReportingService/StreamLoadStats"
+
+    async def go():
+        async with kit.client(guarded.plane, guarded.ca, guarded.edge) as client:
+            report = LoadStatsRequest()
+            report.node.id = node
+            saying = asyncio.create_task(client.said(report.SerializeToString(), method=method))
+            await asyncio.wait((saying,), timeout=2)
+            ended = saying.result()[0] if saying.done() else None
+            saying.cancel()
+            return ended
+
+    assert asyncio.run(go()) is code
 
 
 def test_spans_are_taken_only_of_services_that_the_certificate_lets_its_owner_see(kit, guarded):
