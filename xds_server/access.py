@@ -105,6 +105,10 @@ class Grant:
         if self.services is not None:
             raise DeniedError(Denial.SERVICE, f"{self.peer} may not see every service, and a gRPC client does")
 
+    def signed(self, who: str) -> str:
+        """Who gives a command: as they say, and as their certificate does where it counts."""
+        return f"{who} ({self.peer})" if self.peer else who
+
     def is_node(self, name: str) -> bool:
         """Whether it may be the Envoy of this ID."""
         if self.rule is None:

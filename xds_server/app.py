@@ -8,10 +8,9 @@ import gc
 import importlib
 import logging
 import signal
-import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,16 +18,15 @@ from pathlib import Path
 import grpc
 
 from xds_server import __version__
-from xds_server.access import Access
 from xds_server.ads.cache import AdsCache
 from xds_server.ads.csds import add_csds
-from xds_server.ads.servicer import DRAIN_S, SERVER_OPTIONS, add_ads
+from xds_server.ads.servicer import DRAIN_S, XdsService, add_ads
 from xds_server.app_options import RunOptions
 from xds_server.clock import SystemClock
 from xds_server.control import add_control
 from xds_server.discovery.servicer import add_registry
 from xds_server.discovery.sources import EndpointSources
-from xds_server.errors import ListenError, RefusedError
+from xds_server.entrance import GRACE_S, Entrance, listen_on
 from xds_server.garbage import settle
 from xds_server.health import add_health
 from xds_server.ingest import Ingest
@@ -46,42 +44,13 @@ from xds_server.snapshot import ResourceType
 from xds_server.store.endpoints import EndpointStore
 from xds_server.store.journal import Journal
 from xds_server.telemetry import Telemetry
-from xds_server.tls import ServerCertificate, TlsFiles
 from xds_server.web.app import create_app
-from xds_server.web.server import listen, serve
+from xds_server.web.server import serve
 
 log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 200_000  # rows a service between two ticks; the oldest go first, and are counted
-GRACE_S = 0.5  # for calls to be answered; Envoys' streams have no end of their own
 FORECAST_MODULE = "statsmodels.tsa.statespace.structural"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entrance:
-    """Who is let in, to both gRPC ports. `certificate` None: plain text."""
-
-    access: Access
-    certificate: ServerCertificate | None
-
-    @classmethod
-    def of(cls, options: RunOptions, telemetry: Telemetry) -> _Entrance:
-        access = Access()
-        telemetry.watch_access(lambda: {str(reason): n for reason, n in access.denials.items()})
-        if options.tls_certificate is None or options.tls_key is None:
-            return cls(access=access, certificate=None)
-        files = TlsFiles(certificate=options.tls_certificate, key=options.tls_key, client_ca=options.tls_client_ca)
-        certificate = ServerCertificate(files, count=telemetry.certificate_read)
-        telemetry.watch_tls(
-            handshakes=lambda: {"hello": certificate.handshakes_n, "call": access.connections_n},
-            not_after_unix_s=lambda: certificate.not_after_unix_s,
-        )
-        return cls(access=access, certificate=certificate)
-
-    def check(self, mesh: Mesh) -> None:
-        """Raise RefusedError for rules that nothing would be checked by: whoever wrote them counts on them."""
-        if mesh.access is not None and not (self.certificate is not None and self.certificate.asks_clients):
-            raise RefusedError("access in the mesh file needs clients with certificates: --tls-client-ca")
 
 
 async def run(options: RunOptions) -> int:
@@ -100,7 +69,7 @@ async def run(options: RunOptions) -> int:
         loop.add_signal_handler(number, stop.set)
     with contextlib.closing(Journal(options.data_dir)) as journal:
         clock, telemetry, cache = SystemClock(), Telemetry(__version__), AdsCache()
-        entrance = _Entrance.of(options, telemetry)
+        entrance = Entrance.of(options, telemetry)
         entrance.check(mesh)
         entrance.access.change(mesh.access)
         ingest = Ingest(mesh, user_hash_key=journal.secret(), queue_limit=QUEUE_LIMIT, clock=clock)
@@ -150,7 +119,7 @@ def _watch(telemetry: Telemetry, ingest: Ingest, cache: AdsCache, controller: Co
 class _Parts:
     """What a control plane is made of, beside what it serves on."""
 
-    entrance: _Entrance
+    entrance: Entrance
     cache: AdsCache
     ingest: Ingest
     telemetry: Telemetry
@@ -160,35 +129,18 @@ class _Parts:
 
 
 async def _serve(options: RunOptions, parts: _Parts, stop: asyncio.Event) -> None:
-    cache, controller, ingest, telemetry = parts.cache, parts.controller, parts.ingest, parts.telemetry
-    listener = _listen(options.http_host, options.http_port)
+    cache, controller, telemetry = parts.cache, parts.controller, parts.telemetry
+    listener = listen_on(options.http_host, options.http_port)
     app = create_app(
         not_ready=lambda: None if cache.ready.is_set() else "nothing has been published yet", metrics=telemetry.render
     )
     http_port = listener.getsockname()[1]
     with contextlib.closing(listener):
         async with (
-            _grpc_server(options.grpc_host, options.grpc_port, parts.entrance) as (main, grpc_port),
-            _grpc_server(options.grpc_host, options.otlp_port, parts.entrance) as (otlp, otlp_port),
+            parts.entrance.open(options.grpc_host, options.grpc_port) as (main, grpc_port),
+            parts.entrance.open(options.grpc_host, options.otlp_port) as (otlp, otlp_port),
         ):
-            xds = add_ads(main, cache)
-            telemetry.watch_refusals(lambda: {str(reason): n for reason, n in xds.refusals.items()})
-            add_als(main, ingest, until=stop)
-            loads = add_lrs(main, ingest, rolling=controller.rolling, until=stop)
-            add_otlp(main, ingest, until=stop)
-            add_control(main, controller, until=stop)
-            laggards = partial(cache.laggards, ResourceType.EDS)
-            add_registry(main, parts.sources, laggards, clock=SystemClock(), until=stop)
-            add_otlp(otlp, ingest, until=stop)
-            add_csds(main, cache, until=stop)
-            for server, services in ((main, MAIN_SERVICES), (otlp, OTLP_SERVICES)):
-                add_health(server, services, ready=cache.ready, until=stop)
-                add_reflection(server, services, until=stop)
-            telemetry.watch_loads(
-                lost=lambda: lost_shares(controller.log_checks()),
-                streams=lambda: loads.streams,
-                nodes=lambda: len(ingest.loads.nodes),
-            )
+            xds = _add_services(main, otlp, parts, stop)
             controller.restore()
             await _check(options.mesh_path, controller)
             settle()
@@ -203,6 +155,28 @@ async def _serve(options: RunOptions, parts: _Parts, stop: asyncio.Event) -> Non
             going = asyncio.create_task(main.stop(DRAIN_S + GRACE_S))
             await xds.drain()
             await going
+
+
+def _add_services(main: grpc.aio.Server, otlp: grpc.aio.Server, parts: _Parts, stop: asyncio.Event) -> XdsService:
+    cache, controller, ingest, telemetry = parts.cache, parts.controller, parts.ingest, parts.telemetry
+    xds = add_ads(main, cache)
+    add_als(main, ingest, until=stop)
+    loads = add_lrs(main, ingest, rolling=controller.rolling, until=stop)
+    add_control(main, controller, until=stop)
+    laggards = partial(cache.laggards, ResourceType.EDS)
+    add_registry(main, parts.sources, laggards, clock=SystemClock(), until=stop)
+    add_csds(main, cache, until=stop)
+    for server, services in ((main, MAIN_SERVICES), (otlp, OTLP_SERVICES)):
+        add_otlp(server, ingest, until=stop)
+        add_health(server, services, ready=cache.ready, until=stop)
+        add_reflection(server, services, until=stop)
+    telemetry.watch_refusals(lambda: {str(reason): n for reason, n in xds.refusals.items()})
+    telemetry.watch_loads(
+        lost=lambda: lost_shares(controller.log_checks()),
+        streams=lambda: loads.streams,
+        nodes=lambda: len(ingest.loads.nodes),
+    )
+    return xds
 
 
 async def _check(path: Path, controller: Controller) -> None:
@@ -233,31 +207,3 @@ async def _until(stop: asyncio.Event, parts: _Parts, web: Coroutine[None, None, 
 def _load_forecasts() -> None:
     importlib.import_module(FORECAST_MODULE)
     gc.freeze()  # it is there to stay as well
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return listen(host, port)
-    except OSError as error:
-        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-
-
-@contextlib.asynccontextmanager
-async def _grpc_server(host: str, port: int, entrance: _Entrance) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
-    """A server bound to host:port (0: a free one), to be started by the caller; stopped with grace in the end."""
-    _listen(host, port).close()  # gRPC would say on stderr, in words of its own, what is wrong
-    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=(entrance.access.interceptor(),))
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        if entrance.certificate is None:
-            bound = server.add_insecure_port(address)
-        else:
-            bound = server.add_secure_port(address, entrance.certificate.credentials())
-    except RuntimeError as error:
-        raise ListenError(f"cannot listen on {host}:{port}: the port is in use or the address is not ours") from error
-    if bound == 0:
-        raise ListenError(f"cannot listen on {host}:{port}: the port is in use or the address is not ours")
-    try:
-        yield server, bound
-    finally:
-        await server.stop(GRACE_S)

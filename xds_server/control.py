@@ -84,7 +84,10 @@ class ControlServicer(pb_grpc.ControlServicer):
             require(service=request.service, canary=request.canary, who=request.who)
             bound(request.service, request.canary, request.who, request.reason)
             rollout = await self._steering.start_rollout(
-                service=request.service, canary=request.canary, who=request.who, reason=request.reason
+                service=request.service,
+                canary=request.canary,
+                who=access.current().signed(request.who),
+                reason=request.reason,
             )
             status = self._service(request.service)
             message = f"rollout {rollout} of {request.canary} started"
@@ -104,7 +107,7 @@ class ControlServicer(pb_grpc.ControlServicer):
                 segment=request.segment or None,
                 action=action,
                 split_bp=request.split_bp,
-                who=request.who,
+                who=access.current().signed(request.who),
                 reason=request.reason,
             )
             status = self._service(request.service)
@@ -173,7 +176,10 @@ class ControlServicer(pb_grpc.ControlServicer):
             bound(request.node, request.who, request.reason)
             access.current().check_node(request.node)
             message = await self._steering.exclude_node(
-                node=request.node, excluded=request.excluded, who=request.who, reason=request.reason
+                node=request.node,
+                excluded=request.excluded,
+                who=access.current().signed(request.who),
+                reason=request.reason,
             )
             return pb.ExcludeNodeReply(message=message)
 

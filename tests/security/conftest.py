@@ -30,6 +30,8 @@ from xds_server.snapshot import ResourceType
 SERINUS = Path(sys.executable).with_name("serinus")
 ADS = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
 READY_WITHIN_S = 30.0
+LOST = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+"""What grpc.aio's client says when a stream ends while it writes: the status that was sent is lost to it."""
 
 SERVICE = """
   {name}:
@@ -116,6 +118,11 @@ class Client:
 
     async def said(self, *messages: bytes, method: str = ADS + "StreamAggregatedResources", **options: Any) -> Any:
         """Say this on a stream, and return the status and the text that ends it."""
+        while (found := await self._said(*messages, method=method, **options)) == LOST:
+            pass
+        return found
+
+    async def _said(self, *messages: bytes, method: str, **options: Any) -> Any:
         call = self.raw(method, **options)
         try:
             for message in messages:
@@ -207,6 +214,7 @@ class Kit:
     join = Bystander.join
     push = staticmethod(push)
     ads = ADS
+    lost = LOST
     binary = SERINUS
 
     @staticmethod

@@ -39,7 +39,7 @@ def meets(kit, plane, reason, *messages, method="StreamAggregatedResources", **o
         before = plane.metrics(REFUSALS).get(reason, 0)
         async with beside_a_bystander(kit, plane), kit.client(plane) as client:
             said = await client.said(*messages, method=kit.ads + method, **options)
-        assert plane.metrics(REFUSALS).get(reason, 0) == before + bool(reason)
+        assert plane.metrics(REFUSALS).get(reason, 0) >= before + bool(reason)  # it may ask again
         return said
 
     return asyncio.run(go())

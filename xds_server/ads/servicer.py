@@ -226,7 +226,19 @@ class _XdsStream:
     """
 
     __slots__ = (
-        *("_cache", "_context", "_expected", "_kind", "_names", "_service", "_stream", "_task", "_timer", "_variant"),
+        *(
+            "_cache",
+            "_context",
+            "_expected",
+            "_grant",
+            "_kind",
+            "_names",
+            "_service",
+            "_stream",
+            "_task",
+            "_timer",
+            "_variant",
+        ),
         *("is_queued", "refused"),
     )
 
@@ -238,6 +250,7 @@ class _XdsStream:
         self._context = context
         self._variant = variant
         self._kind = kind
+        self._grant = access.current()
         self._task = asyncio.current_task()
         self._stream: Stream | None = None
         self._expected: dict[ResourceType, tuple[bytes, bytes]] = {}
@@ -280,7 +293,7 @@ class _XdsStream:
             raise _RefusedError(
                 Refusal.NO_NODE, grpc.StatusCode.INVALID_ARGUMENT, "the first request must carry node.id"
             )
-        node, grant = message.node, access.current()
+        node, grant = message.node, self._grant
         grant.check_node(node.id)
         if nodes_of.is_grpc(node.user_agent_name):
             grant.check_all()
@@ -294,14 +307,18 @@ class _XdsStream:
             only=self._kind,
         )
         try:
-            if stream.kind.name:  # it may have been found by the cluster that the client claims
-                grant.check_node(stream.kind.name)
+            self._check_kind(stream)
             self._take(stream, message)
         except (_RefusedError, access.DeniedError):
             self._stream = None
             self._cache.close(stream)
             raise
         return stream
+
+    def _check_kind(self, stream: Stream) -> None:
+        """Raise DeniedError for a gateway or sidecar of the mesh, found by the cluster that the client claims."""
+        if stream.kind.name:
+            self._grant.check_node(stream.kind.name)
 
     async def _first(self) -> bytes:
         raw: object = grpc.aio.EOF
@@ -389,6 +406,11 @@ class _XdsStream:
         """Begin to write the next response; see `Writer`."""
         stream = self._stream
         if stream is None:
+            return None
+        try:
+            self._check_kind(stream)  # in another mesh its cluster may name a gateway
+        except access.DeniedError as denied:
+            self.end(_RefusedError(Refusal.FORBIDDEN, grpc.StatusCode.PERMISSION_DENIED, str(denied)))
             return None
         response = self._cache.next_response(stream)
         if response is None:

@@ -78,7 +78,11 @@ class RegistryServicer(pb_grpc.RegistryServicer):
             bound(request.service, request.version, request.address, request.who, request.reason)
             wait_s = _wait_s(request.wait_ms)
             removed = self._sources.remove(
-                request.service, request.version, request.address or None, who=request.who, reason=request.reason
+                request.service,
+                request.version,
+                request.address or None,
+                who=access.current().signed(request.who),
+                reason=request.reason,
             )
             return await self._removal(removed, wait_s)
 

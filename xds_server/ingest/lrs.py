@@ -15,6 +15,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from analysis.evidence.log_loss import LAG_S, Load
+from xds_server import access
 from xds_server.clock import Clock, SystemClock
 from xds_server.ingest.ingest import Ingest
 from xds_server.pb import lrs_pb2
@@ -62,6 +63,7 @@ class LoadReports:
         node = first.node.id.decode("utf-8", "replace")
         if not node:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first report must carry node.id")
+        access.current().check_node(node)
         loads = self._ingest.loads
         loads.open(node)
         self.streams += 1
@@ -98,7 +100,9 @@ class LoadReports:
         return Wanted(clusters, steps * INTERVAL_S)
 
     def _take(self, node: str, wanted: Wanted, raw: bytes) -> None:
-        loads = dict.fromkeys(wanted.clusters, Load(issued=0, active=0))
+        grant = access.current()
+        clusters = [name for name in wanted.clusters if grant.sees(name.decode().partition("|")[0])]
+        loads = dict.fromkeys(clusters, Load(issued=0, active=0))
         for stats in lrs_pb2.LoadStats.FromString(raw).cluster_stats:
             if stats.cluster_name in loads:
                 loads[stats.cluster_name] = _load(stats)
