@@ -105,25 +105,28 @@ def test_types_on_their_own(server: Server, connect: Connect, variant) -> None:
 
 @shows("A5", "a canary taken back waits for nothing", ADS)
 def test_rollback_first(server: Server, connect: Connect, variant) -> None:
-    server.services = {"R": Service("R", versions=("v1", "v2"))}
+    """Neither for clusters that have not been ACKed, nor in the queue of other services' routes."""
+    server.services = {letter: Service(letter) for letter in "ABC"} | {"R": Service("R", versions=("v1", "v2"))}
     server.reload()
     client = connect(variant)
-    subs = {kind: client.subscriber(kind) for kind in ("CDS", "EDS", "LDS", "RDS")}
-    subs["CDS"].wildcard()
-    subs["CDS"].take()
-    subs["EDS"].subscribe("R|v1", "R|v2")
-    subs["EDS"].take_all({"R|v1", "R|v2"})
-    subs["LDS"].wildcard()
-    subs["LDS"].take()
-    subs["RDS"].subscribe(name_of("RDS", "R"))
-    subs["RDS"].take()
+    clusters, routes = client.subscriber("CDS"), client.subscriber("RDS")
+    clusters.wildcard()
+    clusters.take()
+    names = names_of("RDS", "ABCR")
+    routes.subscribe(*sorted(names))
+    routes.take_all(names)
     server.say("rollout", "start", "R", "--canary", "v2")
     server.say("rollout", "set", "R", "--split", "20%")
-    assert any(b"R|v2" in r.items[name_of("RDS", "R")].content for r in subs["RDS"].drain(1.0))
-    server.update("CDS", "R")
-    held_back = subs["CDS"].receive()
-    subs["EDS"].drain(0.3)
+    assert any(b"R|v2" in r.items[name_of("RDS", "R")].content for r in routes.drain(1.0))
+    server.services["A"].change("CDS", "RDS")
+    server.reload()
+    held_back, under_way = clusters.receive(), routes.receive()
+    assert set(under_way.items) == {name_of("RDS", "A")}
+    server.update("RDS", "B", "C")
     server.say("rollout", "rollback", "R")
-    routes = subs["RDS"].take()
-    assert b"R|v2" not in routes.items[name_of("RDS", "R")].content
-    subs["CDS"].ack(held_back)
+    routes.ack(under_way)
+    first = routes.take()
+    assert set(first.items) == {name_of("RDS", "R")}
+    assert b"R|v2" not in first.items[name_of("RDS", "R")].content
+    routes.take_all(names_of("RDS", "BC"))
+    clusters.ack(held_back)

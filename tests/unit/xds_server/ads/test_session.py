@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 from xds_server.ads.answer import Acked, Answer, Nacked
 from xds_server.ads.gates import DRAIN_S
@@ -309,3 +310,19 @@ def test_route_configurations_go_out_one_by_one() -> None:
     assert client.says() == [(RDS, ["r"])]
     client.ack(RDS, error="no")
     assert client.says() == [(RDS, ["s"])]
+
+
+def test_the_dead_man_switch_is_armed_with_the_routes_or_at_once_where_the_stream_can_carry_none() -> None:
+    off = resource("serinus", "off")
+    armed = replace(resource("serinus", "on"), ttl_ms=10_000, at_first=off)
+    target = Target(Snapshot({**snapshot().resources, RTDS: {"serinus": armed}}))
+
+    def first_sent(session: StreamSession) -> Resource:
+        session.offer(target)
+        session.receive(Request(type=RTDS, names=("serinus",)), 0.0)
+        response = session.next_response(0.0)
+        assert response is not None
+        return response.resources[0]
+
+    assert first_sent(StreamSession()) is off
+    assert first_sent(StreamSession(only=RTDS)) is armed
