@@ -273,6 +273,9 @@ class AnyClient(RuleBasedStateMachine):
         if kind is RDS and self._covers(CDS, "any cluster"):
             for routes in response.resources:
                 assert routes.needs <= self.has[CDS].keys(), "a route to a cold cluster"
+        if kind is LDS and self.nonces[LDS] == [""] and CDS in self.unanswered and self._covers(LDS, "any listener"):
+            wanted = self.target.resources[LDS] if self.target is not None else {}
+            assert response.body.resources.keys() >= wanted.keys(), "a part for all: Envoy goes live with it"
         self.nonces[kind].append(response.nonce)
         self.unanswered[kind] = response
 

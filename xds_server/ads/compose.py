@@ -52,7 +52,7 @@ class Composer:
         state.rejected = {n: v for n, v in state.rejected.items() if v == (version_of(named.get(n)) or REMOVAL)}
         kept, changed = self._sort(kind, state, target, now)
         missing = tuple(sorted(state.owed - named.keys() - {WILDCARD}))
-        if not (changed or state.owed):
+        if not (changed or state.owed) or (kept and self._is_all_soon(state)):
             return None
         differing = kept | {name: state.has(name) for name in state.rejected}
         if state.subscription.wildcard and not differing and not missing:
@@ -93,6 +93,14 @@ class Composer:
             return not self._gates.may_go(kind, name, now)
         return not (is_open or self._gates.is_released(kind, resource, target.snapshot))
 
+    def _is_all_soon(self, state: TypeState) -> bool:
+        """Whether a client that has nothing yet waits rather than take a part for all.
+
+        Envoy asks for listeners before it ACKs clusters that take no time to warm, such as those of names, and goes
+        live with whatever it is answered: with none it would be ready and refuse every connection.
+        """
+        return WILDCARD in state.owed and state.is_fresh and state.held.is_empty and self._gates.may_open()
+
     # --- EDS and RDS, and all types of delta: only what changed or is owed. Absence means nothing.
 
     def part(self, kind: ResourceType, target: Target, names: Iterable[str], now: float) -> Body | None:
@@ -110,6 +118,8 @@ class Composer:
                 is_open or resource is None or self._gates.is_released(kind, resource, target.snapshot)
             ):
                 ready[name] = resource
+            elif resource is not None and name in state.due and not is_open and self._is_all_soon(state):
+                return None
         chosen = self._choose(kind, state, ready)
         if not chosen and WILDCARD not in state.owed:
             return None

@@ -42,6 +42,11 @@ class Gates:
             return True
         return state.is_at_rest() and state.held.is_exactly(snapshot.resources[ResourceType.CDS])
 
+    def may_open(self) -> bool:
+        """Whether a client has yet to answer to clusters, so that what waits for them may go out soon."""
+        state = self._states.get(ResourceType.CDS)
+        return state is not None and state.subscription.wildcard and not state.is_at_rest()
+
     def is_released(self, kind: ResourceType, resource: Resource, snapshot: Snapshot) -> bool:
         """Whether a resource of a snapshot may go out now.
 

@@ -4,10 +4,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
+import pytest
+
 from xds_server.ads.answer import Acked, Answer, Nacked
 from xds_server.ads.gates import DRAIN_S
-from xds_server.ads.response import Response, Target
-from xds_server.ads.session import Request, StreamSession
+from xds_server.ads.response import Response, Target, Variant
+from xds_server.ads.session import DeltaRequest, Request, StreamSession
 from xds_server.snapshot import Resource, ResourceType, Snapshot
 
 CDS, EDS, LDS, SRDS, RDS, RTDS = ResourceType
@@ -92,6 +94,43 @@ def test_a_wildcard_is_answered_even_if_there_is_nothing() -> None:
     client = Client(snapshot(clusters="", routes={}))
     client.ask(LDS)
     assert client.says() == [(LDS, [])]
+
+
+@pytest.mark.parametrize("variant", Variant)
+def test_listeners_asked_for_before_clusters_are_acked_come_whole_and_not_none_at_first(variant: Variant) -> None:
+    """Envoy does so where clusters take no time to warm, and goes live with whatever it is answered."""
+    session = StreamSession(variant)
+    session.offer(Target(snapshot()))
+    ask = {
+        kind: Request(type=kind, names=(), nonce="")
+        if variant is Variant.SOTW
+        else DeltaRequest(type=kind, subscribe=(), unsubscribe=(), versions={}, nonce="")
+        for kind in (CDS, LDS)
+    }
+    session.receive(ask[CDS], 0.0)
+    clusters = session.next_response(0.0)
+    assert clusters is not None
+    assert clusters.type is CDS
+    session.receive(ask[LDS], 0.0)
+    assert session.next_response(0.0) is None
+    session.receive(replace(ask[CDS], nonce=clusters.nonce), 0.0)
+    listeners = session.next_response(0.0)
+    assert listeners is not None
+    assert [resource.name for resource in listeners.resources] == ["r"]
+
+
+def test_listeners_of_a_rejected_cluster_do_not_hold_up_the_others_for_ever() -> None:
+    client = Client(snapshot(routes={"q": "a", "r": "b"}))
+    client.ask(CDS)
+    assert client.says() == [(CDS, ["a", "b"])]
+    client.ask(LDS)
+    assert client.says() == []
+    client.ack(CDS, error="b is no good")
+    while (response := client.read()) is not None and response.type is CDS:
+        names = [resource.name for resource in response.resources]
+        client.ack(CDS, error="b is no good" if "b" in names else None)
+    assert response is not None
+    assert [resource.name for resource in response.resources] == ["q"]
 
 
 def test_an_ack_is_not_answered() -> None:
