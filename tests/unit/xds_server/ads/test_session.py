@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 from xds_server.ads.answer import Acked, Answer, Nacked
 from xds_server.ads.gates import DRAIN_S
@@ -340,3 +341,21 @@ def test_route_configurations_go_out_one_by_one() -> None:
     assert client.says() == [(RDS, ["r"])]
     client.ack(RDS, error="no")
     assert client.says() == [(RDS, ["s"])]
+
+
+def test_the_beat_goes_on_for_a_client_that_is_fed_from_another_snapshot_that_says_the_same() -> None:
+    """As a sidecar is that the mesh file has come to name."""
+
+    def armed() -> Snapshot:
+        switch = replace(resource("serinus"), ttl_ms=10_000)
+        return Snapshot({**snapshot().resources, RTDS: {"serinus": switch}})
+
+    client = connected(armed())
+    client.ask(RTDS, "serinus")
+    client.settle()
+    for _ in range(2):
+        client.session.beat()
+        assert client.says() == [(RTDS, ["serinus"])]
+        client.ack(RTDS)
+        client.session.offer(Target(armed()))
+        assert client.says() == []
