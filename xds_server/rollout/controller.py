@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from analysis.decision import Action, Order
@@ -110,12 +110,11 @@ class Controller:
 
     async def start_rollout(self, *, service: str, canary: str, who: str, reason: str) -> str:
         """Start a rollout of `canary` in every segment that is not on it yet."""
-        steered = self._find(service)
-        if canary not in steered.service.versions:
-            raise UnknownNameError("version", canary, steered.service.versions)
-        if lack := self._sources.lacking(service, canary):
-            raise RefusedError(f"{lack}: it would get people and could serve none")
-        async with steered.lock:
+        async with self._in_turn(service) as steered:
+            if canary not in steered.service.versions:
+                raise UnknownNameError("version", canary, steered.service.versions)
+            if lack := self._sources.lacking(service, canary):
+                raise RefusedError(f"{lack}: it would get people and could serve none")
             if steered.is_running and steered.row is not None:
                 raise RefusedError(
                     f"rollout {steered.row.rollout} of {service} is running; roll it back or let it finish"
@@ -173,9 +172,8 @@ class Controller:
         self, *, service: str, segment: str | None, action: Action, split_bp: int, who: str, reason: str
     ) -> str:
         """Obey a person; see `Steering.act`."""
-        steered = self._find(service)
         order = Order(action=action, who=who, reason=reason, segment=segment, split_bp=split_bp)
-        async with steered.lock:
+        async with self._in_turn(service) as steered:
             _refuse_unfit(steered, order)
             try:
                 self._execution.order(steered, order)
@@ -276,6 +274,16 @@ class Controller:
         self._mesh_status.refused = reason
         self._fleet.telemetry.mesh_read("refused")
         self._fleet.tell()
+
+    @contextlib.asynccontextmanager
+    async def _in_turn(self, service: str) -> AsyncIterator[SteeredService]:
+        """The service, with its lock held; while it was waited for, another mesh may have put another in its place."""
+        while True:
+            steered = self._find(service)
+            async with steered.lock:
+                if self._fleet.services.get(service) is steered:
+                    yield steered
+                    return
 
     def _find(self, service: str) -> SteeredService:
         steered = self._fleet.services.get(service)
