@@ -215,27 +215,30 @@ class Controller:
     async def change_mesh(self, mesh: Mesh) -> None:
         """Serve another mesh. Raises RefusedError, or MeshError of a file of endpoints; then nothing changes."""
         async with self._mesh_lock:
-            running = {steered.name for steered in self._fleet.services.values() if steered.is_running}
-            served, waiting = effective(self._publisher.mesh, mesh, running)
-            stored = self._fleet.journal.load_splits()
-            splits = {name: self._splits_in(served, name, stored.get(name)) for name in served.services}
-            files = await asyncio.to_thread(self._sources.opened, served)
-            refusal = await self._publisher.refusal(served, splits)
-            if refusal is not None:
-                raise RefusedError(refusal)
-            changed = [s for s in self._fleet.services.values() if served.services.get(s.name) != s.service]
-            async with contextlib.AsyncExitStack() as locks:
-                for steered in changed:
-                    await locks.enter_async_context(steered.lock)
-                if {s.name for s in self._fleet.services.values() if s.is_running} - running:
-                    raise RefusedError("a rollout was started meanwhile")
-                self._serve(served, changed, files)
-            self._wanted = mesh
-            self._mesh_status = pb.MeshStatus(
-                path=mesh.path, read_unix_ns=self._fleet.clock.now_unix_ns(), waiting=waiting
-            )
+            await self._change_mesh(mesh)
+
+    async def _change_mesh(self, mesh: Mesh) -> None:
+        running = {steered.name for steered in self._fleet.services.values() if steered.is_running}
+        served, waiting = effective(self._publisher.mesh, mesh, running)
+        stored = self._fleet.journal.load_splits()
+        splits = {name: self._splits_in(served, name, stored.get(name)) for name in served.services}
+        files = await asyncio.to_thread(self._sources.opened, served)
+        refusal = await self._publisher.refusal(served, splits)
+        if refusal is not None:
+            raise RefusedError(refusal)
+        changed = [s for s in self._fleet.services.values() if served.services.get(s.name) != s.service]
+        async with contextlib.AsyncExitStack() as locks:
+            for steered in changed:
+                await locks.enter_async_context(steered.lock)
+            if {s.name for s in self._fleet.services.values() if s.is_running} - running:
+                raise RefusedError("a rollout was started meanwhile")
+            self._serve(served, changed, files)
+        self._wanted = mesh
+        self._mesh_status = pb.MeshStatus(path=mesh.path, read_unix_ns=self._fleet.clock.now_unix_ns(), waiting=waiting)
         self._fleet.telemetry.mesh_read("adopted")
         log.info("serves %s%s", mesh.path, f"; changes of {', '.join(waiting)} wait for rollouts" if waiting else "")
+        if not set(waiting) <= set(self.rolling()):  # one has ended meanwhile, when nothing waited for it yet
+            self._fleet.spawn(self._adopt_wanted())
         self._fleet.tell()
 
     def _splits_in(self, mesh: Mesh, name: str, stored: ServiceSplits | None) -> ServiceSplits:
@@ -264,7 +267,8 @@ class Controller:
 
     async def _adopt_wanted(self) -> None:
         try:
-            await self.change_mesh(self._wanted)
+            async with self._mesh_lock:  # which mesh is wanted may change until then
+                await self._change_mesh(self._wanted)
         except (MeshError, RefusedError) as error:
             self.refuse_mesh(str(error))
 

@@ -63,3 +63,35 @@ def test_a_rollback_that_is_ordered_while_the_mesh_changes_is_carried_out(tmp_pa
             assert splits(control, "shop") == {0.0}
 
     asyncio.run(scenario())
+
+
+def test_what_waited_for_a_rollout_that_ends_while_the_mesh_changes_is_adopted(tmp_path):
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await begin(control, "shop")
+            change = asyncio.create_task(control.change_mesh(mesh("v3")))
+            await until(control._mesh_lock.locked)
+            await act(control, Action.ROLLBACK)
+            assert not change.done(), "else nothing is shown here"
+            await change
+            await until(lambda: versions(control) == {"v1", "v2", "v3"})
+            assert not control.status("shop").mesh.waiting
+
+    asyncio.run(scenario())
+
+
+def test_what_waited_is_not_adopted_over_what_is_read_meanwhile(tmp_path):
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await begin(control, "shop")
+            await control.change_mesh(mesh("v3"))
+            assert control.status("shop").mesh.waiting == ["shop"]
+            change = asyncio.create_task(control.change_mesh(mesh("v4")))
+            await until(control._mesh_lock.locked)
+            await act(control, Action.ROLLBACK)
+            assert not change.done(), "else nothing is shown here"
+            await change
+            await until(lambda: not control._mesh_lock.locked() and not control.status("shop").mesh.waiting)
+            assert versions(control) == {"v1", "v2", "v4"}
+
+    asyncio.run(scenario())
