@@ -15,6 +15,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from analysis.evidence.log_loss import LAG_S, Load
+from xds_server import access
 from xds_server.clock import Clock, SystemClock
 from xds_server.ingest.ingest import Ingest
 from xds_server.pb import lrs_pb2
@@ -62,6 +63,7 @@ class LoadReports:
         node = first.node.id.decode("utf-8", "replace")
         if not node:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first report must carry node.id")
+        access.current().check_node(node)  # a second stream of a node stops its comparison
         loads = self._ingest.loads
         loads.open(node)
         self.streams += 1
@@ -91,8 +93,8 @@ class LoadReports:
             return lrs_pb2.FirstLoadStats()
 
     def wanted(self) -> Wanted:
-        """What every Envoy is to report from now on."""
-        clusters = self._ingest.clusters(self._rolling())
+        """What the Envoy that is served is to report from now on: what its certificate lets it see."""
+        clusters = self._ingest.clusters(filter(access.current().sees, self._rolling()))
         n_a_second = REPORTS_PER_S if clusters else IDLE_REPORTS_PER_S
         steps = max(1, -(-self.streams // int(n_a_second * INTERVAL_S)))
         return Wanted(clusters, steps * INTERVAL_S)
