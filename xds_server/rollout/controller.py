@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
 from analysis.decision import Action, Order
@@ -77,24 +77,35 @@ class Controller:
 
     def restore(self) -> None:
         """Take up every service where the journal left it, and publish exactly those splits."""
-        self._take_up_new(self._publisher.mesh)
+        self._put(self._taken_up(self._publisher.mesh, {}))
         self._execution.publish(urgent=True)
         for steered in self._fleet.services.values():
             if steered.is_running:  # it may have ended before its last split was acknowledged
                 self._acknowledgements.wait_for(steered)
 
-    def _take_up_new(self, mesh: Mesh) -> None:
+    def _taken_up(self, mesh: Mesh, known: Mapping[str, SteeredService]) -> dict[str, SteeredService]:
+        """The services of a mesh, in its order: those that are known, the others as the journal left them."""
         journal, clock = self._fleet.journal, self._fleet.clock
         stored = journal.load_splits()
         newest = {row.service: row for row in journal.rollouts()}  # oldest first: the newest one stays
-        for name, service in mesh.services.items():
-            steered = self._fleet.services.pop(name, None)
-            if steered is None:
-                steered = take_up(service, stored.get(name), newest.get(name), journal=journal, clock=clock)
+        return {
+            name: known.get(name) or take_up(service, stored.get(name), newest.get(name), journal=journal, clock=clock)
+            for name, service in mesh.services.items()
+        }
+
+    def _put(self, services: Mapping[str, SteeredService]) -> None:
+        """Steer these services from now on, and no others."""
+        before = dict(self._fleet.services)
+        self._fleet.services.clear()
+        self._fleet.services.update(services)
+        for name, steered in services.items():
+            if before.get(name) is not steered:
                 self._ticks.start(steered)
                 for segment, split in steered.splits.segments.items():
                     self._fleet.telemetry.split(name, segment, split.canary_bp)
-            self._fleet.services[name] = steered  # put last, each in turn: in the mesh's order
+        for name, steered in before.items():
+            if services.get(name) is not steered and steered.ticking is not None:
+                steered.ticking.cancel()
 
     async def run(self) -> None:
         """Tick every service at its own interval until cancelled."""
@@ -213,7 +224,10 @@ class Controller:
         return await self._publisher.refusal(self._publisher.mesh, splits)
 
     async def change_mesh(self, mesh: Mesh) -> None:
-        """Serve another mesh. Raises RefusedError, or MeshError of a file of endpoints; then nothing changes."""
+        """Serve another mesh.
+
+        Raises RefusedError, JournalError, or MeshError of a file of endpoints; then nothing changes.
+        """
         async with self._mesh_lock:
             await self._change_mesh(mesh)
 
@@ -246,17 +260,23 @@ class Controller:
         return reconciled(mesh.services[name], steered.splits if steered is not None else stored)
 
     def _serve(self, mesh: Mesh, changed: Sequence[SteeredService], files: OpenedFiles) -> None:
-        """Serve a mesh that has been checked; the locks of what changes are held."""
+        """Serve a mesh that has been checked; the locks of what changes are held.
+
+        Raises JournalError; then nothing has changed.
+        """
+        kept = dict(self._fleet.services)
+        rerouted: list[tuple[SteeredService, Service]] = []
         for steered in changed:
             service = mesh.services.get(steered.name)
             if service is not None and service.spec == steered.service.spec:
-                steered.service, steered.splits = service, reconciled(service, steered.splits)
-                continue
-            del self._fleet.services[steered.name]
-            if steered.ticking is not None:
-                steered.ticking.cancel()
+                rerouted.append((steered, service))
+            else:
+                del kept[steered.name]
+        services = self._taken_up(mesh, kept)
+        for steered, service in rerouted:
+            steered.service, steered.splits = service, reconciled(service, steered.splits)
         self._ingest.adopt(mesh)
-        self._take_up_new(mesh)
+        self._put(services)
         self._sources.adapt(mesh, files)
         self._publisher.mesh = mesh
         self._execution.publish(urgent=False)
@@ -269,7 +289,7 @@ class Controller:
         try:
             async with self._mesh_lock:  # which mesh is wanted may change until then
                 await self._change_mesh(self._wanted)
-        except (MeshError, RefusedError) as error:
+        except (MeshError, RefusedError, JournalError) as error:
             self.refuse_mesh(str(error))
 
     def refuse_mesh(self, reason: str) -> None:

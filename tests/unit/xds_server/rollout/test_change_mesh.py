@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+import pytest
+
 from analysis.decision import Action
 from tests.unit.xds_server.rollout.test_controller import MESH, act, begin, controller, splits, until
+from xds_server.errors import JournalError
 from xds_server.mesh import Mesh
 from xds_server.rollout.controller import Controller
 from xds_server.settings import parse_mesh
@@ -95,3 +98,26 @@ def test_what_waited_is_not_adopted_over_what_is_read_meanwhile(tmp_path):
             assert versions(control) == {"v1", "v2", "v4"}
 
     asyncio.run(scenario())
+
+
+def test_a_journal_that_fails_while_the_mesh_changes_leaves_all_as_it_was(tmp_path):
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await begin(control, "cart")
+            services = dict(control._fleet.services)
+            journal = control._fleet.journal
+            rollouts, journal.rollouts = journal.rollouts, _no_disk
+            with pytest.raises(JournalError):
+                await control.change_mesh(mesh("v3"))
+            assert control._fleet.services == services
+            assert versions(control) == {"v1", "v2"}
+            journal.rollouts = rollouts
+            await control.change_mesh(mesh("v3"))
+            assert versions(control) == {"v1", "v2", "v3"}
+            assert control.rolling() == ["cart"]
+
+    asyncio.run(scenario())
+
+
+def _no_disk() -> list[object]:
+    raise JournalError("no disk")
