@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from xds_server.errors import RefusedError
+from xds_server.errors import JournalError, RefusedError
 from xds_server.file_signature import LOOK_EVERY_S, Signature, signature
 from xds_server.mesh import Mesh
 from xds_server.settings import MeshError, load_mesh
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 
 class MeshWatch:
-    """Looks at one file. `adopt` serves another mesh or raises RefusedError; `refuse` is told why a file is not served.
+    """Looks at one file. `adopt` serves another mesh, or raises RefusedError or JournalError.
 
-    What is wrong changes nothing, and is said once.
+    `refuse` is told why a file is not served. What is wrong changes nothing, and is said once.
     """
 
     def __init__(self, path: Path, *, adopt: Callable[[Mesh], Awaitable[None]], refuse: Callable[[str], None]) -> None:
@@ -57,7 +57,7 @@ class MeshWatch:
         except MeshError as error:
             first, *others = map(str, error.problems)
             self._refuse(first + (f" (and {len(others)} more; see `serinus validate`)" if others else ""))
-        except RefusedError as error:
+        except (RefusedError, JournalError) as error:
             self._refuse(str(error))
 
     def _signature(self) -> Signature | None:

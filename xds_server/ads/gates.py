@@ -130,4 +130,6 @@ class Gates:
         state = self._states.get(ResourceType.CDS)
         if state is None or state.in_flight is not None or not self._drains:
             return None
-        return min(self._drains.values())
+        # What is gone, or was refused, waits for nothing: its time is past, and would be now for ever.
+        self._drains = {name: at for name, at in self._drains.items() if name in state.due or name in state.owed}
+        return min(self._drains.values(), default=None)

@@ -24,7 +24,7 @@ from xds_server.ads.gates import Gates
 from xds_server.ads.response import Body, Response, Target, Variant
 from xds_server.ads.standing import ResourceView, standings
 from xds_server.ads.subscription import WILDCARD, Subscription
-from xds_server.ads.type_state import TypeState
+from xds_server.ads.type_state import TypeState, version_of
 from xds_server.snapshot import Resource, ResourceType, Snapshot
 
 _MARKS: Mapping[ResourceType, int] = MappingProxyType({kind: 1 << n for n, kind in enumerate(ResourceType)})
@@ -160,7 +160,9 @@ class StreamSession:
         state = self._states.get(ResourceType.RTDS)
         if state is None or state.in_flight is not None:
             return
-        state.owed.update(n for n, r in self._named(ResourceType.RTDS).items() if r.ttl_ms and state.has(n) is r)
+        # By version: a node that has become one of another kind is fed from another snapshot that says the same.
+        named = self._named(ResourceType.RTDS)
+        state.owed.update(n for n, r in named.items() if r.ttl_ms and version_of(state.has(n)) == r.version)
         self._mark(ResourceType.RTDS)
 
     # --- Looking

@@ -63,7 +63,7 @@ class LoadReports:
         node = first.node.id.decode("utf-8", "replace")
         if not node:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first report must carry node.id")
-        access.current().check_node(node)
+        access.current().check_node(node)  # a second stream of a node stops its comparison
         loads = self._ingest.loads
         loads.open(node)
         self.streams += 1
@@ -93,8 +93,8 @@ class LoadReports:
             return lrs_pb2.FirstLoadStats()
 
     def wanted(self) -> Wanted:
-        """What every Envoy is to report from now on."""
-        clusters = self._ingest.clusters(self._rolling())
+        """What the Envoy that is served is to report from now on: what its certificate lets it see."""
+        clusters = self._ingest.clusters(filter(access.current().sees, self._rolling()))
         n_a_second = REPORTS_PER_S if clusters else IDLE_REPORTS_PER_S
         steps = max(1, -(-self.streams // int(n_a_second * INTERVAL_S)))
         return Wanted(clusters, steps * INTERVAL_S)

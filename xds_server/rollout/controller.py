@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
 from analysis.decision import Action, Order
@@ -77,24 +77,35 @@ class Controller:
 
     def restore(self) -> None:
         """Take up every service where the journal left it, and publish exactly those splits."""
-        self._take_up_new(self._publisher.mesh)
+        self._put(self._taken_up(self._publisher.mesh, {}))
         self._execution.publish(urgent=True)
         for steered in self._fleet.services.values():
             if steered.is_running:  # it may have ended before its last split was acknowledged
                 self._acknowledgements.wait_for(steered)
 
-    def _take_up_new(self, mesh: Mesh) -> None:
+    def _taken_up(self, mesh: Mesh, known: Mapping[str, SteeredService]) -> dict[str, SteeredService]:
+        """The services of a mesh, in its order: those that are known, the others as the journal left them."""
         journal, clock = self._fleet.journal, self._fleet.clock
         stored = journal.load_splits()
         newest = {row.service: row for row in journal.rollouts()}  # oldest first: the newest one stays
-        for name, service in mesh.services.items():
-            steered = self._fleet.services.pop(name, None)
-            if steered is None:
-                steered = take_up(service, stored.get(name), newest.get(name), journal=journal, clock=clock)
+        return {
+            name: known.get(name) or take_up(service, stored.get(name), newest.get(name), journal=journal, clock=clock)
+            for name, service in mesh.services.items()
+        }
+
+    def _put(self, services: Mapping[str, SteeredService]) -> None:
+        """Steer these services from now on, and no others."""
+        before = dict(self._fleet.services)
+        self._fleet.services.clear()
+        self._fleet.services.update(services)
+        for name, steered in services.items():
+            if before.get(name) is not steered:
                 self._ticks.start(steered)
                 for segment, split in steered.splits.segments.items():
                     self._fleet.telemetry.split(name, segment, split.canary_bp)
-            self._fleet.services[name] = steered  # put last, each in turn: in the mesh's order
+        for name, steered in before.items():
+            if services.get(name) is not steered and steered.ticking is not None:
+                steered.ticking.cancel()
 
     async def run(self) -> None:
         """Tick every service at its own interval until cancelled."""
@@ -110,12 +121,11 @@ class Controller:
 
     async def start_rollout(self, *, service: str, canary: str, who: str, reason: str) -> str:
         """Start a rollout of `canary` in every segment that is not on it yet."""
-        steered = self._find(service)
-        if canary not in steered.service.versions:
-            raise UnknownNameError("version", canary, steered.service.versions)
-        if lack := self._sources.lacking(service, canary):
-            raise RefusedError(f"{lack}: it would get people and could serve none")
-        async with steered.lock:
+        async with self._in_turn(service) as steered:
+            if canary not in steered.service.versions:
+                raise UnknownNameError("version", canary, steered.service.versions)
+            if lack := self._sources.lacking(service, canary):
+                raise RefusedError(f"{lack}: it would get people and could serve none")
             if steered.is_running and steered.row is not None:
                 raise RefusedError(
                     f"rollout {steered.row.rollout} of {service} is running; roll it back or let it finish"
@@ -173,9 +183,8 @@ class Controller:
         self, *, service: str, segment: str | None, action: Action, split_bp: int, who: str, reason: str
     ) -> str:
         """Obey a person; see `Steering.act`."""
-        steered = self._find(service)
         order = Order(action=action, who=who, reason=reason, segment=segment, split_bp=split_bp)
-        async with steered.lock:
+        async with self._in_turn(service) as steered:
             _refuse_unfit(steered, order)
             try:
                 self._execution.order(steered, order)
@@ -215,29 +224,35 @@ class Controller:
         return await self._publisher.refusal(self._publisher.mesh, splits)
 
     async def change_mesh(self, mesh: Mesh) -> None:
-        """Serve another mesh. Raises RefusedError, or MeshError of a file of endpoints; then nothing changes."""
+        """Serve another mesh.
+
+        Raises RefusedError, JournalError, or MeshError of a file of endpoints; then nothing changes.
+        """
         async with self._mesh_lock:
-            running = {steered.name for steered in self._fleet.services.values() if steered.is_running}
-            served, waiting = effective(self._publisher.mesh, mesh, running)
-            stored = self._fleet.journal.load_splits()
-            splits = {name: self._splits_in(served, name, stored.get(name)) for name in served.services}
-            files = await asyncio.to_thread(self._sources.opened, served)
-            refusal = await self._publisher.refusal(served, splits)
-            if refusal is not None:
-                raise RefusedError(refusal)
-            changed = [s for s in self._fleet.services.values() if served.services.get(s.name) != s.service]
-            async with contextlib.AsyncExitStack() as locks:
-                for steered in changed:
-                    await locks.enter_async_context(steered.lock)
-                if {s.name for s in self._fleet.services.values() if s.is_running} - running:
-                    raise RefusedError("a rollout was started meanwhile")
-                self._serve(served, changed, files)
-            self._wanted = mesh
-            self._mesh_status = pb.MeshStatus(
-                path=mesh.path, read_unix_ns=self._fleet.clock.now_unix_ns(), waiting=waiting
-            )
+            await self._change_mesh(mesh)
+
+    async def _change_mesh(self, mesh: Mesh) -> None:
+        running = {steered.name for steered in self._fleet.services.values() if steered.is_running}
+        served, waiting = effective(self._publisher.mesh, mesh, running)
+        stored = self._fleet.journal.load_splits()
+        splits = {name: self._splits_in(served, name, stored.get(name)) for name in served.services}
+        files = await asyncio.to_thread(self._sources.opened, served)
+        refusal = await self._publisher.refusal(served, splits)
+        if refusal is not None:
+            raise RefusedError(refusal)
+        changed = [s for s in self._fleet.services.values() if served.services.get(s.name) != s.service]
+        async with contextlib.AsyncExitStack() as locks:
+            for steered in changed:
+                await locks.enter_async_context(steered.lock)
+            if {s.name for s in self._fleet.services.values() if s.is_running} - running:
+                raise RefusedError("a rollout was started meanwhile")
+            self._serve(served, changed, files)
+        self._wanted = mesh
+        self._mesh_status = pb.MeshStatus(path=mesh.path, read_unix_ns=self._fleet.clock.now_unix_ns(), waiting=waiting)
         self._fleet.telemetry.mesh_read("adopted")
         log.info("serves %s%s", mesh.path, f"; changes of {', '.join(waiting)} wait for rollouts" if waiting else "")
+        if not set(waiting) <= set(self.rolling()):  # one has ended meanwhile, when nothing waited for it yet
+            self._fleet.spawn(self._adopt_wanted())
         self._fleet.tell()
 
     def _splits_in(self, mesh: Mesh, name: str, stored: ServiceSplits | None) -> ServiceSplits:
@@ -245,17 +260,23 @@ class Controller:
         return reconciled(mesh.services[name], steered.splits if steered is not None else stored)
 
     def _serve(self, mesh: Mesh, changed: Sequence[SteeredService], files: OpenedFiles) -> None:
-        """Serve a mesh that has been checked; the locks of what changes are held."""
+        """Serve a mesh that has been checked; the locks of what changes are held.
+
+        Raises JournalError; then nothing has changed.
+        """
+        kept = dict(self._fleet.services)
+        rerouted: list[tuple[SteeredService, Service]] = []
         for steered in changed:
             service = mesh.services.get(steered.name)
             if service is not None and service.spec == steered.service.spec:
-                steered.service, steered.splits = service, reconciled(service, steered.splits)
-                continue
-            del self._fleet.services[steered.name]
-            if steered.ticking is not None:
-                steered.ticking.cancel()
+                rerouted.append((steered, service))
+            else:
+                del kept[steered.name]
+        services = self._taken_up(mesh, kept)
+        for steered, service in rerouted:
+            steered.service, steered.splits = service, reconciled(service, steered.splits)
         self._ingest.adopt(mesh)
-        self._take_up_new(mesh)
+        self._put(services)
         self._sources.adapt(mesh, files)
         self._publisher.mesh = mesh
         self._execution.publish(urgent=False)
@@ -266,8 +287,9 @@ class Controller:
 
     async def _adopt_wanted(self) -> None:
         try:
-            await self.change_mesh(self._wanted)
-        except (MeshError, RefusedError) as error:
+            async with self._mesh_lock:  # which mesh is wanted may change until then
+                await self._change_mesh(self._wanted)
+        except (MeshError, RefusedError, JournalError) as error:
             self.refuse_mesh(str(error))
 
     def refuse_mesh(self, reason: str) -> None:
@@ -276,6 +298,16 @@ class Controller:
         self._mesh_status.refused = reason
         self._fleet.telemetry.mesh_read("refused")
         self._fleet.tell()
+
+    @contextlib.asynccontextmanager
+    async def _in_turn(self, service: str) -> AsyncIterator[SteeredService]:
+        """The service, with its lock held; while it was waited for, another mesh may have put another in its place."""
+        while True:
+            steered = self._find(service)
+            async with steered.lock:
+                if self._fleet.services.get(service) is steered:
+                    yield steered
+                    return
 
     def _find(self, service: str) -> SteeredService:
         steered = self._fleet.services.get(service)

@@ -163,6 +163,7 @@ class SnapshotBuilder:
         before = view.splits
         changed = {n for n in view.routes_of if before is None or before.get(n) is not splits.get(n)}
         routes: dict[str, Resource] = {}
+        made_of: dict[str, tuple[PackedHost, ...]] = {}  # noted once all are made: what is refused is not there
         for name in dict.fromkeys(name for service in changed for name in view.routes_of[service]):
             entry, services = view.made_from[name]
             hosts = tuple(self._host(s, splits.get(s.name, NO_SPLITS), entry.to) for s in services)
@@ -170,9 +171,10 @@ class SnapshotBuilder:
             if known is None or any(a is not b for a, b in zip(hosts, known, strict=True)):
                 _check(name, hosts)
                 routes[name] = pack.routes(resources.route_configuration(entry, name), hosts)
-                view.hosts[name] = hosts
+                made_of[name] = hosts
         if routes:
             view.routes = {**view.routes, **routes}
+            view.hosts |= made_of
         view.splits = dict(splits)
         if view.snapshot is None or view.routes is not view.snapshot.resources[ResourceType.RDS]:
             view.routes = _same(view.snapshot, ResourceType.RDS, view.routes.values())

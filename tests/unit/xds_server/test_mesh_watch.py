@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from xds_server.errors import RefusedError
+from xds_server.errors import JournalError, RefusedError
 from xds_server.mesh import Mesh
 from xds_server.mesh_watch import LOOK_EVERY_S, MeshWatch
 
@@ -29,11 +29,12 @@ class Served:
         self.ports: list[int] = []
         self.refused: list[str] = []
         self.refusal = ""
+        self.error: type[Exception] = RefusedError
         self.watch = MeshWatch(path, adopt=self.adopt, refuse=self.refused.append)
 
     async def adopt(self, mesh: Mesh) -> None:
         if self.refusal:
-            raise RefusedError(self.refusal)
+            raise self.error(self.refusal)
         self.ports.append(mesh.services["shop"].port)
 
 
@@ -134,5 +135,19 @@ def test_a_file_that_is_away_for_a_moment_is_waited_for(tmp_path):
             assert it.refused == []
             path.write_text(MESH.format(port=1003))
             await until(lambda: it.ports == [1003])
+
+    asyncio.run(scenario())
+
+
+def test_a_journal_that_fails_does_not_end_the_watch(tmp_path):
+    async def scenario() -> None:
+        path = tmp_path / "mesh.yaml"
+        async with served(path) as it:
+            it.refusal, it.error = "the disk is gone", JournalError
+            it.watch.ask()
+            await until(lambda: it.refused == ["the disk is gone"])
+            it.refusal = ""
+            it.watch.ask()
+            await until(lambda: it.ports == [1000])
 
     asyncio.run(scenario())

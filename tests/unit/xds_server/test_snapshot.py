@@ -186,3 +186,21 @@ def test_endpoints_from_elsewhere_change_nothing_but_themselves(mesh: Mesh) -> N
     assert second.changes(first) == {EDS: {"shop|v1"}}
     assert builder.build(mesh, splits(), ANY_SIDECAR, dict(moved)) is second
     assert second.resources[RDS] is first.resources[RDS]
+
+
+def test_what_was_built_beside_something_that_is_refused_is_not_taken_for_done() -> None:
+    """A rollback would be thought to be there, and never be published."""
+    cart = TEXT.replace("services:", "").replace("shop", "cart").replace("10000", "10001")
+    mesh = parse_mesh(TEXT + cart, "mesh.yaml")
+
+    def both(shop: tuple[int, int], cart: tuple[int, int]) -> dict[str, ServiceSplits]:
+        of = {"shop": shop, "cart": cart}
+        return {name: splits(generation=n, canary_bp=bp)["shop"] for name, (n, bp) in of.items()}
+
+    for refused, fine in (("shop", "cart"), ("cart", "shop")):  # which of them is built first is left open
+        builder = SnapshotBuilder()
+        builder.build(mesh, both((1, 500), (1, 500)), ANY_SIDECAR)
+        with pytest.raises(ValueError, match="basis points"):
+            builder.build(mesh, both(**{refused: (2, 20_000), fine: (2, 0)}), ANY_SIDECAR)
+        routes = builder.build(mesh, both(**{refused: (1, 500), fine: (2, 0)}), ANY_SIDECAR).resources[RDS]
+        assert {name: n for r in routes.values() for name, n in r.generations.items()} == {refused: 1, fine: 2}

@@ -201,6 +201,37 @@ def test_a_removed_cluster_stays_until_no_route_names_it_and_a_little_longer() -
     assert client.session.next_drain() is None
 
 
+def moved_off_b() -> Client:
+    """What has no route to cluster b any more, and has had its time to go."""
+    client = connected()
+    client.session.offer(Target(snapshot(clusters="a1", routes={"r": "a"})))
+    client.says()
+    client.ack(RDS)
+    assert client.says() == []
+    client.now += DRAIN_S
+    return client
+
+
+def test_a_cluster_that_is_gone_is_waited_for_no_longer() -> None:
+    """Else each stream would look again at once, and again, for ever."""
+    client = moved_off_b()
+    assert client.says() == [(CDS, ["a"])]
+    client.ack(CDS)
+    assert client.says() == []
+    assert client.session.next_drain() is None
+
+
+def test_a_cluster_whose_removal_was_refused_is_waited_for_no_longer() -> None:
+    client = moved_off_b()
+    client.session.offer(Target(snapshot(clusters="a2", routes={"r": "a"})))
+    assert client.says()[0] == (CDS, ["a"])
+    client.ack(CDS, error="no")
+    assert client.says()[0] == (CDS, ["a", "b"])
+    client.ack(CDS)
+    assert client.says() == []
+    assert client.session.next_drain() is None
+
+
 def test_routes_wait_for_a_cluster_whose_removal_is_on_its_way() -> None:
     client = connected()
     client.session.offer(Target(snapshot(clusters="a1", routes={"r": "a"})))
@@ -365,3 +396,21 @@ def test_the_dead_man_switch_is_armed_with_the_routes_or_at_once_where_the_strea
 
     assert first_sent(StreamSession()) is off
     assert first_sent(StreamSession(only=RTDS)) is armed
+
+
+def test_the_beat_goes_on_for_a_client_that_is_fed_from_another_snapshot_that_says_the_same() -> None:
+    """As a sidecar is that the mesh file has come to name."""
+
+    def armed() -> Snapshot:
+        switch = replace(resource("serinus"), ttl_ms=10_000)
+        return Snapshot({**snapshot().resources, RTDS: {"serinus": switch}})
+
+    client = connected(armed())
+    client.ask(RTDS, "serinus")
+    client.settle()
+    for _ in range(2):
+        client.session.beat()
+        assert client.says() == [(RTDS, ["serinus"])]
+        client.ack(RTDS)
+        client.session.offer(Target(armed()))
+        assert client.says() == []
