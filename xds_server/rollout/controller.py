@@ -33,6 +33,7 @@ from xds_server.rollout.status import endpoints_status, log_check, node_statuses
 from xds_server.rollout.steered import SteeredService, reconciled
 from xds_server.rollout.taking_up import begin, take_up
 from xds_server.rollout.ticks import Ticks
+from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.store.journal import Journal
 from xds_server.store.records import DecisionRow, RolloutRow
 from xds_server.telemetry import Telemetry
@@ -191,6 +192,8 @@ class Controller:
                 self._after_order(steered, action, segment)
             except SpecError as error:
                 raise BadRequestError(str(error)) from error
+            except InconsistentSnapshotError as error:
+                raise RefusedError(f"{action} of {service} cannot be published: {error}") from error
             except JournalError as error:
                 self._execution.hold(steered, str(error))
                 raise

@@ -42,7 +42,11 @@ class Execution:
         now_ns, before = self._fleet.clock.now_unix_ns(), steered.positions()
         decisions = steered.engine.command(order, now_ns)
         changed = [decision for decision in decisions if decision.changes_split]
-        self.commit(steered, changed, decisions, now_ns, before=before, order=order)
+        try:
+            self.commit(steered, changed, decisions, now_ns, before=before, order=order)
+        except InconsistentSnapshotError:
+            steered.put_back(before, now_ns)
+            raise
         for decision in changed:
             self._fleet.telemetry.split(steered.name, decision.segment, decision.split_after_bp)
 
@@ -118,7 +122,10 @@ class Execution:
         """Put changed splits before the Envoys."""
         if changed:
             steered.splits = steered.splits_after(changed)
-            self.publish(urgent=any(isinstance(decision.verdict, Rollback) for decision in changed))
+            try:
+                self.publish(urgent=any(isinstance(decision.verdict, Rollback) for decision in changed))
+            except InconsistentSnapshotError as error:  # engine and journal are at the new splits, and stay there
+                self.hold_soon(steered, f"its splits are not published: {error}")
             self.on_splits(steered)
             asyncio.get_running_loop().call_soon(self.prepare_rollbacks, steered)
 

@@ -15,12 +15,14 @@ from analysis.decision import Action
 from analysis.policy import PolicyView
 from analysis.policy.protocol import Proposal
 from analysis.ramp import Ramp
+from analysis.spec import TOTAL_BP
 from xds_server.ads.cache import AdsCache, Rejection
 from xds_server.clock import SystemClock
 from xds_server.errors import RefusedError
 from xds_server.ingest import Ingest
 from xds_server.rollout.controller import Controller
 from xds_server.settings import parse_mesh
+from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.store.journal import Journal
 from xds_server.telemetry import Telemetry
 
@@ -245,5 +247,49 @@ def test_without_any_envoy_nothing_is_in_force(tmp_path):
             await asyncio.sleep(0.7)
             assert not control.status("shop").services[0].in_force
             assert reasons(control, "shop") != {""}
+
+    asyncio.run(scenario())
+
+
+def _refuses(*_args: object, **_options: object) -> None:
+    raise InconsistentSnapshotError("RDS sidecar|10000: no such luck")
+
+
+def positions(control: Controller, service: str) -> set[float]:
+    return {segment.split_bp / TOTAL_BP for segment in ramp(control, service).segments.values()}
+
+
+def test_an_order_that_cannot_be_published_is_refused_and_the_engine_stays_where_envoys_are(tmp_path):
+    """Else it would go on from a split that nobody has, and call it a fall when the split rises."""
+
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await begin(control, "shop", 1_000)
+            prepare, control._publisher.prepare = control._publisher.prepare, _refuses
+            with pytest.raises(RefusedError, match="set of shop cannot be published: RDS sidecar"):
+                await act(control, Action.SET, split_bp=5_000)
+            assert positions(control, "shop") == splits(control, "shop") == {0.1}
+            control._publisher.prepare = prepare
+            await act(control, Action.SET, split_bp=5_000)
+            assert positions(control, "shop") == splits(control, "shop") == {0.5}
+
+    asyncio.run(scenario())
+
+
+def test_a_rollback_that_cannot_be_published_yet_goes_out_with_the_next_that_can(tmp_path):
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await begin(control, "shop", 1_000)
+            publish, control._publisher.publish = control._publisher.publish, _refuses
+            await control.act(
+                service="shop", segment="power", action=Action.ROLLBACK, split_bp=0, who="test", reason=""
+            )
+            await until(lambda: "its splits are not published" in "".join(reasons(control, "shop")))
+            assert positions(control, "shop") == splits(control, "shop") == {0.0, 0.1}
+            control._publisher.publish = publish
+            await begin(control, "cart", 1_000)
+            published = control._cache._published
+            assert published is not None
+            assert published[1]["shop"].segments["power"].canary_bp == 0
 
     asyncio.run(scenario())
