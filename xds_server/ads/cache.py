@@ -112,7 +112,7 @@ class Stream:
     """One connected client. State is kept by stream, not by node ID: two may share an ID during a hot restart.
 
     `wake`: called when it is worth asking `next_response`; with whether it is urgent. `services`: those that it may
-    see; None: all.
+    see; None: all. `has_routes`: whether its client can take routes on it; not on a stream of another type's own.
     """
 
     node: str
@@ -121,6 +121,7 @@ class Stream:
     session: StreamSession
     wake: Callable[[bool], None]
     services: frozenset[str] | None = None
+    has_routes: bool = True
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -267,7 +268,10 @@ class AdsCache:
         is_grpc = nodes_of.is_grpc(user_agent)
         kind = nodes_of.GRPC if is_grpc else NodeKind("sidecar", services=services)
         session = StreamSession(variant, may_be_legacy=not is_grpc, only=only)
-        stream = Stream(node=node, known=known, kind=kind, session=session, wake=wake, services=services)
+        has_routes = only in (None, ResourceType.RDS)
+        stream = Stream(
+            node=node, known=known, kind=kind, session=session, wake=wake, services=services, has_routes=has_routes
+        )
         if is_grpc:
             self._expect_grpc()
         known.streams.append(stream)
@@ -276,7 +280,7 @@ class AdsCache:
             self._place(known, self._mesh)
         self.counters.streams += 1
         for wait in self._waits:
-            if node in wait.gone:
+            if node in wait.gone and has_routes:
                 wait.gone.discard(node)
                 wait.pending.add(stream)
         return stream
@@ -441,7 +445,7 @@ class AdsCache:
             wait.pending = {stream for stream in self._streams() if self._routes(stream, service)}
         else:
             for node in nodes:
-                streams = self._known[node].streams if node in self._known else []
+                streams = [s for s in self._known[node].streams if s.has_routes] if node in self._known else []
                 wait.pending.update(streams)
                 if not streams:
                     wait.gone.add(node)
@@ -467,7 +471,7 @@ class AdsCache:
 
     def _routes(self, stream: Stream, service: str) -> tuple[str, ...]:
         target = self._targets.get(stream.kind)
-        names = target.snapshot.routes_of(service) if target is not None else ()
+        names = target.snapshot.routes_of(service) if target is not None and stream.has_routes else ()
         if stream.kind == nodes_of.GRPC:  # it has the services that its application calls, and no others
             return tuple(name for name in names if stream.session.subscribes(ResourceType.RDS, name))
         return names

@@ -211,3 +211,5 @@ class Execution:
                 steered.set_state("paused", self._fleet.journal)
         except JournalError as error:
             log.error("that %s is held is not journalled: %s", steered.name, error)  # noqa: TRY400 -- one line
+        except Exception:  # what is wrong with one service's engine ends no other's
+            log.exception("that %s is held is not journalled", steered.name)

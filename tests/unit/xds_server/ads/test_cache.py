@@ -15,6 +15,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, Discovery
 from xds_server.ads.cache import GONE_NODES_KEPT, AdsCache, Rejection
 from xds_server.ads.response import Variant
 from xds_server.ads.servicer import SERVER_OPTIONS, SERVICE, add_ads
+from xds_server.ads.session import Request
 from xds_server.mesh import Mesh, SegmentSplit, Service, ServiceSplits
 from xds_server.node import ANY_SIDECAR, GRPC, NodeKind
 from xds_server.resources import grpc as grpc_resources
@@ -103,6 +104,26 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110  # what it looks at has no event
             await asyncio.sleep(0.005)
+
+
+def test_only_the_stream_that_carries_routes_is_waited_for_where_each_type_has_its_own() -> None:
+    async def main() -> None:
+        cache = AdsCache()
+        cache.publish(MESH, splits(1))
+        opened = {kind: cache.open("n1", "", Variant.SOTW, lambda _: None, only=kind) for kind in (CDS, EDS, LDS, RDS)}
+        assert await cache.in_force("shop", 1, None, 0.05) == ("n1",)
+        for kind, stream in opened.items():
+            names = ("sidecar|10000",) if kind is RDS else ()
+            cache.receive(stream, Request(type=kind, names=names))
+            response = cache.next_response(stream)
+            if response is not None:
+                cache.receive(stream, Request(type=kind, names=names, nonce=response.nonce))
+        assert await cache.in_force("shop", 1, None, 0.05) == ()
+        assert await cache.in_force("shop", 1, {"n1"}, 0.05) == ()
+        cache.close(opened[RDS])
+        assert await cache.in_force("shop", 1, {"n1"}, 0.05) == ("n1",), "it carries traffic by its routes of old"
+
+    asyncio.run(main())
 
 
 def test_nobody_is_answered_before_the_first_publish() -> None:

@@ -293,3 +293,20 @@ def test_a_rollback_that_cannot_be_published_yet_goes_out_with_the_next_that_can
             assert published[1]["shop"].segments["power"].canary_bp == 0
 
     asyncio.run(scenario())
+
+
+def test_an_engine_whose_state_cannot_be_written_holds_its_service_and_ends_nothing(tmp_path):
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await begin(control, "shop")
+            await begin(control, "cart")
+            reading = ramp(control, "shop").reading
+            state, reading.state = reading.state, lambda: {"x": object()}
+            ramp(control, "shop")._policy = Broken()
+            other = ramp(control, "cart")._policy = Broken(fails=False)
+            await until(lambda: control._fleet.services["shop"].held)
+            asked_n = other.asked_n
+            await until(lambda: other.asked_n > asked_n + 3)
+            reading.state = state
+
+    asyncio.run(scenario())
