@@ -291,7 +291,9 @@ class Controller:
     async def _adopt_wanted(self) -> None:
         try:
             async with self._mesh_lock:  # which mesh is wanted may change until then
+                refused = self._mesh_status.refused  # of a newer file, which is no better for this
                 await self._change_mesh(self._wanted)
+                self._mesh_status.refused = refused
         except (MeshError, RefusedError, JournalError) as error:
             self.refuse_mesh(str(error))
 
