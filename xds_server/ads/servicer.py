@@ -267,24 +267,29 @@ class _XdsStream:
 
     async def run(self) -> None:
         """Run until either side ends it."""
-        first = await self._first()
-        # Sent with the first response they would count as unsent until that is written, and no status could be sent.
-        with contextlib.suppress(*WRITE_ERRORS):  # the client is gone, and there is nothing more to read
-            await self._context.send_initial_metadata(())
-        await self._service.turns.wait()
-        stream = self._open(first)
+        stream = await self._begin()
         try:
             while (raw := await self._context.read()) is not grpc.aio.EOF:
                 if not self._is_ack(stream, raw):
                     await self._service.turns.wait()
                     # Later requests need not name the node ("The client only sends the node in the first message").
                     self._take(stream, self._parse(raw))
+                raw = None  # else it would be kept until the next one comes
         finally:
             # When a client cancels, grpc.aio ends the reading or cancels us: either way this runs, and nothing else.
             self._stream = None
             self._cache.close(stream)
             if self._timer is not None:
                 self._timer.cancel()
+
+    async def _begin(self) -> Stream:
+        """Take the first request, and keep nothing of it: Envoy's has 60 kB."""
+        first = await self._first()
+        # Sent with the first response they would count as unsent until that is written, and no status could be sent.
+        with contextlib.suppress(*WRITE_ERRORS):  # the client is gone, and there is nothing more to read
+            await self._context.send_initial_metadata(())
+        await self._service.turns.wait()
+        return self._open(first)
 
     def _open(self, raw: bytes) -> Stream:
         """Register the stream. Nothing of its first request is kept: an Envoy's node alone is 60 kB."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -390,5 +392,33 @@ def test_who_has_not_acked_the_newest_content_of_a_resource_lags_behind() -> Non
         assert cache.laggards(EDS, "shop|v2") == ()
         await one.ask(EDS, "shop|v1", nonce=(await one.read()).nonce)
         await until(lambda: not cache.laggards(EDS, "shop|v1"))
+
+    run(scenario)
+
+
+def test_nothing_is_kept_of_the_requests_that_a_stream_has_taken() -> None:
+    """Envoy's first one has 60 kB, and others may be as large where it sends its node with each."""
+    streams_n, node_bytes = 10, 1_000_000
+
+    async def scenario(cache: AdsCache, client: Callable[[], Client]) -> None:
+        cache.publish(MESH, splits(1))
+        streams = [client() for _ in range(streams_n)]
+        tracemalloc.start()
+        try:
+            for n, stream in enumerate(streams):
+                request = DiscoveryRequest(type_url=CDS.url)
+                request.node.id = f"n{n}"
+                request.node.user_agent_name = "x" * node_bytes
+                await stream.call.write(request)
+                nonce = (await stream.read()).nonce
+                request.response_nonce = nonce
+                await stream.call.write(request)
+            del request
+            await until(lambda: cache.counters.acks == streams_n)
+            gc.collect()
+            kept_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert kept_bytes < streams_n * node_bytes / 4
 
     run(scenario)
