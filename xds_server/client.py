@@ -5,7 +5,9 @@ from __future__ import annotations
 import getpass
 import math
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -42,13 +44,17 @@ class Client:
             return getattr(self._stub, method)(request, timeout=timeout_s)
 
     def watch(self, service: str) -> Iterator[pb.Status]:
-        """Yield the status now and at each change, for as long as the control plane lives."""
+        """Yield the status now and at each change, for as long as the control plane lives, or until Ctrl-C."""
         with self._answered():
             stream = self._stub.WatchStatus(pb.GetStatusRequest(service=service))
-            try:
-                yield from stream
-            finally:
-                stream.cancel()
+            with _interrupt_calls(stream.cancel):
+                try:
+                    yield from stream
+                except grpc.RpcError as error:
+                    if error.code() is not grpc.StatusCode.CANCELLED:
+                        raise
+                finally:
+                    stream.cancel()
 
     @contextmanager
     def _answered(self) -> Iterator[None]:
@@ -79,6 +85,16 @@ _tls: ContextVar[grpc.ChannelCredentials | None] = ContextVar("tls", default=Non
 def use_tls(ca: Path | None, certificate: Path | None, key: Path | None) -> None:
     """Connect over TLS from here on, and show a certificate if there is one. Raises TlsError."""
     _tls.set(channel_credentials(ca, certificate, key))
+
+
+@contextmanager
+def _interrupt_calls(end: Callable[[], object]) -> Iterator[None]:
+    """Ctrl-C calls `end`. As an exception it may be raised inside a callback of gRPC, which swallows it."""
+    before = signal.signal(signal.SIGINT, lambda *_: threading.Thread(target=end, daemon=True).start())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
