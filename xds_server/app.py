@@ -77,8 +77,6 @@ async def run(options: RunOptions) -> int:
         controller = Controller(
             mesh=mesh, journal=journal, cache=cache, ingest=ingest, telemetry=telemetry, clock=clock, sources=sources
         )
-        _watch(telemetry, ingest, cache, controller)
-        telemetry.watch_endpoints(published=sources.published_n, stale=sources.stale_n, events=sources.events)
 
         async def adopt(changed: Mesh) -> None:
             entrance.check(changed)
@@ -96,23 +94,12 @@ async def run(options: RunOptions) -> int:
             controller=controller,
             watch=watch,
         )
+        _watch(parts)
         try:
             await _serve(options, parts, stop)
         finally:
             telemetry.close()
     return 0
-
-
-def _watch(telemetry: Telemetry, ingest: Ingest, cache: AdsCache, controller: Controller) -> None:
-    telemetry.watch_ready(cache.ready.is_set)
-    telemetry.watch_ingest(
-        entries=lambda: ingest.counts, depth=ingest.depths, dropped=ingest.dropped, samples=ingest.accepted
-    )
-    telemetry.watch_sessions(followed=controller.open_sessions, evicted=controller.evicted_sessions)
-    telemetry.watch_xds(
-        responses=lambda: dict(cache.counters.by_type),
-        nodes=cache.connected_n,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +113,21 @@ class _Parts:
     sources: EndpointSources
     controller: Controller
     watch: MeshWatch
+
+
+def _watch(parts: _Parts) -> None:
+    cache, ingest, controller, telemetry = parts.cache, parts.ingest, parts.controller, parts.telemetry
+    telemetry.watch_ready(cache.ready.is_set)
+    telemetry.watch_ingest(
+        entries=lambda: ingest.counts, depth=ingest.depths, dropped=ingest.dropped, samples=ingest.accepted
+    )
+    telemetry.watch_sessions(followed=controller.open_sessions, evicted=controller.evicted_sessions)
+    telemetry.watch_xds(
+        responses=lambda: dict(cache.counters.by_type),
+        nodes=cache.connected_n,
+    )
+    sources = parts.sources
+    telemetry.watch_endpoints(published=sources.published_n, stale=sources.stale_n, events=sources.events)
 
 
 async def _serve(options: RunOptions, parts: _Parts, stop: asyncio.Event) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import TypeVar
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -24,4 +24,16 @@ async def until(end: asyncio.Event, items: AsyncIterator[Item]) -> AsyncIterator
                 return
             yield item
     finally:
+        ending.cancel()
+
+
+async def unless(end: asyncio.Event, work: Coroutine[Any, Any, Item], *, grace_s: float = 0.0) -> Item | None:
+    """What `work` comes to; None if it is not done `grace_s` after `end` is set, and is cancelled."""
+    working, ending = asyncio.create_task(work), asyncio.create_task(end.wait())
+    try:
+        await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait((working,), timeout=grace_s)
+        return working.result() if done else None
+    finally:
+        working.cancel()
         ending.cancel()

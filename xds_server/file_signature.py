@@ -19,3 +19,36 @@ def signature(path: Path) -> Signature:
     """Look at a file; raises OSError, or ValueError of what cannot be a file name."""
     found = path.stat()
     return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
+
+
+class Watched:
+    """Whether files are others than those that were taken, and have come to rest as that."""
+
+    def __init__(self, *paths: Path) -> None:
+        """What is there now counts as taken."""
+        self._paths = paths
+        self._taken = self._seen = self._look()
+
+    def has_news(self) -> bool:
+        """Look: something has changed since `take`, and nothing since the last look. A file may have gone."""
+        before, self._seen = self._seen, self._look()
+        return self._seen != self._taken and self._seen == before
+
+    @property
+    def is_there(self) -> bool:
+        """Whether every file was there when it was looked last."""
+        return None not in self._seen
+
+    def take(self) -> None:
+        """What was seen last is no news any more, be it right or wrong."""
+        self._taken = self._seen
+
+    def _look(self) -> tuple[Signature | None, ...]:
+        return tuple(map(_signature, self._paths))
+
+
+def _signature(path: Path) -> Signature | None:
+    try:
+        return signature(path)
+    except (OSError, ValueError):
+        return None

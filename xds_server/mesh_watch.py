@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from xds_server.errors import JournalError, RefusedError
-from xds_server.file_signature import LOOK_EVERY_S, Signature, signature
+from xds_server.file_signature import LOOK_EVERY_S, Watched
 from xds_server.mesh import Mesh
 from xds_server.settings import MeshError, load_mesh
 
@@ -25,7 +25,7 @@ class MeshWatch:
         self._path = path
         self._adopt = adopt
         self._refuse = refuse
-        self._taken = self._signature()
+        self._file = Watched(path)
         self._asked = asyncio.Event()
 
     def ask(self) -> None:
@@ -34,19 +34,17 @@ class MeshWatch:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        seen = self._taken
         while True:
             try:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._asked.wait()
             except TimeoutError:
                 pass
-            before, seen = seen, self._signature()
-            if self._asked.is_set():
-                self._asked.clear()
-            elif seen == self._taken or seen != before or seen is None:
+            has_news = self._file.has_news() and self._file.is_there
+            if not (has_news or self._asked.is_set()):
                 continue  # as it was, or still being written
-            self._taken = seen
+            self._asked.clear()
+            self._file.take()
             await self.read()
 
     async def read(self) -> None:
@@ -59,9 +57,3 @@ class MeshWatch:
             self._refuse(first + (f" (and {len(others)} more; see `serinus validate`)" if others else ""))
         except (RefusedError, JournalError) as error:
             self._refuse(str(error))
-
-    def _signature(self) -> Signature | None:
-        try:
-            return signature(self._path)
-        except (OSError, ValueError):
-            return None

@@ -15,7 +15,7 @@ from typing import Final
 import grpc
 
 from xds_server.errors import TlsError
-from xds_server.file_signature import LOOK_EVERY_S, Signature, signature
+from xds_server.file_signature import LOOK_EVERY_S, Watched
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class ServerCertificate:
         """
         self._files = files
         self._count = count
-        self._seen = _signatures(files)
+        self._watched = Watched(*files.paths())
         self._pair = _read(files)
         self.handshakes_n = 0
 
@@ -89,15 +89,11 @@ class ServerCertificate:
 
     async def run(self) -> None:
         """Look at the files until cancelled. What is wrong is said once."""
-        taken = before = self._seen
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            before, seen = self._seen, _signatures(self._files)
-            self._seen = seen
-            if seen == taken or seen != before:
-                continue  # as it was, or still being written
-            taken = seen
-            await self.read()
+            if self._watched.has_news():
+                self._watched.take()
+                await self.read()
 
     async def read(self) -> None:
         """Take up the files as they are now, if they can be used."""
@@ -181,17 +177,6 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise TlsError(f"{path}: {error.strerror}") from error
-
-
-def _signatures(files: TlsFiles) -> tuple[Signature | None, ...]:
-    return tuple(_signature(path) for path in files.paths())
-
-
-def _signature(path: Path) -> Signature | None:
-    try:
-        return signature(path)
-    except (OSError, ValueError):
-        return None
 
 
 # --- The one thing of a certificate that `ssl` does not tell: RFC 5280, 4.1

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.snippets import ran, with_ports
 
 README = Path(__file__).parents[2] / "README.md"
 PORTS = ("9011", "9012", "18001", "4319", "8081")
@@ -29,29 +27,14 @@ def blocks() -> dict[str, str]:
 
 def test_the_snippet_about_grpc_works_as_it_stands(tmp_path: Path) -> None:
     """Only the ports are changed, so that it runs beside anything else."""
-    ports = {port: free_port() for port in PORTS}
-    changed = re.compile(r"\b(" + "|".join(PORTS) + r")\b")
-    mesh, code, script = (
-        changed.sub(lambda match: ports[match[1]], blocks()[kind]) for kind in ("yaml", "python", "sh")
-    )
-    assert all(port in mesh + script for port in ports.values()), "a port of the snippet has changed: name it in PORTS"
-    (tmp_path / "greeter.yaml").write_text(mesh)
-    (tmp_path / "greeter.py").write_text(code)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    out = tmp_path / "out.txt"
-    with out.open("wb") as stream:
-        shell = subprocess.Popen(
-            ("bash", "-eu", "-c", script), cwd=tmp_path, env={**os.environ, "PATH": path}, stdout=stream,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    try:
-        assert shell.wait(90) == 0, out.read_text()
-        text = out.read_text()
+    found = blocks()
+    snippet = with_ports({kind: found[kind] for kind in ("yaml", "sh")}, {port: free_port() for port in PORTS})
+    (tmp_path / "greeter.yaml").write_text(snippet["yaml"])
+    (tmp_path / "greeter.py").write_text(found["python"])
+    with ran(snippet["sh"], tmp_path, 90) as text:
         first, drawn, person, others = [line for line in text.splitlines() if re.match(r"\d+ from v", line)]
         assert (first, person, others) == ("100 from v1", "100 from v2", "100 from v1"), text
         counts = dict(reversed(pair) for pair in re.findall(r"(\d+) from (v\d)", drawn))
         assert counts.keys() == {"v1", "v2"}, text
         assert 20 < int(counts["v2"]) < 80, text  # six standard deviations
         assert "Traceback" not in text
-    finally:
-        os.killpg(shell.pid, signal.SIGKILL)  # what it has started in the background belongs to its group

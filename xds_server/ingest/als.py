@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import grpc
 import grpc.aio
 
+from xds_server.ending import unless
 from xds_server.ingest.ingest import Ingest, Reporter
 
 FLUSH_S = 0.3
@@ -32,15 +33,7 @@ def add_als(server: grpc.aio.Server, ingest: Ingest, *, until: asyncio.Event | N
     async def stream_access_logs(messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
         if end.is_set():
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the control plane is ending")
-        taking, ending = asyncio.create_task(take(messages)), asyncio.create_task(end.wait())
-        try:
-            await asyncio.wait((taking, ending), return_when=asyncio.FIRST_COMPLETED)
-            done, _ = await asyncio.wait((taking,), timeout=FLUSH_S)
-            if done:
-                taking.result()
-        finally:
-            taking.cancel()
-            ending.cancel()
+        await unless(end, take(messages), grace_s=FLUSH_S)
         return b""  # StreamAccessLogsResponse has no fields; Envoy never waits for it
 
     methods = {"StreamAccessLogs": grpc.stream_unary_rpc_method_handler(stream_access_logs)}

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from analysis.evidence.log_loss import LAG_S, Load
 from xds_server import access
 from xds_server.clock import Clock, SystemClock
+from xds_server.ending import unless
 from xds_server.ingest.ingest import Ingest
 from xds_server.pb import lrs_pb2
 
@@ -132,14 +133,7 @@ def add_lrs(
     reports = LoadReports(ingest, rolling, clock or SystemClock())
 
     async def stream_load_stats(_requests: object, context: grpc.aio.ServicerContext) -> None:
-        serving, ending = asyncio.create_task(reports.serve(context)), asyncio.create_task(end.wait())
-        try:
-            await asyncio.wait((serving, ending), return_when=asyncio.FIRST_COMPLETED)
-            if serving.done():
-                serving.result()
-        finally:
-            serving.cancel()
-            ending.cancel()
+        await unless(end, reports.serve(context))
 
     methods = {"StreamLoadStats": grpc.stream_stream_rpc_method_handler(stream_load_stats)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))

@@ -39,6 +39,7 @@ class Execution:
     # --- decisions and orders
 
     def order(self, steered: SteeredService, order: Order) -> None:
+        """Let the engine obey, and do what it decides; raises as `commit` does, and SpecError."""
         now_ns, before = self._fleet.clock.now_unix_ns(), steered.positions()
         decisions = steered.engine.command(order, now_ns)
         changed = [decision for decision in decisions if decision.changes_split]
@@ -143,6 +144,7 @@ class Execution:
     # --- what a restart must know
 
     def save(self, steered: SteeredService) -> None:
+        """Store the engine's state. Raises JournalError."""
         now_ns = self._fleet.clock.now_unix_ns()
         if steered.row is None or not (payload := steered.engine.to_bytes(now_ns)):
             return
@@ -154,6 +156,7 @@ class Execution:
         self._fleet.telemetry.journal_written("state")
 
     def finish_if_over(self, steered: SteeredService, now_ns: int) -> None:
+        """End a rollout of which no segment has anything left to decide. Raises JournalError."""
         ramp, row = steered.engine.ramp, steered.row
         if ramp is None or row is None or not steered.is_running or not ramp.is_finished:
             return
@@ -180,6 +183,7 @@ class Execution:
         self._fleet.tell()
 
     def hold_soon(self, steered: SteeredService, reason: str) -> None:
+        """Hold as soon as the lock is free; nothing rises from now on."""
         steered.held = held_because(reason)
         self._fleet.spawn(self._hold_in_turn(steered, reason))
 

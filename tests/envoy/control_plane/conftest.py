@@ -261,6 +261,15 @@ async def crowd(port: int, *, rate: float = 80.0, prefix: str = "c") -> AsyncIte
         await going
 
 
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """`people`: those on the edge, which goes on. `go_on`: lets the sidecar go on as well."""
+
+    serinus: Serinus
+    people: Crowd
+    go_on: Callable[[], None]
+
+
 @dataclass(slots=True)
 class Place:
     """Where a test's control plane lives. `mesh`: for the Envoys' bootstraps."""
@@ -312,6 +321,25 @@ class Place:
                 result.process.kill()
                 await result.process.wait()
         assert "Traceback" not in result.log.read_text(), result.log.read_text()
+
+    @contextlib.asynccontextmanager
+    async def stopped_sidecar(self, rig: Any, shop: Sequence[Version], **mesh: Any) -> AsyncIterator[Stopped]:
+        """A rollout that has begun, with people on an edge, and a sidecar that has carried traffic and stands still."""
+        edge = self.free_port()
+        gateways = {"edge": {"listen": f"127.0.0.1:{edge}", "services": ["shop"]}}
+        _, port = self.write_mesh(shop, gateways=gateways, **mesh)
+        async with (
+            self.serinus() as serinus,
+            rig.envoy(self.mesh(), "side-1", serinus.grpc) as stopped,
+            rig.envoy(self.mesh(), "edge", serinus.grpc),
+            crowd(edge) as people,
+        ):
+            await serinus.begin()
+            await rig.eventually(serinus.in_force, "the rollout's first routes")
+            async with crowd(port, prefix="s"):
+                await asyncio.sleep(1.5)
+            stopped.process.send_signal(signal.SIGSTOP)
+            yield Stopped(serinus, people, lambda: stopped.process.send_signal(signal.SIGCONT))
 
     cli = staticmethod(run_cli)
     versions = staticmethod(versions)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 
 import aiohttp
@@ -221,42 +220,27 @@ def test_an_envoy_that_cannot_acknowledge_stops_every_rise_but_no_rollback(rig, 
     """It carried traffic and now stands still: it is named, nothing rises, and the other is rolled back at once."""
 
     async def scenario() -> None:
-        async with place.versions("v1", "v2") as shop:
-            edge = place.free_port()
-            gateways = {"edge": {"listen": f"127.0.0.1:{edge}", "services": ["shop"]}}
-            _, port = place.write_mesh(shop, min_dwell="0s", gateways=gateways)
-            async with (
-                place.serinus() as serinus,
-                rig.envoy(place.mesh(), "side-1", serinus.grpc) as stopped,
-                rig.envoy(place.mesh(), "edge", serinus.grpc),
-                place.crowd(edge) as crowd,
-            ):
-                await serinus.begin()
-                await rig.eventually(serinus.in_force, "the rollout's first routes")
-                async with place.crowd(port, prefix="s"):
-                    await asyncio.sleep(1.5)
-                stopped.process.send_signal(signal.SIGSTOP)
-                try:
-                    await serinus.set(500)  # out of the warm-up: from here on the engine would go on by itself
+        async with place.versions("v1", "v2") as shop, place.stopped_sidecar(rig, shop, min_dwell="0s") as stopped:
+            serinus = stopped.serinus
+            await serinus.set(500)  # out of the warm-up: from here on the engine would go on by itself
 
-                    async def is_named() -> bool:
-                        return (await serinus.shop())["waiting_for"] == ["side-1"]
+            async def is_named() -> bool:
+                return (await serinus.shop())["waiting_for"] == ["side-1"]
 
-                    await rig.eventually(is_named, "the laggard is named")
-                    await asyncio.sleep(2.0)
-                    status = await serinus.shop()
-                    assert not status["in_force"]
-                    assert {each["split"] for each in status["segments"]} == {0.05}
-                    assert "acknowledge" in status["segments"][-1]["reason"]
-                    began = time.monotonic()
-                    await serinus.act(pb.ACTION_ROLLBACK)
-                    await asyncio.sleep(1.0)
-                    late = [at - began for at, _ in shop[1].seen if at > began + 1.0]
-                    assert late == [], "the other Envoy has not been rolled back at once"
-                    assert (await serinus.shop())["waiting_for"] in ([], ["side-1"])
-                finally:
-                    stopped.process.send_signal(signal.SIGCONT)
-                await rig.eventually(serinus.in_force, "it has caught up")
-                assert crowd.failed_n == 0
+            await rig.eventually(is_named, "the laggard is named")
+            await asyncio.sleep(2.0)
+            status = await serinus.shop()
+            assert not status["in_force"]
+            assert {each["split"] for each in status["segments"]} == {0.05}
+            assert "acknowledge" in status["segments"][-1]["reason"]
+            began = time.monotonic()
+            await serinus.act(pb.ACTION_ROLLBACK)
+            await asyncio.sleep(1.0)
+            late = [at - began for at, _ in shop[1].seen if at > began + 1.0]
+            assert late == [], "the other Envoy has not been rolled back at once"
+            assert (await serinus.shop())["waiting_for"] in ([], ["side-1"])
+            stopped.go_on()
+            await rig.eventually(serinus.in_force, "it has caught up")
+            assert stopped.people.failed_n == 0
 
     asyncio.run(scenario())

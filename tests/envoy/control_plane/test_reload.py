@@ -27,7 +27,7 @@ def test_an_edited_mesh_is_taken_up_and_no_request_fails(rig, place):
             path, port = place.write_mesh([v1, v2])
             async with (
                 place.serinus() as serinus,
-                rig.envoy(place.mesh(), "side-1", serinus.grpc) as envoy,
+                rig.envoy(place.mesh(), "side-1", serinus.grpc),
                 place.crowd(port, rate=150) as crowd,
             ):
                 await asyncio.sleep(0.5)
@@ -82,7 +82,6 @@ def test_an_edited_mesh_is_taken_up_and_no_request_fails(rig, place):
             log.info("%d requests, %d failed", crowd.outcomes.total(), crowd.failed_n)
             assert crowd.outcomes.total() > 500
             assert crowd.failed_n == 0, crowd.outcomes
-            del envoy
 
     asyncio.run(scenario())
 
@@ -221,56 +220,41 @@ def test_a_stuck_envoy_can_be_left_out_and_rises_go_on_without_it(rig, place):
     """Also after a restart of Serinus; until somebody takes it in again."""
 
     async def scenario() -> None:
-        async with place.versions("v1", "v2") as shop:
-            edge = place.free_port()
-            gateways = {"edge": {"listen": f"127.0.0.1:{edge}", "services": ["shop"]}}
-            _, port = place.write_mesh(shop, gateways=gateways)
-            async with (
-                place.serinus() as serinus,
-                rig.envoy(place.mesh(), "side-1", serinus.grpc) as stopped,
-                rig.envoy(place.mesh(), "edge", serinus.grpc),
-                place.crowd(edge) as crowd,
-            ):
-                await serinus.begin()
-                await rig.eventually(serinus.in_force, "the rollout's first routes")
-                async with place.crowd(port, prefix="s"):
-                    await asyncio.sleep(1.5)
-                stopped.process.send_signal(signal.SIGSTOP)
-                try:
-                    await serinus.set(500)
+        async with place.versions("v1", "v2") as shop, place.stopped_sidecar(rig, shop) as stopped:
+            serinus = stopped.serinus
+            await serinus.set(500)
 
-                    async def is_named() -> bool:
-                        return (await serinus.shop())["waiting_for"] == ["side-1"]
+            async def is_named() -> bool:
+                return (await serinus.shop())["waiting_for"] == ["side-1"]
 
-                    await rig.eventually(is_named, "the laggard is named")
-                    said = await serinus.say("node", "exclude", "side-9", "--reason", "a slip of the pen")
-                    assert said.code != 0
-                    assert "side-1" in said.err
-                    said = await serinus.say("node", "exclude", "side-1", "--reason", "its machine hangs")
-                    assert said.code == 0, said.err
-                    await rig.eventually(serinus.in_force, "in force without it")
-                    await serinus.set(1_000)
-                    await rig.eventually(serinus.in_force, "the next rise is in force without it")
-                    assert (await serinus.shop())["nodes"]["side-1"]["excluded"].endswith(": its machine hangs")
-                    assert "its machine hangs" in (await serinus.say("status")).out
-                    await serinus.end()
-                    await serinus.start()
-                    await rig.eventually(serinus.in_force, "in force again after a restart", 20)
-                    assert "its machine hangs" in (await serinus.say("status")).out, "though it has not come back"
-                    await serinus.set(1_500)
-                    await rig.eventually(serinus.in_force, "still without it")
-                    said = await serinus.say("node", "include", "side-1")
-                    assert said.code == 0, said.err
-                finally:
-                    stopped.process.send_signal(signal.SIGCONT)
+            await rig.eventually(is_named, "the laggard is named")
+            said = await serinus.say("node", "exclude", "side-9", "--reason", "a slip of the pen")
+            assert said.code != 0
+            assert "side-1" in said.err
+            said = await serinus.say("node", "exclude", "side-1", "--reason", "its machine hangs")
+            assert said.code == 0, said.err
+            await rig.eventually(serinus.in_force, "in force without it")
+            await serinus.set(1_000)
+            await rig.eventually(serinus.in_force, "the next rise is in force without it")
+            assert (await serinus.shop())["nodes"]["side-1"]["excluded"].endswith(": its machine hangs")
+            assert "its machine hangs" in (await serinus.say("status")).out
+            await serinus.end()
+            await serinus.start()
+            await rig.eventually(serinus.in_force, "in force again after a restart", 20)
+            assert "its machine hangs" in (await serinus.say("status")).out, "though it has not come back"
+            await serinus.set(1_500)
+            await rig.eventually(serinus.in_force, "still without it")
+            said = await serinus.say("node", "include", "side-1")
+            assert said.code == 0, said.err
+            stopped.go_on()
 
-                async def is_back() -> bool:
-                    node = (await serinus.shop())["nodes"].get("side-1", {})
-                    return bool(node.get("connected")) and not node["excluded"]
+            async def is_back() -> bool:
+                node = (await serinus.shop())["nodes"].get("side-1", {})
+                return bool(node.get("connected")) and not node["excluded"]
 
-                await rig.eventually(is_back, "it is one of all again", 20)
-                await rig.eventually(serinus.in_force, "it has caught up", 20)
-                assert crowd.failed_n == 0
+            await rig.eventually(is_back, "it is one of all again", 20)
+            await rig.eventually(serinus.in_force, "it has caught up", 20)
+            assert stopped.people.failed_n == 0
 
     asyncio.run(scenario())
 

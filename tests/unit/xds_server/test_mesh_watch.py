@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from tests.waiting import until
 from xds_server.errors import JournalError, RefusedError
 from xds_server.mesh import Mesh
 from xds_server.mesh_watch import LOOK_EVERY_S, MeshWatch
@@ -50,12 +51,6 @@ async def served(path: Path) -> AsyncIterator[Served]:
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
-
-
-async def until(check) -> None:
-    async with asyncio.timeout(10):
-        while not check():  # noqa: ASYNC110 -- what is looked at tells nobody that it has changed
-            await asyncio.sleep(0.02)
 
 
 def test_a_change_is_read_once_and_a_file_that_stays_is_not_read(tmp_path):

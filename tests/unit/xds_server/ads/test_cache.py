@@ -7,6 +7,7 @@ import gc
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ from envoy.config.core.v3.base_pb2 import Node
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
 
+from tests import waiting
 from xds_server.ads.cache import GONE_NODES_KEPT, AdsCache, Rejection
 from xds_server.ads.response import Variant
 from xds_server.ads.servicer import SERVER_OPTIONS, SERVICE, add_ads
@@ -25,6 +27,7 @@ from xds_server.settings import parse_mesh
 from xds_server.snapshot import InconsistentSnapshotError, ResourceType
 
 CDS, EDS, LDS, SRDS, RDS, RTDS = ResourceType
+until = partial(waiting.until, within_s=5.0)
 MESH: Mesh = parse_mesh(
     """
 services:
@@ -100,12 +103,6 @@ def run(scenario: Callable[[AdsCache, Callable[[], Client]], Awaitable[None]]) -
             await scenario(cache, client)
 
     asyncio.run(main())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  # what it looks at has no event
-            await asyncio.sleep(0.005)
 
 
 def test_only_the_stream_that_carries_routes_is_waited_for_where_each_type_has_its_own() -> None:

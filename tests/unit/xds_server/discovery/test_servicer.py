@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.waiting import until
 from xds_server.client import connected
 from xds_server.clock import SystemClock
 from xds_server.discovery.servicer import add_registry
@@ -85,12 +86,6 @@ def run(scenario: Callable[[Plane], Awaitable[None]]) -> None:
             await scenario(plane)
 
     asyncio.run(main())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # what it looks at has no event
-            await asyncio.sleep(0.01)
 
 
 def test_an_instance_comes_stays_and_goes() -> None:

@@ -14,6 +14,7 @@ import pytest
 from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2_grpc
 
+from tests.waiting import until
 from xds_server.clock import Clock
 from xds_server.ingest import Ingest
 from xds_server.ingest.als import SERVICE, add_als
@@ -43,12 +44,6 @@ async def channel_to(ingest: Ingest) -> AsyncIterator[grpc.aio.Channel]:
             yield channel
     finally:
         await server.stop(grace=None)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(TIMEOUT_S):
-        while not condition():  # noqa: ASYNC110 - what arrives is counted, not announced
-            await asyncio.sleep(0.005)
 
 
 def test_the_service_is_the_one_that_envoy_calls() -> None:

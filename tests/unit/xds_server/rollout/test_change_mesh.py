@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from analysis.decision import Action
-from tests.unit.xds_server.rollout.test_controller import MESH, act, begin, controller, splits, until
+from tests.unit.xds_server.rollout.test_controller import MESH, act, begin, controller, splits
+from tests.waiting import until
 from xds_server.errors import JournalError
 from xds_server.mesh import Mesh
 from xds_server.rollout.controller import Controller

@@ -16,6 +16,7 @@ from analysis.policy import PolicyView
 from analysis.policy.protocol import Proposal
 from analysis.ramp import Ramp
 from analysis.spec import TOTAL_BP
+from tests.waiting import until
 from xds_server.ads.cache import AdsCache, Rejection
 from xds_server.clock import SystemClock
 from xds_server.errors import RefusedError
@@ -111,12 +112,6 @@ def ramp(control: Controller, service: str) -> Ramp:
     found = control._fleet.services[service].engine.ramp
     assert found is not None
     return found
-
-
-async def until(check) -> None:
-    async with asyncio.timeout(10):
-        while not check():  # noqa: ASYNC110 -- what is looked at tells nobody that it has changed
-            await asyncio.sleep(0.02)
 
 
 def test_an_engine_that_fails_holds_its_service_visibly_and_no_other(tmp_path):
