@@ -24,6 +24,41 @@ MAX_PENDING = 20_000  # events that arrived before the access log entry of their
 PENDING_NS = 10 * NS
 
 
+NEVER = 0xFFFF_FFFF
+"""Offset of what has not happened."""
+
+PATH_STEPS = 48
+"""Steps of a click path that are kept; later ones only count."""
+
+SESSION_DTYPE = np.dtype(
+    [
+        ("user", np.uint64),  # keyed hash of the person's sticky key
+        ("start_unix_ns", np.int64),
+        ("last_unix_ns", np.int64),
+        ("segment", np.uint16),
+        ("version", np.uint16),
+        ("bucket", np.uint16),  # or NO_BUCKET
+        ("n_requests", np.uint16),  # counts stop at 65,535
+        ("n_pages", np.uint16),
+        ("n_calls", np.uint16),
+        ("n_clicks", np.uint16),
+        ("n_errors", np.uint16),
+        ("n_slow", np.uint16),
+        ("first_error_ms", np.uint32),  # offset from the start, or NEVER
+        ("first_slow_ms", np.uint32),
+        ("goal_ms", np.uint32),
+        ("slowest_ms", np.float32),
+        ("features", np.uint64),  # bit i: guarded feature i, in the order of ServiceSpec.kpis, within its age
+        ("bot", np.bool_),
+        ("counts", np.bool_),  # the person's first session since the exposure: the one that evidence counts
+        ("n_path", np.uint8),  # steps kept, at most PATH_STEPS
+        ("path", np.uint16, (PATH_STEPS,)),  # labels of the service's Vocabulary, in order of time
+        ("path_ds", np.uint16, (PATH_STEPS,)),  # when, in tenths of a second from the start; stops at 65,535
+    ]
+)
+"""One visit of one person, as far as it has been seen."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Session:
     """One visit of one person. Times in Unix ns, 0 where a thing has not happened."""
@@ -99,8 +134,8 @@ class SessionTracker:
             self._event(row, newest_ns=int(rows["start_unix_ns"].max()) if len(rows) else row[0])
         return self._started
 
-    def _request(self, row: tuple[int, float, int, int, int, int, int, int, bool, bool]) -> None:
-        start, duration_ms, user, bucket, segment, version, label, _, error, goal = row
+    def _request(self, row: tuple[int, float, float, int, int, int, int, int, int, bool, bool, bool]) -> None:
+        start, duration_ms, _, user, bucket, segment, version, label, _, error, goal, _ = row
         if user == 0 or segment == UNKNOWN:
             return  # nobody to attribute it to: counted by ingest, judged by no one
         session = self._open.get(user)
@@ -136,7 +171,7 @@ class SessionTracker:
         return session
 
     def _event(self, row: tuple[int, ...], *, newest_ns: int) -> None:
-        at, user, label, kind = row[0], row[2], row[6], row[7]
+        at, user, label, kind = row[0], row[3], row[7], row[8]
         session = self._open.get(user)
         if session is None or at < session.start_ns - NS:
             if newest_ns - at < PENDING_NS:

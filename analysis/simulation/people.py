@@ -115,9 +115,9 @@ class People:
         start_ns = epoch_ns + int(visit.at_s * NS)
         common = (visit.user, bucket, visit.segment, version)
         goal = visit.step == GOAL and not error
-        rows.append((start_ns, duration, *common, visit.step, SampleKind.REQUEST, error, goal))
+        rows.append((start_ns, duration, duration, *common, visit.step, SampleKind.REQUEST, error, goal, False))
         if visit.step == FEATURE_PAGE and visit.feature and not (active and rng.random() < truth.feature_broken):
-            rows.append((start_ns, 0.0, *common, FEATURE_LABEL, SampleKind.FEATURE, False, False))
+            rows.append((start_ns, 0.0, np.nan, *common, FEATURE_LABEL, SampleKind.FEATURE, False, False, False))
         dead_end = visit.step == GOAL - 1 and active and rng.random() < truth.dead_checkout
         self.harmed += int(fails or dead_end)
         if visit.step < visit.last_step and not dead_end:

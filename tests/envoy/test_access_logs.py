@@ -20,7 +20,7 @@ from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
 from xds_server.assign import bucket
 from xds_server.ingest import Ingest
 from xds_server.ingest.als import add_als
-from xds_server.ingest.decode import user_hash
+from xds_server.ingest.rows import user_hash
 from xds_server.mesh import SegmentSplit, ServiceSplits
 from xds_server.settings import parse_mesh
 
@@ -163,7 +163,7 @@ def test_a_request_through_two_envoys_is_one_sample_that_names_its_configuration
         assert row["version"] == (1 if row["bucket"] < 5_000 else 0)
         assert row["segment"] == (0 if person.endswith("7") else 1)
         assert row["kind"] == SampleKind.REQUEST
-        assert labels[row["label"]] == "/product/*"
+        assert labels[row["label"]] == "page /product/*"
         assert 0 < row["duration_ms"] < 5_000
         assert not row["error"]
 

@@ -22,12 +22,14 @@ AGES_S = st.floats(-100, 100) | st.sampled_from([0.0, -1e9, 1e9])
 ROW = st.tuples(
     AGES_S,  # of the row against the tick's time
     st.sampled_from([0.0, 5.0, 1e12, -1.0, float("nan"), float("inf")]),
+    st.sampled_from([0.0, 5.0, 1e12, -1.0, float("nan"), float("inf")]),
     st.integers(0, 12) | st.sampled_from([2**64 - 1]),  # few users: duplicates
     st.integers(0, 9_999) | st.sampled_from([NO_BUCKET, 10_000]),
     st.sampled_from([0, 1, UNKNOWN]),
     st.sampled_from([0, 1, 2, 77, UNKNOWN]),
     st.sampled_from([0, 1, 40, 65_535]),
-    st.sampled_from([0, 0, 0, 1, 2, 3, 200]),
+    st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5, 200]),
+    st.booleans(),
     st.booleans(),
     st.booleans(),
 )

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from analysis.sample import NO_BUCKET, SAMPLE_DTYPE, UNKNOWN, Vocabulary
 from xds_server.ingest import Ingest, Reporter
-from xds_server.ingest.decode import grpc_status_of, path_template, response_flags
+from xds_server.ingest.entries import grpc_status_of, response_flags
+from xds_server.ingest.rows import path_template
 from xds_server.mesh import Mesh
 from xds_server.pb import als_pb2, otlp_pb2
 from xds_server.settings import parse_mesh

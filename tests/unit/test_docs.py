@@ -22,7 +22,8 @@ from analysis.decision import Hold, Phase, SegmentDecision
 from xds_server.access import Denial
 from xds_server.ads.servicer import Refusal
 from xds_server.cli import app
-from xds_server.ingest.decode import FEATURE_EVENT, PAGE_EVENTS, USER_ATTRIBUTES, Drop
+from xds_server.ingest.events import FEATURE_EVENT, PAGE_EVENTS, USER_ATTRIBUTES
+from xds_server.ingest.rows import Drop
 from xds_server.mesh import Right
 from xds_server.mesh_model import MeshShape, Shape
 from xds_server.settings import mesh_schema, parse_mesh

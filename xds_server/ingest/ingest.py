@@ -19,24 +19,16 @@ from analysis.evidence.log_loss import LoadLedger, LogCheck, Series
 from analysis.sample import SAMPLE_DTYPE, UNKNOWN, SampleBatch, Vocabulary
 from xds_server import access
 from xds_server.clock import Clock, SystemClock
-from xds_server.ingest.decode import (
-    DecodeRules,
-    Drop,
-    Row,
+from xds_server.ingest.entries import (
     Stamp,
-    attributes_of,
-    decode_event,
     decode_request,
-    decode_span,
-    feature_label,
     generation_of,
     is_later_hop,
-    path_template,
     read_stamp,
-    rules_of,
     upstream_requests,
-    user_hash,
 )
+from xds_server.ingest.events import attributes_of, decode_event, decode_span
+from xds_server.ingest.rows import DecodeRules, Drop, Row, feature_label, path_template, rules_of, user_hash
 from xds_server.mesh import Mesh
 from xds_server.node import kind_of
 from xds_server.pb import als_pb2, otlp_pb2
@@ -302,7 +294,7 @@ class Ingest:
             self._counts[source, outcome] += 1
             return
         self._counts[source, ACCEPTED] += 1
-        if outcome[5] == UNKNOWN:
+        if outcome[6] == UNKNOWN:
             self._counts[source, NO_VERSION] += 1
 
 
@@ -311,7 +303,7 @@ def _reserve_labels(inbox: _Inbox) -> None:
     for feature in sorted(inbox.rules.features):
         inbox.vocabulary.index(feature_label(feature))
     if inbox.rules.goal_path is not None:
-        inbox.vocabulary.index(path_template(inbox.rules.goal_path))
+        inbox.vocabulary.index(f"page {path_template(inbox.rules.goal_path)}")
 
 
 def _compare(common: als_pb2.Common, rules: DecodeRules, compared: Mapping[bytes, Series]) -> None:

@@ -55,8 +55,9 @@ class HttpEntry(_message.Message):
     def __init__(self, common_properties: _Optional[_Union[Common, _Mapping]] = ..., request: _Optional[_Union[Request, _Mapping]] = ..., response: _Optional[_Union[Response, _Mapping]] = ...) -> None: ...
 
 class Common(_message.Message):
-    __slots__ = ("start_time", "time_to_last_downstream_tx_byte", "upstream_cluster", "response_flags", "custom_tags", "duration", "upstream_request_attempt_count", "intermediate_log_entry", "access_log_type")
+    __slots__ = ("start_time", "time_to_first_upstream_rx_byte", "time_to_last_downstream_tx_byte", "upstream_cluster", "response_flags", "custom_tags", "duration", "upstream_request_attempt_count", "intermediate_log_entry", "access_log_type")
     START_TIME_FIELD_NUMBER: _ClassVar[int]
+    TIME_TO_FIRST_UPSTREAM_RX_BYTE_FIELD_NUMBER: _ClassVar[int]
     TIME_TO_LAST_DOWNSTREAM_TX_BYTE_FIELD_NUMBER: _ClassVar[int]
     UPSTREAM_CLUSTER_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FLAGS_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +67,7 @@ class Common(_message.Message):
     INTERMEDIATE_LOG_ENTRY_FIELD_NUMBER: _ClassVar[int]
     ACCESS_LOG_TYPE_FIELD_NUMBER: _ClassVar[int]
     start_time: Instant
+    time_to_first_upstream_rx_byte: Instant
     time_to_last_downstream_tx_byte: Instant
     upstream_cluster: bytes
     response_flags: bytes
@@ -74,7 +76,7 @@ class Common(_message.Message):
     upstream_request_attempt_count: int
     intermediate_log_entry: bool
     access_log_type: int
-    def __init__(self, start_time: _Optional[_Union[Instant, _Mapping]] = ..., time_to_last_downstream_tx_byte: _Optional[_Union[Instant, _Mapping]] = ..., upstream_cluster: _Optional[bytes] = ..., response_flags: _Optional[bytes] = ..., custom_tags: _Optional[_Iterable[_Union[Text, _Mapping]]] = ..., duration: _Optional[_Union[Instant, _Mapping]] = ..., upstream_request_attempt_count: _Optional[int] = ..., intermediate_log_entry: _Optional[bool] = ..., access_log_type: _Optional[int] = ...) -> None: ...
+    def __init__(self, start_time: _Optional[_Union[Instant, _Mapping]] = ..., time_to_first_upstream_rx_byte: _Optional[_Union[Instant, _Mapping]] = ..., time_to_last_downstream_tx_byte: _Optional[_Union[Instant, _Mapping]] = ..., upstream_cluster: _Optional[bytes] = ..., response_flags: _Optional[bytes] = ..., custom_tags: _Optional[_Iterable[_Union[Text, _Mapping]]] = ..., duration: _Optional[_Union[Instant, _Mapping]] = ..., upstream_request_attempt_count: _Optional[int] = ..., intermediate_log_entry: _Optional[bool] = ..., access_log_type: _Optional[int] = ...) -> None: ...
 
 class Instant(_message.Message):
     __slots__ = ("seconds", "nanos")

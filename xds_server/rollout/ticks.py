@@ -17,8 +17,8 @@ from analysis.evidence.log_loss import LogCheck
 from analysis.segment import SegmentState
 from analysis.spec import Mode
 from xds_server.errors import JournalError
-from xds_server.ingest.decode import feature_label
 from xds_server.ingest.ingest import Ingest
+from xds_server.ingest.rows import feature_label
 from xds_server.rollout.execution import Execution
 from xds_server.rollout.fleet import Fleet
 from xds_server.rollout.steered import SteeredService, held_because

@@ -39,8 +39,9 @@ def small_spec(**changes: Any) -> ServiceSpec:
 def row(at_s: float, user: int, **fields: Any) -> tuple[Any, ...]:
     """One request by default: 20 ms, segment 0, version 0, bucket 9000, no error."""
     values = {
-        "start_unix_ns": round(at_s * NS), "duration_ms": 20.0, "user": user, "bucket": 9_000, "segment": 0,
-        "version": 0, "label": 1, "kind": SampleKind.REQUEST, "error": False, "goal": False,
+        "start_unix_ns": round(at_s * NS), "duration_ms": 20.0, "first_byte_ms": 10.0, "user": user,
+        "bucket": 9_000, "segment": 0, "version": 0,
+        "label": 1, "kind": SampleKind.REQUEST, "error": False, "goal": False, "bot": False,
     } | fields  # fmt: skip
     return tuple(values[name] for name in SAMPLE_DTYPE.names or ())
 

@@ -8,7 +8,7 @@ import pytest
 from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2
 
-from xds_server.ingest.decode import DecodeRules, rules_of
+from xds_server.ingest.rows import DecodeRules, rules_of
 from xds_server.mesh import Mesh
 from xds_server.settings import parse_mesh
 

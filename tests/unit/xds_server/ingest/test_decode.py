@@ -10,23 +10,17 @@ from envoy.data.accesslog.v3 import accesslog_pb2
 
 from analysis.sample import NO_BUCKET, SAMPLE_DTYPE, UNKNOWN, SampleKind, Vocabulary
 from xds_server.assign import bucket
-from xds_server.ingest.decode import (
+from xds_server.ingest.entries import (
     FLAG_NAMES,
-    DecodeRules,
-    Drop,
-    Row,
     Stamp,
-    decode_event,
     decode_request,
-    decode_span,
     generation_of,
     is_later_hop,
-    path_template,
     read_stamp,
     response_flags,
-    rules_of,
-    user_hash,
 )
+from xds_server.ingest.events import decode_event, decode_span
+from xds_server.ingest.rows import DecodeRules, Drop, Row, path_template, rules_of, user_hash
 from xds_server.mesh import Mesh
 from xds_server.pb import als_pb2, otlp_pb2
 
@@ -71,7 +65,7 @@ def test_a_finished_request_becomes_a_sample(rules: DecodeRules, make_entry: Cal
     assert row["bucket"] == bucket("shop-1", "anna")
     assert row["segment"] == 1
     assert row["version"] == V2
-    assert vocabulary.labels[row["label"]] == "/product/*"
+    assert vocabulary.labels[row["label"]] == "page /product/*"
     assert row["kind"] == SampleKind.REQUEST
     assert not row["error"]
     assert not row["goal"]
@@ -344,7 +338,6 @@ def test_a_failed_server_span_is_an_error_of_its_person(rules: DecodeRules) -> N
     assert row["error"]
     assert row["user"] == hash_user(b"anna")
     assert (row["version"], row["segment"], row["bucket"]) == (V2, UNKNOWN, NO_BUCKET)
-    assert vocabulary.labels[row["label"]] == "/cart/*"
 
 
 @pytest.mark.parametrize(("kind", "code"), [(2, 0), (2, 1), (3, 2), (1, 2), (0, 2)])
@@ -371,7 +364,7 @@ def test_a_feature_that_a_kpi_asks_for_is_a_sample(rules: DecodeRules) -> None:
     used = event("feature.used", feature_name="wishlist", user_id="anna")
     row = sample(decode_event(used, V2, rules, vocabulary, hash_user))
     assert row["kind"] == SampleKind.FEATURE
-    assert vocabulary.labels[row["label"]] == "feature:wishlist"
+    assert vocabulary.labels[row["label"]] == "feature wishlist"
     assert row["user"] == hash_user(b"anna")
     assert not row["error"]
     other = event("feature.used", feature_name="compare", user_id="anna")
@@ -381,9 +374,9 @@ def test_a_feature_that_a_kpi_asks_for_is_a_sample(rules: DecodeRules) -> None:
 @pytest.mark.parametrize(
     ("record", "label"),
     [
-        (event("page.view", url_path="/product/17?x=1", user_id="anna"), "/product/*"),
-        (event("app.screen.view", app_screen_name="Home", user_id="anna"), "screen:Home"),
-        (event("", event_name="page.view", url_path="/", user_id="anna"), "/"),
+        (event("page.view", url_path="/product/17?x=1", user_id="anna"), "page /product/*"),
+        (event("app.screen.view", app_screen_name="Home", user_id="anna"), "screen Home"),
+        (event("", event_name="page.view", url_path="/", user_id="anna"), "page /"),
     ],
 )
 def test_a_page_seen_is_a_sample(record: otlp_pb2.LogRecord, label: str, rules: DecodeRules) -> None:

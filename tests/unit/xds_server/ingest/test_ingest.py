@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from envoy.data.accesslog.v3 import accesslog_pb2
 
-from analysis.sample import SAMPLE_DTYPE, SampleKind
+from analysis.sample import NO_STEP, SAMPLE_DTYPE, SampleKind
 from xds_server.clock import Clock
 from xds_server.ingest import Ingest, Reporter
 from xds_server.ingest.ingest import MAX_AGE_S, MAX_AHEAD_S, MAX_NODES
@@ -179,7 +179,7 @@ def test_a_message_that_cannot_be_read_does_not_end_the_stream(
 
 
 def test_what_is_judged_has_its_label_before_a_flood_of_paths(ingest: Ingest) -> None:
-    assert ingest.vocabulary("shop").labels == ("other", "feature:wishlist", "/checkout/done")
+    assert ingest.vocabulary("shop").labels == ("other", "feature wishlist", "page /checkout/done")
 
 
 def test_what_the_opentelemetry_sdk_sends_is_understood(ingest: Ingest) -> None:
@@ -191,7 +191,12 @@ def test_what_the_opentelemetry_sdk_sends_is_understood(ingest: Ingest) -> None:
     kinds = [SampleKind(kind) for kind in rows["kind"]]
     assert kinds == [SampleKind.SPAN_ERROR, SampleKind.FEATURE, SampleKind.PAGE, SampleKind.PAGE, SampleKind.PAGE]
     labels = ingest.vocabulary("shop").labels
-    assert [labels[i] for i in rows["label"]] == ["/cart/*", "feature:wishlist", "/product/*", "screen:Home", "/"]
+    assert [labels[i] for i in rows["label"] if i != NO_STEP] == [
+        "feature wishlist",
+        "page /product/*",
+        "screen Home",
+        "page /",
+    ]
     assert np.array_equal(rows["error"], [True, False, False, False, False])
     assert (rows["version"] == 1).all()
     assert (rows["user"] != 0).all()
