@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,9 +61,9 @@ class ServiceEngine:
         self._frozen_thresholds = False
         self._ticked_ns: int | None = None
 
-    def observe(self, rows: npt.NDArray[np.void]) -> None:
-        """Take rows of this service (SAMPLE_DTYPE)."""
-        self.observer.observe(rows)
+    def observe(self, rows: npt.NDArray[np.void], labels: Sequence[str] = ()) -> None:
+        """Take rows of this service (SAMPLE_DTYPE); `labels`: all that its vocabulary holds by now."""
+        self.observer.observe(rows, labels)
 
     def start(self, rollout: Rollout) -> None:
         """Begin a rollout; nobody is exposed before the first decision that says so."""
@@ -73,15 +73,13 @@ class ServiceEngine:
         self.observer.begin(rollout.arms)
         self._frozen_thresholds = False
 
-    def tick(
-        self, now_ns: int, feature_labels: Mapping[str, int], logs: LogCheck = NO_CHECK
-    ) -> tuple[SegmentDecision, ...]:
+    def tick(self, now_ns: int, logs: LogCheck = NO_CHECK) -> tuple[SegmentDecision, ...]:
         """Judge what is due and decide; empty while no rollout runs. Splits decided here count as in force from now.
 
         `logs`: what the access logs lack by now, as far as is known.
         """
         self._doubt_absence(now_ns)
-        window = self.observer.window(now_ns, feature_labels)
+        window = self.observer.window(now_ns)
         if self.ramp is None or self.rollout is None:
             return ()
         now_s = (now_ns - self.rollout.started_ns) / NS

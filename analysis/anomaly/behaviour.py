@@ -7,6 +7,7 @@ share p of usual sessions looks at least as odd (split conformal: Vovk, Gammerma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,9 +15,9 @@ import numpy.typing as npt
 from sklearn.covariance import LedoitWolf
 
 from analysis.profile.clickpath import ClickPaths
-from analysis.session import NS, Session
 
 Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.void]
 
 UNUSUAL = 0.05  # a conformal p-value below this makes a session unusual
 TRAIN_N = 60  # sessions of a segment before anything is scored
@@ -32,12 +33,13 @@ class Behaviour:
     duration_s: float
 
     @classmethod
-    def of(cls, session: Session, age_s: float) -> Behaviour:
-        """The behaviour of `session` within `age_s` of its first request."""
-        until_ns = session.start_ns + int(age_s * NS)
-        steps = sorted((at, min(label, MAX_LABEL - 1)) for at, label in session.path if at <= until_ns)
-        last_ns = steps[-1][0] if steps else session.start_ns
-        return cls(path=tuple(label for _, label in steps), duration_s=max(last_ns - session.start_ns, 0) / NS)
+    def of(cls, session: np.void, age_s: float) -> Behaviour:
+        """The behaviour of one row of SESSION_DTYPE within `age_s` of its first request."""
+        n = int(session["n_path"])
+        within = session["path_ds"][:n] <= age_s * 10
+        labels, when = session["path"][:n][within], session["path_ds"][:n][within]
+        path = tuple(int(label) for label in np.minimum(labels, MAX_LABEL - 1))
+        return cls(path=path, duration_s=float(when[-1]) / 10 if len(when) else 0.0)
 
 
 @dataclass(slots=True)
@@ -52,14 +54,16 @@ class _SegmentModel:
 class BehaviourModel:
     """Scores sessions of S segments. Learns only from what it is given: the caller keeps exposed sessions out."""
 
-    def __init__(self, n_segments: int) -> None:
+    def __init__(self, n_segments: int, *, age_s: float) -> None:
+        self._age_s = age_s
         self._models = [_SegmentModel() for _ in range(n_segments)]
 
-    def learn(self, segment: int, behaviour: Behaviour) -> None:
-        """Remember one usual session; at most TRAIN_MAX_N a segment, and none once the segment is fitted."""
+    def learn(self, segment: int, sessions: Rows, labels: Sequence[str]) -> None:  # noqa: ARG002
+        """Remember usual sessions; at most TRAIN_MAX_N a segment, and none once the segment is fitted."""
         model = self._models[segment]
-        if model.usual is None and len(model.sessions) < TRAIN_MAX_N:
-            model.sessions.append(behaviour)
+        if model.usual is None:
+            room = TRAIN_MAX_N - len(model.sessions)
+            model.sessions += [Behaviour.of(session, self._age_s) for session in sessions[:room]]
 
     def is_fitted(self, segment: int) -> bool:
         return self._models[segment].usual is not None
@@ -79,12 +83,13 @@ class BehaviourModel:
         model.usual = LedoitWolf().fit(features / model.scale)
         model.calibration = np.sort(_oddity(model, held_out))
 
-    def p_values(self, segment: int, sessions: list[Behaviour]) -> Floats:
+    def p_values(self, segment: int, sessions: Rows, labels: Sequence[str]) -> Floats:  # noqa: ARG002
         """Conformal p-values in (0, 1], one a session; NaN for all of them while the segment is not fitted."""
         model = self._models[segment]
-        if model.calibration is None or not sessions:
+        if model.calibration is None or not len(sessions):
             return np.full(len(sessions), np.nan)
-        at_least = len(model.calibration) - np.searchsorted(model.calibration, _oddity(model, sessions), side="left")
+        odd = _oddity(model, [Behaviour.of(session, self._age_s) for session in sessions])
+        at_least = len(model.calibration) - np.searchsorted(model.calibration, odd, side="left")
         p: Floats = np.asarray((1.0 + at_least) / (1.0 + len(model.calibration)), float)
         return p
 

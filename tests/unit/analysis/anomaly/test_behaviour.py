@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from scipy.stats import kstest
 
 from analysis.anomaly.behaviour import TRAIN_N, Behaviour, BehaviourModel
+from analysis.columns import PATH_STEPS, SESSION_DTYPE
 from analysis.profile.clickpath import ClickPaths
-from analysis.session import NS, Session
+
+
+def _rows(*behaviours: Behaviour) -> npt.NDArray[np.void]:
+    """Sessions that did just that, at an even pace."""
+    rows = np.zeros(len(behaviours), SESSION_DTYPE)
+    for row, behaviour in zip(rows, behaviours, strict=True):
+        path = behaviour.path[:PATH_STEPS]
+        row["n_path"] = len(path)
+        row["path"][: len(path)] = path
+        row["path_ds"][: len(path)] = np.linspace(0, behaviour.duration_s * 10, len(path))
+    return rows
 
 
 def _usual(rng: np.random.Generator) -> Behaviour:
@@ -20,16 +32,15 @@ def _usual(rng: np.random.Generator) -> Behaviour:
 
 def _fitted(n: int = 800, seed: int = 1) -> BehaviourModel:
     rng = np.random.default_rng(seed)
-    model = BehaviourModel(2)
-    for _ in range(n):
-        model.learn(0, _usual(rng))
+    model = BehaviourModel(2, age_s=600.0)
+    model.learn(0, _rows(*(_usual(rng) for _ in range(n))), ())
     model.fit()
     return model
 
 
 def test_p_values_of_held_out_usual_sessions_are_uniform() -> None:
     rng = np.random.default_rng(2)
-    p = _fitted().p_values(0, [_usual(rng) for _ in range(600)])
+    p = _fitted().p_values(0, _rows(*(_usual(rng) for _ in range(600))), ())
     assert ((p > 0) & (p <= 1)).all()
     assert kstest(p, "uniform").pvalue > 0.001
     assert (p < 0.05).mean() == pytest.approx(0.05, abs=0.035)
@@ -45,44 +56,43 @@ def test_p_values_of_held_out_usual_sessions_are_uniform() -> None:
     ],
 )
 def test_odd_session_has_a_small_p_value(odd: Behaviour) -> None:
-    assert _fitted().p_values(0, [odd])[0] < 0.05
+    assert _fitted().p_values(0, _rows(odd), ())[0] < 0.05
 
 
 def test_nothing_is_scored_before_enough_is_known() -> None:
     model = _fitted(TRAIN_N - 1)
     assert not model.is_fitted(0)
-    assert np.isnan(model.p_values(0, [Behaviour(path=(1,), duration_s=1)])).all()
-    assert np.isnan(model.p_values(1, [Behaviour(path=(1,), duration_s=1)])).all()
-    assert len(_fitted().p_values(0, [])) == 0
+    assert np.isnan(model.p_values(0, _rows(Behaviour(path=(1,), duration_s=1)), ())).all()
+    assert np.isnan(model.p_values(1, _rows(Behaviour(path=(1,), duration_s=1)), ())).all()
+    assert len(_fitted().p_values(0, _rows(), ())) == 0
 
 
 def test_fitted_model_learns_no_more() -> None:
     model = _fitted()
-    model.learn(0, Behaviour(path=(9,) * 9, duration_s=1.0))
+    model.learn(0, _rows(Behaviour(path=(9,) * 9, duration_s=1.0)), ())
     assert len(model.state()[0]) == 800
 
 
 def test_state_gives_the_same_scores() -> None:
-    model, again = _fitted(), BehaviourModel(2)
+    model, again = _fitted(), BehaviourModel(2, age_s=600.0)
     again.restore(json.loads(json.dumps(model.state())))
     rng = np.random.default_rng(3)
-    sessions = [_usual(rng) for _ in range(50)]
-    np.testing.assert_array_equal(model.p_values(0, sessions), again.p_values(0, sessions))
+    sessions = _rows(*(_usual(rng) for _ in range(50)))
+    np.testing.assert_array_equal(model.p_values(0, sessions, ()), again.p_values(0, sessions, ()))
 
 
 def test_all_sessions_alike_break_nothing() -> None:
-    model = BehaviourModel(1)
+    model = BehaviourModel(1, age_s=600.0)
     same = Behaviour(path=(1,), duration_s=0.0)
-    for _ in range(TRAIN_N):
-        model.learn(0, same)
+    model.learn(0, _rows(*[same] * TRAIN_N), ())
     model.fit()
-    assert model.p_values(0, [same])[0] == 1.0
-    assert model.p_values(0, [Behaviour(path=(), duration_s=0.0)])[0] < 0.1
+    assert model.p_values(0, _rows(same), ())[0] == 1.0
+    assert model.p_values(0, _rows(Behaviour(path=(), duration_s=0.0)), ())[0] < 0.1
 
 
-def test_behaviour_ends_at_the_age_and_is_in_order() -> None:
-    session = Session(user=1, start_ns=NS, last_ns=NS, segment=0, version=0, bucket=1)
-    session.path = [(NS, 1), (9 * NS, 3), (3 * NS, 60_000), (20 * NS, 5)]
+def test_behaviour_ends_at_the_age() -> None:
+    session = _rows(Behaviour(path=(1, 60_000, 3, 5), duration_s=0.0))[0]
+    session["path_ds"][:4] = (0, 20, 80, 190)
     assert Behaviour.of(session, 10.0) == Behaviour(path=(1, 127, 3), duration_s=8.0)
 
 
