@@ -21,8 +21,11 @@ SESSION_DTYPE = np.dtype(
         ("user", np.uint64),  # keyed hash of the person's sticky key
         ("start_unix_ns", np.int64),
         ("last_unix_ns", np.int64),
+        ("newest_unix_ns", np.int64),  # of a request
         ("segment", np.uint16),
-        ("version", np.uint16),
+        ("version", np.uint16),  # of the first request
+        ("newest_version", np.uint16),
+        ("newest_failed", np.bool_),
         ("bucket", np.uint16),  # or NO_BUCKET
         ("n_requests", np.uint16),  # counts stop at 65,535
         ("n_pages", np.uint16),

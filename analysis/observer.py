@@ -37,6 +37,7 @@ PEOPLE_MAX = 2_000_000  # people remembered as already counted; beyond it nobody
 Rows = npt.NDArray[np.void]
 Flags = npt.NDArray[np.bool_]
 NEITHER = -1
+_TRAFFIC = ("segment", "version", "error", "duration_ms", "first_byte_ms")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,7 +60,6 @@ class Observer:
         self._people = PeopleSeen(PEOPLE_MAX)
         self._labels: Sequence[str] = ()
         self._fresh: list[Rows] = []  # requests of this tick
-        self._recent: deque[Rows] = deque()
         self._durations: deque[Rows] = deque(maxlen=200)
         self._anomaly = next((i for i, kpi in enumerate(spec.kpis) if kpi.kind is KpiKind.ANOMALY), None)
         age_s = spec.oldest_judged_s if self._anomaly is None else spec.kpis[self._anomaly].judge_after_s
@@ -151,7 +151,6 @@ class Observer:
         self._entries += len(requests)
         self._fresh.append(requests)
         self._remember_durations(requests)
-        self._recent.append(requests[(requests["user"] != 0) & (requests["segment"] != UNKNOWN)])
         self._started(self.tracker.observe(rows, self._labels))
 
     def _remember_durations(self, requests: Rows) -> None:
@@ -292,42 +291,37 @@ class Observer:
 
     def _traffic(self) -> dict[tuple[int, int], Traffic]:
         """The requests of this tick by segment and version."""
-        rows, self._fresh = [rows for rows in self._fresh if len(rows)], []
-        if not rows:
+        batches, self._fresh = self._fresh, []
+        if not any(map(len, batches)):
             return {}
-        requests = np.concatenate(rows)
-        segments, versions = requests["segment"].astype(np.int64), requests["version"].astype(np.int64)
-        keys, which = np.unique(segments << 16 | versions, return_inverse=True)
-        found = {}
-        for place, key in enumerate(keys.tolist()):
-            mine = requests[which == place]
-            segment = key >> 16
-            slow_ms = self.tracker.slow_ms[segment] if segment < len(self._spec.segments) else np.nan
-            found[segment, key & 0xFFFF] = Traffic(
-                requests=len(mine), errors=int(mine["error"].sum()), slow=int((mine["duration_ms"] > slow_ms).sum()),
-                duration=Sketch.of(mine["duration_ms"]), first_byte=Sketch.of(mine["first_byte_ms"]),
-            )  # fmt: skip
-        return found
+        c = {name: np.concatenate([rows[name] for rows in batches]) for name in _TRAFFIC}
+        keys, which = np.unique(c["segment"].astype(np.int64) << 16 | c["version"], return_inverse=True)
+        slow_ms = np.append(self.tracker.slow_ms, np.nan)[np.minimum(c["segment"], len(self._spec.segments))]
+        n, errors, slow = (
+            np.bincount(which[mine], minlength=len(keys)).tolist()
+            for mine in (np.ones(len(which), np.bool_), c["error"], c["duration_ms"] > slow_ms)
+        )
+        duration, first_byte = (
+            Sketch.of_groups(c[name], which, len(keys)) for name in ("duration_ms", "first_byte_ms")
+        )
+        return {
+            (key >> 16, key & 0xFFFF): Traffic(
+                requests=n[i], errors=errors[i], slow=slow[i], duration=duration[i], first_byte=first_byte[i]
+            )
+            for i, key in enumerate(keys.tolist())
+        }
 
     def _recent_people(self, now_ns: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """People of the last RECENT_NS by segment and arm, and those whose newest request failed: (S, 2) each."""
-        while self._recent and (
-            len(self._recent[0]) == 0 or self._recent[0]["start_unix_ns"].max() < now_ns - RECENT_NS
-        ):
-            self._recent.popleft()
+        c = self.tracker.columns
+        slots = self.tracker.recent(now_ns - RECENT_NS)
+        segments, versions, failed = (c[name][slots] for name in ("segment", "newest_version", "newest_failed"))
         people = np.zeros((len(self._spec.segments), 2), np.int64)
         failing = np.zeros_like(people)
-        if not self._recent:
-            return people, failing
-        rows = np.concatenate(list(self._recent))
-        rows = rows[rows["start_unix_ns"] >= now_ns - RECENT_NS]
-        rows = rows[np.argsort(rows["start_unix_ns"], kind="stable")[::-1]]
-        _, newest = np.unique(rows["user"], return_index=True)
-        rows = rows[newest]
         for segment, arms in self._arms.items():
-            here = rows["segment"] == segment
+            here = segments == segment
             for arm, version in ((BASELINE, arms.baseline), (CANARY, arms.canary)):
-                mine = here & (rows["version"] == version)
+                mine = here & (versions == version)
                 people[segment, arm] = int(mine.sum())
-                failing[segment, arm] = int((mine & rows["error"]).sum())
+                failing[segment, arm] = int((mine & failed).sum())
         return people, failing

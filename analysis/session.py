@@ -210,10 +210,28 @@ class SessionTracker:
         for name, flags in (("first_error_ms", error), ("first_slow_ms", slow), ("goal_ms", rows["goal"] & requests)):
             earliest = np.minimum.reduceat(np.where(flags, offset, NEVER), first)
             c[name][slots] = np.minimum(c[name][slots], earliest)
+        self._see(rows, first, slots, requests)
         slowest_ms = np.fmax.reduceat(np.where(requests, duration_ms, 0.0).astype(np.float32), first)
         c["slowest_ms"][slots] = np.fmax(c["slowest_ms"][slots], slowest_ms)
         c["bot"][slots] |= np.logical_or.reduceat(rows["bot"], first)
         self._steps.add(slot_of, rows["label"].copy(), offset, requests)
+
+    def _see(self, rows: Rows, first: Places, slots: Slots, requests: Flags) -> None:
+        """What each person met last, and at which version."""
+        c = self.columns
+        last = np.maximum.reduceat(np.where(requests, np.arange(len(rows)), -1), first)
+        slots, newest = slots[last >= 0], rows[last[last >= 0]]
+        newer = newest["start_unix_ns"] >= c["newest_unix_ns"][slots]
+        slots, newest = slots[newer], newest[newer]
+        c["newest_unix_ns"][slots] = newest["start_unix_ns"]
+        c["newest_version"][slots] = newest["version"]
+        c["newest_failed"][slots] = newest["error"]
+
+    def recent(self, since_ns: int) -> Slots:
+        """Sessions with a request that started at `since_ns` or later."""
+        c = self.columns
+        found: Slots = np.flatnonzero((c["newest_unix_ns"] >= since_ns) & (c.number != 0)).astype(np.int32)
+        return found
 
     def _join(self, events: Rows, newest_ns: int) -> None:
         """Join spans and events to their people's sessions; what comes before its request waits."""

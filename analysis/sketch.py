@@ -16,6 +16,8 @@ MOST_MS = 7 * 24 * 3_600_000.0
 
 _MAPPING = LogarithmicMapping(RELATIVE_ACCURACY)
 _MULTIPLIER = 1 / np.log2(_MAPPING.gamma)
+_LEAST_KEY = int(np.ceil(np.log2(LEAST_MS) * _MULTIPLIER))
+_KEYS = int(np.ceil(np.log2(MOST_MS) * _MULTIPLIER)) - _LEAST_KEY + 1
 
 
 class Sketch:
@@ -30,10 +32,18 @@ class Sketch:
     @classmethod
     def of(cls, values_ms: npt.NDArray[np.floating]) -> Sketch:
         """The sketch of (n,) values: each goes into the bin into which the library would put it."""
-        values = np.asarray(values_ms, float)
-        values = np.clip(values[np.isfinite(values)], LEAST_MS, MOST_MS)
-        keys, counts = np.unique(np.ceil(np.log2(values) * _MULTIPLIER).astype(np.int64), return_counts=True)
-        return cls.from_bins(dict(zip(keys.tolist(), counts.tolist(), strict=True)))
+        return cls.of_groups(values_ms, np.zeros(len(values_ms), np.int64), 1)[0]
+
+    @classmethod
+    def of_groups(
+        cls, values_ms: npt.NDArray[np.floating], group: npt.NDArray[np.signedinteger], n_groups: int
+    ) -> list[Sketch]:
+        """The sketches of `n_groups` groups of values; `group`: which one each of (n,) values belongs to."""
+        known = np.isfinite(values_ms)
+        values = np.clip(values_ms[known].astype(float), LEAST_MS, MOST_MS)
+        bins = np.ceil(np.log2(values) * _MULTIPLIER).astype(np.int64) - _LEAST_KEY
+        counts = np.bincount(group[known] * _KEYS + bins, minlength=n_groups * _KEYS).reshape(n_groups, _KEYS)
+        return [cls.from_bins({int(key) + _LEAST_KEY: int(row[key]) for key in np.flatnonzero(row)}) for row in counts]
 
     @classmethod
     def from_bins(cls, bins: Mapping[int, int]) -> Sketch:
