@@ -65,7 +65,8 @@ class Columns:
     `number` : (capacity,) rises by one with each session and wraps; 0: nobody's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, usual_n: int) -> None:
+        self._usual_n = usual_n  # nothing is kept in reserve beyond so many
         self._fields: dict[str, npt.NDArray[Any]] = {
             name: np.zeros((0, *SESSION_DTYPE[name].shape), SESSION_DTYPE[name].base)
             for name in SESSION_DTYPE.names or ()
@@ -136,7 +137,7 @@ class Columns:
 
     def _grow(self, least: int) -> None:
         before = len(self.number)
-        capacity = max(least, int(before * _GROWTH), _LEAST)
+        capacity = max(least, min(int(before * _GROWTH), self._usual_n), _LEAST)
         for name, column in self._fields.items():
             self._fields[name] = _longer(column, capacity)
         self.number = _longer(self.number, capacity)

@@ -20,6 +20,7 @@ from analysis.columns import NEVER, SESSION_DTYPE, Columns, Due, Slots
 from analysis.sample import SAMPLE_DTYPE, UNKNOWN, SampleKind
 from analysis.spec import KpiKind, KpiSpec, Outcome, ServiceSpec
 from analysis.steps import Steps
+from analysis.user_index import UserIndex
 
 __all__ = ["HARM", "NEVER", "NS", "SESSION_DTYPE", "Judged", "SessionTracker"]
 
@@ -65,8 +66,8 @@ class SessionTracker:
     def __init__(self, spec: ServiceSpec) -> None:
         self._spec = spec
         self._gap_ns = int(spec.session.gap_s * NS)
-        self.columns = Columns()
-        self._open: dict[int, int] = {}  # a person's newest session
+        self.columns = Columns(MAX_OPEN)
+        self._open = UserIndex()  # a person's newest session
         ages = {index: int(kpi.judge_after_s * NS) for index, kpi in enumerate(spec.kpis)}
         ages[HARM] = int(spec.oldest_judged_s * NS)
         self._due = {age_ns: Due() for age_ns in sorted(set(ages.values()))}
@@ -84,8 +85,8 @@ class SessionTracker:
 
     def segment_of(self, user: int) -> int | None:
         """Index of the segment in which a person's session began, while it is open."""
-        slot = self._open.get(user)
-        return None if slot is None else int(self.columns["segment"][slot])
+        slot = int(self._open.find(np.array([user], np.uint64))[0])
+        return None if slot < 0 else int(self.columns["segment"][slot])
 
     # --- in
 
@@ -133,7 +134,7 @@ class SessionTracker:
             return None
         changes = np.append(True, users[1:] != users[:-1])
         who = np.cumsum(changes) - 1
-        current = self._slots_of(users[changes])
+        current = self._open.find(users[changes])
         known = current >= 0
         start = np.where(known, self.columns["start_unix_ns"][current], LONG_AGO_NS)[who]
         last = np.where(known, self.columns["last_unix_ns"][current], LONG_AGO_NS)[who]
@@ -167,11 +168,6 @@ class SessionTracker:
         where = np.cumsum(keep) - 1
         return rows[keep], where[begins_at[kept]], slots[kept], is_new[kept]
 
-    def _slots_of(self, users: npt.NDArray[np.uint64]) -> Slots:
-        """Each person's open session, -1 where there is none."""
-        open_slots = self._open
-        return np.fromiter((open_slots.get(user, -1) for user in users.tolist()), np.int32, len(users))
-
     def _begin(self, rows: Rows, in_use: Slots) -> Slots:
         """Sessions that begin with these rows. Beyond MAX_OPEN the oldest give way, but none that is `in_use`."""
         columns = self.columns
@@ -180,7 +176,7 @@ class SessionTracker:
         for name in ("user", "segment", "version", "bucket", "start_unix_ns"):
             columns[name][slots] = rows[name]
         columns["last_unix_ns"][slots] = rows["start_unix_ns"]
-        self._open.update(zip(rows["user"].tolist(), slots.tolist(), strict=True))
+        self._open.put(rows["user"], slots)
         start_ns = rows["start_unix_ns"].copy()
         for age_ns, due in self._due.items():
             due.put(start_ns + age_ns, slots, numbers)
@@ -236,7 +232,7 @@ class SessionTracker:
     def _join(self, events: Rows, newest_ns: int) -> None:
         """Join spans and events to their people's sessions; what comes before its request waits."""
         events = events[np.lexsort((events["start_unix_ns"], events["user"]))]
-        slots = self._slots_of(events["user"])
+        slots = self._open.find(events["user"])
         at, c = events["start_unix_ns"].copy(), self.columns
         known = slots >= 0
         start, last = c["start_unix_ns"][slots], c["last_unix_ns"][slots]
@@ -304,15 +300,13 @@ class SessionTracker:
         alive = c.number[slots] == numbers
         slots, numbers = slots[alive], numbers[alive]
         quiet_ns = c["last_unix_ns"][slots] + self._gap_ns
-        over = (quiet_ns < watermark_ns) | (self._slots_of(c["user"][slots]) != slots)
+        over = (quiet_ns < watermark_ns) | (self._open.find(c["user"][slots]) != slots)
         self._forget(slots[over])
         self._sweep.put(quiet_ns[~over] + 1, slots[~over], numbers[~over])  # still active
 
     def _forget(self, slots: Slots) -> None:
         users = self.columns["user"][slots]
-        mine = self._slots_of(users) == slots
-        for user in users[mine].tolist():
-            del self._open[user]
+        self._open.remove(users[self._open.find(users) == slots])
         self.columns.give_back(slots)
 
 
