@@ -19,7 +19,7 @@ from analysis.reading import ROLLBACK_LATENCY_S
 from analysis.session import NS
 from analysis.spec import KpiKind, ServiceSpec
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 POLICIES = ("budget", "fixed", "learned")
 
 

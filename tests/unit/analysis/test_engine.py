@@ -160,7 +160,7 @@ def test_new_people_are_counted_from_the_acknowledgement_on() -> None:
         ServiceEngine(small_spec(), seed=1).confirm("power", 0)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": 1}'])
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": 2}'])
 def test_bytes_that_are_no_state_are_refused(data: bytes) -> None:
     with pytest.raises(StateError):
         _again(data, 0)
