@@ -89,7 +89,14 @@ class ServiceEngine:
             self.observer.behaviour.fit()
         decisions = self.ramp.step(window, now_s=now_s, rng=self._rng, logs=logs)
         self._record(decisions, now_ns)
+        if self.ramp.is_finished:
+            self._finish(self.rollout, self.ramp, now_ns)
         return decisions
+
+    def _finish(self, rollout: Rollout, ramp: Ramp, now_ns: int) -> None:
+        promoted = {name for name, state in ramp.segments.items() if state.phase is Phase.PROMOTED}
+        serving = {name: canary if name in promoted else base for name, (base, canary) in rollout.arms.items()}
+        self.observer.finish(serving, now_ns)
 
     def _doubt_absence(self, now_ns: int) -> None:
         """Without ticks for long, Envoys' dead-man switch may have taken people off the canary.

@@ -48,6 +48,7 @@ class _Arms:
     canary: int
     since_ns: int
     history: SplitHistory
+    over: tuple[int, int] | None = None  # when the rollout ended, and the version that the segment is on since
 
 
 class Observer:
@@ -107,6 +108,13 @@ class Observer:
         """Envoys may not have gone by the splits of that time: newcomers of then are not held against those."""
         for arms in self._arms.values():
             arms.history.doubt(since_ns, until_ns)
+
+    def finish(self, serving: Mapping[str, str], at_ns: int) -> None:
+        """The rollout has ended, each segment is on that version: what people do there is usual again, after a gap."""
+        for name, version in serving.items():
+            arms = self._arms.get(self._spec.segment_index[name])
+            if arms is not None and arms.over is None:
+                arms.over = at_ns + int(self._spec.session.gap_s * NS), self._spec.version_index[version]
 
     def freeze_thresholds(self) -> bool:
         """Freeze what 'slow' means; a limit in the specification goes first.
@@ -195,6 +203,20 @@ class Observer:
             entries=entries,
         )  # fmt: skip
 
+    def take_over(self) -> tuple[Rows, Flags]:
+        """Sessions (SESSION_DTYPE) that are over since the last call, and which of them show what is usual.
+
+        Those of people, on the baseline, from before the exposure or long enough after the end of the last rollout.
+        """
+        rows = self.tracker.take_over()
+        segments, start, version = rows["segment"], rows["start_unix_ns"], rows["version"]
+        usual = self._unexposed(segments, start, version)
+        for segment, arms in self._arms.items():
+            if arms.over is not None:
+                since_ns, serving = arms.over
+                usual |= (segments == segment) & (start >= since_ns) & (version == serving)
+        return rows, usual & ~rows["bot"]
+
     def _take_up(self, window: Window, judged: Judged) -> None:
         bots = self.tracker.columns["bot"][judged.slots]
         if bots.any():
@@ -252,13 +274,15 @@ class Observer:
                 window.newcomers[segment, asked_bp, arm] += n
 
     def _are_unexposed(self, slots: Slots) -> Flags:
-        """Which are baseline sessions that began before anybody of their segment was exposed."""
         c = self.tracker.columns
-        segments, start, version = c["segment"][slots], c["start_unix_ns"][slots], c["version"][slots]
-        result = np.ones(len(slots), np.bool_)
+        return self._unexposed(c["segment"][slots], c["start_unix_ns"][slots], c["version"][slots])
+
+    def _unexposed(self, segments: npt.NDArray[np.uint16], start: Times, version: npt.NDArray[np.uint16]) -> Flags:
+        """Which are baseline sessions that began before anybody of their segment was exposed."""
+        result = np.ones(len(segments), np.bool_)
         for segment, arms in self._arms.items():
             here = segments == segment
-            before = np.ones(len(slots), np.bool_) if arms.since_ns == 0 else start < arms.since_ns
+            before = np.ones(len(segments), np.bool_) if arms.since_ns == 0 else start < arms.since_ns
             result[here] = (before & (version == arms.baseline))[here]
         return result
 

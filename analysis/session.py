@@ -9,6 +9,7 @@ people.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ __all__ = ["HARM", "NEVER", "NS", "SESSION_DTYPE", "Judged", "SessionTracker"]
 NS = 1_000_000_000
 MS_NS = 1_000_000
 MAX_OPEN = 1_000_000  # sessions tracked at once; beyond it the oldest are judged no more (`evicted_n`)
+MAX_OVER = 20_000  # sessions that are over and wait for whom they may teach; the oldest go first
 MAX_PENDING = 20_000  # events that arrived before the access log entry of their request
 PENDING_NS = 10 * NS
 COUNT_MAX = 0xFFFF
@@ -76,6 +78,8 @@ class SessionTracker:
         self._sweep = Due()
         self._steps = Steps(spec, self.columns)
         self._pending = np.empty(0, SAMPLE_DTYPE)
+        self._over: deque[Rows] = deque()
+        self._over_n = 0
         self.slow_ms = np.full(len(spec.segments), np.nan)
         self.evicted_n = 0
 
@@ -301,8 +305,24 @@ class SessionTracker:
         slots, numbers = slots[alive], numbers[alive]
         quiet_ns = c["last_unix_ns"][slots] + self._gap_ns
         over = (quiet_ns < watermark_ns) | (self._open.find(c["user"][slots]) != slots)
-        self._forget(slots[over])
+        self._end(slots[over])
         self._sweep.put(quiet_ns[~over] + 1, slots[~over], numbers[~over])  # still active
+
+    def _end(self, slots: Slots) -> None:
+        if not len(slots):
+            return
+        self._over.append(self.columns.rows(slots[-MAX_OVER:]))
+        self._over_n += len(self._over[-1])
+        while self._over_n > MAX_OVER:
+            self._over_n -= len(self._over.popleft())
+        self._forget(slots)
+
+    def take_over(self) -> Rows:
+        """Sessions (SESSION_DTYPE) that are over since the last call, judged for everything."""
+        rows = np.concatenate([np.empty(0, SESSION_DTYPE), *self._over])
+        self._over.clear()
+        self._over_n = 0
+        return rows
 
     def _forget(self, slots: Slots) -> None:
         users = self.columns["user"][slots]

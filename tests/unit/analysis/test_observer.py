@@ -254,3 +254,26 @@ def test_visit_that_began_before_the_exposure_makes_the_next_one_new() -> None:
     observer = _settled()
     observer.observe(table(row(9, 1), row(30, 1)))
     assert _window(observer, 99).newcomers == {(0, 2_000, BASELINE): 1}
+
+
+def _usual(observer: Observer, at_s: float) -> list[int]:
+    """Users of the sessions that are over at that time and show what is usual."""
+    _window(observer, at_s)
+    rows, usual = observer.take_over()
+    return sorted(rows["user"][usual].tolist())
+
+
+def test_sessions_that_are_over_show_what_is_usual_only_on_the_baseline_and_unexposed() -> None:
+    observer = _observer(at_s=10.0)
+    observer.observe(table(row(9, 1), row(9, 2, version=1), row(9, 3, bot=True), row(11, 4), row(11, 5, **CANARY_ROW)))
+    observer.observe(table(row(11, 6, segment=1)))
+    assert _usual(observer, 99) == [1, 6]
+    assert _usual(observer, 199) == []
+
+
+def test_after_a_rollout_what_its_end_leaves_people_on_is_usual_again() -> None:
+    observer = _observer(at_s=10.0)
+    observer.finish({"power": "v2"}, 100 * NS)
+    observer.observe(table(row(99, 1, **CANARY_ROW), row(101, 2, **CANARY_ROW)))  # may carry over what was before
+    observer.observe(table(row(120, 3, **CANARY_ROW), row(120, 4)))
+    assert _usual(observer, 300) == [3]
