@@ -8,7 +8,7 @@ counted, and judged for nothing.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +22,7 @@ from analysis.sample import NO_BUCKET, SAMPLE_DTYPE, UNKNOWN, SampleKind
 from analysis.session import HARM, NS, Judged, SessionTracker
 from analysis.sketch import Sketch
 from analysis.spec import KpiKind, ServiceSpec
-from analysis.splits import SKEW_S, SplitHistory
+from analysis.splits import IN_DOUBT, SKEW_S, SplitHistory
 from analysis.window import BASELINE, CANARY, Traffic, Window, empty
 
 __all__ = ["LATENESS_S", "SKEW_S", "Observer"]
@@ -269,8 +269,8 @@ class Observer:
             here = slots[(c["segment"][slots] == segment) & (c["start_unix_ns"][slots] >= arms.since_ns)]
             asked = arms.history.asked(c["start_unix_ns"][here])
             on = np.where(c["version"][here] == arms.canary, CANARY, BASELINE)
-            pairs, counts = np.unique(np.stack([asked, on])[:, asked >= 0], axis=1, return_counts=True)
-            for (asked_bp, arm), n in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+            known = asked != IN_DOUBT
+            for (asked_bp, arm), n in Counter(zip(asked[known].tolist(), on[known].tolist(), strict=True)).items():
                 window.newcomers[segment, asked_bp, arm] += n
 
     def _are_unexposed(self, slots: Slots) -> Flags:

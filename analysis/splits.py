@@ -11,7 +11,7 @@ from analysis.columns import Times
 
 SKEW_S = 1.0  # by which the clocks of Envoys and of Serinus differ at most
 _NS = 1_000_000_000
-_IN_DOUBT = -1
+IN_DOUBT = -1  # in place of a share
 
 Splits = npt.NDArray[np.int64]
 
@@ -52,7 +52,7 @@ class SplitHistory:
     def asked(self, at_ns: Times) -> Splits:
         """The share that every request of those times (n,) was asked to be routed by.
 
-        -1 while a change was under way or it is in doubt, within SKEW_S of that, and from before the history.
+        IN_DOUBT while a change was under way or it is in doubt, within SKEW_S of that, and from before the history.
         """
         early_ns, late_ns = at_ns - int(SKEW_S * _NS), at_ns + int(SKEW_S * _NS)
         doubtful = at_ns < self._changes[0][0]
@@ -61,7 +61,7 @@ class SplitHistory:
         for decided_ns, in_force_ns in self._settled:
             doubtful |= (decided_ns <= late_ns) & (early_ns <= in_force_ns)
         lowest, _ = self.extremes(at_ns, 0)
-        result: Splits = np.where(doubtful, _IN_DOUBT, lowest)
+        result: Splits = np.where(doubtful, IN_DOUBT, lowest)
         return result
 
     def extremes(self, since_ns: Times, span_ns: int) -> tuple[Splits, Splits]:
@@ -69,6 +69,8 @@ class SplitHistory:
         at = np.array([at_ns for at_ns, _ in self._changes], np.int64)
         shares = np.array([split_bp for _, split_bp in self._changes], np.int64)
         first, last = (np.maximum(np.searchsorted(at, t, "right") - 1, 0) for t in (since_ns, since_ns + span_ns))
+        if not len(first):
+            return first, last
         pairs, which = np.unique(np.stack([first, np.maximum(first, last)]), axis=1, return_inverse=True)
         lowest = np.array([shares[a : b + 1].min() for a, b in pairs.T], np.int64)
         highest = np.array([shares[a : b + 1].max() for a, b in pairs.T], np.int64)
