@@ -23,7 +23,7 @@ from xds_server.ingest.rows import user_hash
 from xds_server.learnt.cookies import CookieSigner
 from xds_server.learnt.memberships import Adopted, Memberships, Table
 from xds_server.learnt.resolver import Resolver, Result, Served
-from xds_server.learnt.servicer import add_authorization
+from xds_server.learnt.servicer import SERVICE, method
 from xds_server.mesh import (
     CookieIdentity,
     Gateway,
@@ -44,8 +44,10 @@ HEADER_OR_COOKIE = (HeaderIdentity(header="x-user-id"), CookieIdentity(cookie="s
 
 @dataclass(slots=True)
 class Plane(ControlPlane):
-    """An ADS server with a collector of access logs that also answers who is where."""
+    """An ADS server with a collector of access logs that also answers who is where, after `delay_s`."""
 
+    delay_s: float = 0.0
+    begun_n: int = 0
     resolver: Resolver = field(default_factory=lambda: Resolver(hash_user=hashed, signer=SIGNER, clock=SystemClock()))
 
     @property
@@ -80,12 +82,23 @@ def hashed(key: bytes) -> int:
     return user_hash(b"h" * 32, key)
 
 
+def slow(plane: Plane) -> Any:
+    """The service's own method, which takes as long as the plane says."""
+
+    async def check(raw: bytes, context: Any) -> Any:
+        plane.begun_n += 1
+        await asyncio.sleep(plane.delay_s)
+        return await method(plane.resolver)(raw, context)
+
+    return grpc.unary_unary_rpc_method_handler(check)
+
+
 @contextlib.asynccontextmanager
 async def learned_plane() -> AsyncIterator[Plane]:
     server = grpc.aio.server(options=SERVER_OPTIONS)
     plane = Plane(0, AdsCache())
     add_ads(server, plane.cache)
-    add_authorization(server, plane.resolver)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Check": slow(plane)}),))
     collect = {"StreamAccessLogs": grpc.stream_unary_rpc_method_handler(plane.collect)}
     logs = grpc.method_handlers_generic_handler("envoy.service.accesslog.v3.AccessLogService", collect)
     server.add_generic_rpc_handlers((logs,))
@@ -136,6 +149,34 @@ async def shop(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as client,
         ):
             yield Shop(rig, plane, port, mesh, envoy, client)
+
+
+def test_the_time_that_a_request_waits_is_the_services_own_and_after_it_few_wait(rig):
+    """With an answer after 0.2 s: 1 s is enough, and 20 ms are not."""
+
+    async def scenario() -> None:
+        async with shop(rig) as s:
+            s.plane.delay_s = 0.2
+            assert (await s.ask("anna")).version == "v2"
+        async with shop(rig, timeout_ms=20) as s:
+            s.plane.delay_s = 0.2
+            took = []
+            for n in range(100):
+                began = time.monotonic()
+                assert (await s.ask(f"b{n}")).version == "v1"
+                took.append(time.monotonic() - began)
+            assert s.plane.begun_n <= 2 * (1 + sum(took))  # one a worker, and one a second
+            assert 0.02 <= max(took) < 0.2
+            s.plane.delay_s = 0.0
+
+            async def is_asked_again() -> bool:
+                return bool((await s.ask("anna")).version == "v2")
+
+            await rig.eventually(is_asked_again, "people are asked for again")
+            stats = await s.envoy.stats("^http.*ext_authz.failure_mode_allowed")
+            assert sum(stats.values()) == s.plane.begun_n - s.plane.asked_n, stats
+
+    asyncio.run(scenario())
 
 
 def cookie_of(answer: Any, service: str = "shop") -> str:

@@ -5,6 +5,7 @@ Whatever goes wrong here, the request is served as if its person were in no lear
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import grpc
@@ -23,6 +24,12 @@ _KEY: Final = KEY_HEADER.encode()
 
 def add_authorization(server: grpc.aio.Server, resolver: Resolver) -> None:
     """Serve `Check` on `server`."""
+    methods = {"Check": grpc.unary_unary_rpc_method_handler(method(resolver))}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+
+
+def method(resolver: Resolver) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]:
+    """The method `Check`, from bytes to bytes."""
 
     async def check(raw: bytes, context: grpc.aio.ServicerContext) -> bytes:
         try:
@@ -34,8 +41,7 @@ def add_authorization(server: grpc.aio.Server, resolver: Resolver) -> None:
         access.current().check_service(service)
         return answered(resolver, service, request).SerializeToString()
 
-    methods = {"Check": grpc.unary_unary_rpc_method_handler(check)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+    return check
 
 
 def answered(resolver: Resolver, service: str, request: pb.CheckRequest) -> pb.CheckResponse:

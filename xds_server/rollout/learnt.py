@@ -48,11 +48,11 @@ class LearnedSegments:
         }
 
     def table(self, service: str) -> LearnedTable | None:
-        """What the routes of a service say; None: it has no learned segment."""
-        if service not in self._resolver.services:
+        """What the routes of a service say; None: nobody is in a learned segment of it, so that nobody is asked for."""
+        table = self._of(service).current
+        if service not in self._resolver.services or not len(table.people):
             return None
-        version = self._of(service).current.version
-        return LearnedTable(version=version, public_key=self._resolver.signer.public_key)
+        return LearnedTable(version=table.version, public_key=self._resolver.signer.public_key)
 
     def rollout_ended(self, steered: SteeredService) -> None:
         """Take up what has waited for it."""
