@@ -51,6 +51,8 @@ proto: $(STAMP)
 		xds_server/pb/als.proto xds_server/pb/lrs.proto xds_server/pb/otlp.proto
 	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/window/v1 --python_out=. --pyi_out=. \
 		xds_server/pb/window.proto
+	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/learnt/v1 --python_out=. --pyi_out=. \
+		xds_server/pb/authz.proto
 
 # Versions and hashes only, never an index address.
 requirements:

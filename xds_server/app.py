@@ -33,6 +33,7 @@ from xds_server.ingest import Ingest
 from xds_server.ingest.als import FLUSH_S, add_als
 from xds_server.ingest.lrs import add_lrs
 from xds_server.ingest.otlp import add_otlp
+from xds_server.learnt.servicer import add_authorization
 from xds_server.mesh import Mesh
 from xds_server.mesh_file import MeshError, Problem
 from xds_server.mesh_watch import MeshWatch
@@ -126,6 +127,7 @@ def _watch(parts: _Parts) -> None:
         responses=lambda: dict(cache.counters.by_type),
         nodes=cache.connected_n,
     )
+    telemetry.watch_learned(lambda: {str(result): n for result, n in controller.resolver.counts.items()})
     sources = parts.sources
     telemetry.watch_endpoints(published=sources.published_n, stale=sources.stale_n, events=sources.events)
 
@@ -168,6 +170,7 @@ def _add_services(main: grpc.aio.Server, otlp: grpc.aio.Server, parts: _Parts, s
     laggards = partial(cache.laggards, ResourceType.EDS)
     add_registry(main, parts.sources, laggards, clock=SystemClock(), until=stop)
     add_csds(main, cache, until=stop)
+    add_authorization(main, controller.resolver)
     for server, services in ((main, MAIN_SERVICES), (otlp, OTLP_SERVICES)):
         add_otlp(server, ingest, until=stop)
         add_health(server, services, ready=cache.ready, until=stop)

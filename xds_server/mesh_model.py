@@ -45,7 +45,6 @@ FLAGS = (
 )
 # fmt: on
 REFUSED_IN_SEGMENTS = {
-    "learned": "not supported yet",
     "source": "not supported yet",
     "cookies": "not supported yet",
     "range": "Envoy matches a range in headers only",
@@ -189,11 +188,18 @@ class MatchShape(Shape):
 
 
 class SegmentShape(Shape):
-    match: MatchShape
+    """`match` or `learned`."""
+
+    match: Annotated[MatchShape | None, GIVEN] = None
+    learned: Annotated[str | None, NAME] = None
     weight: Annotated[float, number(0.01, 100)] = 1.0
     pin: Annotated[str | None, NAME] = None
     after: list[Name] = Field(default_factory=list)
     max_split: Annotated[int, split("0.01%", "100%")] = 10_000
+
+
+class LearnedShape(Shape):
+    timeout: Annotated[float, duration("1ms", "1s")] = 0.02
 
 
 class ErrorRateShape(Shape):
@@ -262,6 +268,7 @@ class ServiceShape(Shape):
     versions: Annotated[dict[Name, VersionShape], Field(min_length=1)]
     baseline: Name
     segments: dict[Name, SegmentShape] = Field(default_factory=dict)
+    learned: LearnedShape = LearnedShape()
     kpis: KpisShape = KpisShape()
     rollout: RolloutShape = RolloutShape()
 

@@ -197,6 +197,13 @@ class Telemetry:
             "serinus.sessions.evicted", "Sessions never judged: too many were open.", ("service",), _by_label(evicted)
         )
 
+    def watch_learned(self, answers: Reading) -> None:
+        """Show what Envoys were told of who is in a learned segment, by result."""
+        self._counter(
+            "serinus.learned.answers", "Envoys' questions in which learned segment somebody is.", ("result",),
+            _by_label(answers),
+        )  # fmt: skip
+
     def watch_endpoints(self, *, published: PairReading, stale: PairReading, events: PairReading) -> None:
         """Show endpoints that the mesh file does not list, by service and version; `events` by (source, event)."""
         labels = ("service", "version")

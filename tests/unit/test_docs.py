@@ -119,6 +119,7 @@ PLACEHOLDERS = {
     "[SEGMENT]": "eu",
     "ID": "edge",
     "VERSION": "v2",
+    "CLUSTER": "2",
     "PERCENT": "10%",
     "HOST:PORT": "10.0.0.1:80",
     "[HOST:PORT]": "10.0.0.1:80",
@@ -257,6 +258,7 @@ def metric_names() -> Iterator[str]:
     telemetry.watch_endpoints(
         published=lambda: {("s", "v"): 1}, stale=lambda: {("s", "v"): 0}, events=lambda: {("file", "refused"): 1}
     )
+    telemetry.watch_learned(lambda: {"learned": 1})
     telemetry.watch_sessions(followed=lambda: {"s": 1}, evicted=lambda: {"s": 1})
     hold = Hold(reasons=())
     telemetry.decided(

@@ -30,6 +30,11 @@ class Entry:
         return f"{self.name}|{service.name}" if self.is_scoped else self.name
 
     @property
+    def asks_who_is_learned(self) -> bool:
+        """Whether requests may have to be told apart by what has been learnt of their people."""
+        return self.to is None and any(service.learned for service in self.services)
+
+    @property
     def idle_timeout_ms(self) -> int:
         """How long a connection may be without requests: no shorter than any of its services allows."""
         return max(service.idle_timeout_ms for service in self.services)

@@ -7,7 +7,6 @@ from importlib.resources import files
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutation
-from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.config.core.v3.config_source_pb2 import ApiVersion
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.grpc_service_pb2 import GrpcService
@@ -16,7 +15,6 @@ from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from envoy.extensions.access_loggers.grpc.v3.als_pb2 import CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig
-from envoy.extensions.filters.http.lua.v3.lua_pb2 import Lua
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
@@ -33,6 +31,7 @@ from envoy.type.metadata.v3.metadata_pb2 import MetadataKey, MetadataKind
 from envoy.type.tracing.v3.custom_tag_pb2 import CustomTag
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from xds_server.resources import learned
 from xds_server.resources.entries import Entry
 from xds_server.resources.parts import (
     CONTROL_CLUSTER,
@@ -44,6 +43,7 @@ from xds_server.resources.parts import (
     address,
     ads,
     is_ip,
+    lua,
     milliseconds,
     packed,
 )
@@ -95,8 +95,9 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
         rds=None if entry.is_scoped else Rds(route_config_name=entry.name, config_source=ads()),
         scoped_routes=_scoped_routes(entry.name) if entry.is_scoped else None,
         http_filters=[
-            *([_lua("serinus.host", HOST_LUA)] if entry.is_scoped else []),
-            _lua(LUA_FILTER, IDENTITY_LUA),
+            *([lua("serinus.host", HOST_LUA)] if entry.is_scoped else []),
+            lua(LUA_FILTER, IDENTITY_LUA),
+            *(learned.filters() if entry.asks_who_is_learned else ()),
             HttpFilter(name="envoy.filters.http.router", typed_config=packed(Router())),
         ],
         access_log=[AccessLog(name="envoy.access_loggers.http_grpc", typed_config=packed(_access_log()))],
@@ -108,10 +109,6 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
         merge_slashes=True,
         early_header_mutation_extensions=[_strip(entry.strip)] if at_edge else [],
     )
-
-
-def _lua(name: str, code: str) -> HttpFilter:
-    return HttpFilter(name=name, typed_config=packed(Lua(default_source_code=DataSource(inline_string=code))))
 
 
 def _scoped_routes(name: str) -> ScopedRoutes:
