@@ -9,7 +9,8 @@ import grpc
 import grpc.aio
 
 from xds_server.ending import unless
-from xds_server.ingest.ingest import Ingest, Reporter
+from xds_server.ingest.entries import Reporter
+from xds_server.ingest.ingest import Ingest
 
 FLUSH_S = 0.3
 """For what has arrived when the end comes; Envoys' streams have no end of their own."""

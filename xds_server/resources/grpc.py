@@ -168,7 +168,6 @@ def _routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
             continue
         match = service.matches.get(segment.name) or m.SegmentMatch()
         split = split_of(service, segment, splits)
-        stamp = stamp_of(service.name, segment.name, splits)
         first = len(routes)
         for prefix, path in reachable(service.routes, match.path_prefix):
             for bucket, action in _actions(service.name, split):
@@ -176,7 +175,7 @@ def _routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
                     name=f"{service.name}|{segment.name}|{len(routes) - first}",
                     match=route_match(match, prefix, keyed=False),
                     route=_with_options(action, path),
-                    metadata=stamp,
+                    metadata=stamp_of(service.name, segment.name, splits, path),
                 )
                 if bucket is not None:
                     route.match.headers.append(bucket)

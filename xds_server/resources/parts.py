@@ -19,6 +19,9 @@ KEY_HEADER = "x-serinus-key"
 HOP_HEADER = "x-serinus-hop"
 RESERVED_PREFIX = "x-serinus-"
 METADATA = "serinus"
+STAMP = "stamp"
+"""Of a route: key of its metadata and what it writes on log entries (`xds_server.stamp`)."""
+
 CONTROL_CLUSTER = "serinus"
 """Static cluster of every bootstrap: xDS and access logs."""
 
