@@ -8,12 +8,13 @@ keys live no longer than the batch.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import compress, islice, repeat
-from operator import add, and_, attrgetter
+from operator import add, attrgetter, not_
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -294,7 +295,7 @@ class Decoder:
             _note_logged(decoded, parts, [places.each[i] for i in place], showing & is_over, commons, clusters, flags)
         wanted = outcome == 0
         _count_drops(decoded.counts, outcome[~wanted])
-        columns = (entries, commons, keys, starts, lasts, firsts, clusters, flags)
+        columns: tuple[Sequence[Any], ...] = (entries, commons, keys, starts, lasts, firsts, clusters, flags)
         if not wanted.all():
             columns = tuple(list(compress(column, wanted)) for column in columns)
         if len(columns[0]):
@@ -314,7 +315,7 @@ class Decoder:
         good = _sift(decoded.counts, unix_ns, bad_time, bad_flags | (status < 0), now_unix_ns)
         if not good.any():
             return
-        failed = failing | table.fails[place] | places.failing_status()[service, np.clip(status, 0, _STATUS_END)]
+        failed = failing | table.fails[place] | places.failing_status(service, status)
         judged = table.is_judged[place] & (status != _SWITCHING_PROTOCOLS)
         rows = np.empty(m, SAMPLE_DTYPE)
         rows["start_unix_ns"] = unix_ns
@@ -366,13 +367,12 @@ class Decoder:
 
     def _labels(self, paths: Sequence[bytes], place: _Codes, table: _Columns) -> tuple[_Codes, Sequence[str]]:
         """Return for each path the index of its label, or -1, and the labels."""
-        templates = self._templates(paths)
-        known: dict[str, int] = dict.fromkeys(templates, 0)
-        for i, template in enumerate(known):
-            known[template] = 2 * i
-        index = np.fromiter(map(known.__getitem__, templates), np.intp, len(paths)) + table.is_page[place]
-        index[~table.is_step[place]] = -1
-        return index, [label for template in known for label in (f"call {template}", f"page {template}")]
+        template, names = self._templates(paths)
+        label = 2 * template + table.is_page[place]
+        label[~table.is_step[place]] = -1
+        used = np.unique(label[label >= 0])
+        labels = [f"{('call', 'page')[number % 2]} {names[number // 2]}" for number in used.tolist()]
+        return np.where(label < 0, -1, np.searchsorted(used, label)), labels
 
 
 def _read(message: bytes, counts: Counter[str]) -> Sequence[Any]:
@@ -429,23 +429,21 @@ class _Places:
 
     def __init__(self, rules: Mapping[bytes, DecodeRules]) -> None:
         self._rules = rules
-        self._numbers: dict[Reporter, dict[bytes, int]] = {}
+        self._numbers: dict[Reporter, Memory[bytes, int]] = {}  # as many as the batch has entries
         self._services: dict[str, int] = {}
         self.each: list[_Place] = []
         self.services: list[DecodeRules] = []
+        self._failing = np.zeros((0, 0), np.bool_)
 
     def find(self, heads: Sequence[bytes], parts: Iterable[_Part]) -> _Codes:
         """Return the number of the place of each entry, given the tags up to the key."""
         numbers: list[int] = []
         at = 0
         for n, reporter, _ in parts:
-            known = self._numbers.setdefault(reporter, {})
-            mine = heads[at : at + n]
-            for head in dict.fromkeys(mine):
-                if head not in known:
-                    known[head] = len(self.each)
-                    self.each.append(self._place(head, reporter))
-            numbers += map(known.__getitem__, mine)
+            known = self._numbers.get(reporter)
+            if known is None:
+                known = self._numbers[reporter] = Memory(partial(self._number, reporter), sys.maxsize)
+            numbers += map(known.__getitem__, heads[at : at + n])
             at += n
         return np.array(numbers, np.intp)
 
@@ -466,7 +464,12 @@ class _Places:
             *(column(name, np.bool_) for name in flags),
         )
 
-    def failing_status(self) -> _Bools:
+    def failing_status(self, service: _Codes, status: npt.NDArray[np.int64]) -> _Bools:
+        if len(self._failing) != len(self.services):
+            self._failing = self._failing_status()
+        return self._failing[service, np.minimum(status, _STATUS_END)]
+
+    def _failing_status(self) -> _Bools:
         """By service and status, up to and with _STATUS_END, which stands for all beyond."""
         table = np.zeros((len(self.services), _STATUS_END + 1), np.bool_)
         for i, rules in enumerate(self.services):
@@ -478,6 +481,10 @@ class _Places:
             self._services[rules.name] = len(self.services)
             self.services.append(rules)
         return self._services[rules.name]
+
+    def _number(self, reporter: Reporter, head: bytes) -> int:
+        self.each.append(self._place(head, reporter))
+        return len(self.each) - 1
 
     def _place(self, head: bytes, reporter: Reporter) -> _Place:
         if not head:
@@ -557,9 +564,7 @@ def grpc_status_of(header: bytes, trailer: bytes) -> int | None:
 
 
 def _note_seen(decoded: Decoded, place: _Codes, places: _Places) -> None:
-    shown = place.tolist()
-    last = dict(zip(shown, range(len(shown)), strict=True))
-    for i in sorted(last, key=last.__getitem__):
+    for i in reversed(dict.fromkeys(reversed(place.tolist()))):
         each = places.each[i]
         assert each.stamp is not None  # noqa: S101 -- those that are seen have one
         key = each.stamp.service, each.node
@@ -608,9 +613,11 @@ def _buckets(keys: Collection[bytes], salts: Iterable[bytes]) -> npt.NDArray[np.
     salts = list(islice(salts, n))
     hashes = np.fromiter(map(xxhash.xxh64_intdigest, map(add, salts, keys)), np.uint64, n)
     buckets = (hashes % np.uint64(TOTAL_BP)).astype(np.uint16)
-    # A key that is no text: Envoy hashed other bytes than it is able to log.
-    has = map(_is_text, keys) if not all(map(bytes.isascii, keys)) else map(bool, keys)
-    buckets[~np.fromiter(map(and_, has, map(bool, salts)), np.bool_, n)] = NO_BUCKET
+    if not all(salts):
+        buckets[np.fromiter(map(not_, salts), np.bool_, n)] = NO_BUCKET
+    if not all(map(bytes.isascii, keys)) or b"" in keys:
+        # A key that is no text: Envoy hashed other bytes than it is able to log.
+        buckets[~np.fromiter(map(_is_text, keys), np.bool_, n)] = NO_BUCKET
     return buckets
 
 
@@ -635,7 +642,7 @@ def _sift(
     outcome[bad] = _CODE[Drop.MALFORMED]
     outcome[unix_ns <= 0] = _CODE[Drop.NO_TIME]
     outcome[bad_time] = _CODE[Drop.MALFORMED]
-    good = outcome == 0
+    good: _Bools = outcome == 0
     _count_drops(counts, outcome[~good])
     return good
 
@@ -719,7 +726,7 @@ def _reaches(paths: Sequence[bytes], service: _Codes, places: _Places) -> _Bools
     m = len(paths)
     if not any(goals):
         return np.zeros(m, np.bool_)
-    mine = repeat(goals[0], m) if len(goals) == 1 else map(goals.__getitem__, service.tolist())
+    mine: Iterable[Any] = repeat(goals[0], m) if len(goals) == 1 else map(goals.__getitem__, service.tolist())
     return np.fromiter(map(bytes.startswith, paths, mine), np.bool_, m)
 
 

@@ -32,6 +32,7 @@ from xds_server.ingest.entries import (
     Reporter,
     Rows,
     ServiceRows,
+    length,
     upstream_requests,
 )
 from xds_server.ingest.events import attributes_of, decode_event, decode_span
@@ -184,9 +185,10 @@ class Ingest:
         access.DeniedError
             The certificate of the peer does not let it be that Envoy; nothing has been taken.
         """
-        arrived = Arrived(message, self.reporter(message, reporter))
-        self.take(self.decode([arrived], self._clock.now_unix_ns()))
-        return arrived.reporter
+        reporter = self.reporter(message, reporter)
+        arrived = Arrived(message, reporter, self.is_compared(reporter))
+        self.take(self.decode([arrived]))
+        return reporter
 
     def reporter(self, message: bytes, known: Reporter | None) -> Reporter | None:
         """Return who sends the stream of this message: whom it names, else whom an earlier one has named.
@@ -208,9 +210,13 @@ class Ingest:
         """Return whether what this Envoy logs is wanted beside what it reports of its load."""
         return reporter is not None and bool(self.loads.series(reporter.node))
 
-    def decode(self, batch: Iterable[Arrived], now_unix_ns: int) -> Decoded:
+    def decode(self, batch: Iterable[Arrived]) -> Decoded:
         """Decode what has arrived, for `take`. May run in another thread, one call at a time."""
-        return self._decoder.decode(batch, self._rules, now_unix_ns)
+        return self._decoder.decode(batch, self._rules, self._clock.now_unix_ns())
+
+    def give_up(self, arrived: Arrived) -> None:
+        """Count a message that there was no time for."""
+        self._counts[Source.ACCESS_LOG, Drop.OVERLOAD] += length(arrived.message)
 
     def take(self, decoded: Decoded) -> None:
         """Take what messages have come to."""

@@ -42,17 +42,17 @@ def instants(blobs: Sequence[bytes]) -> tuple[Ints, Ints, Bools]:
     lengths = np.fromiter(map(len, blobs), np.int64, n)
     ends = np.cumsum(lengths)
     at = ends - lengths
-    data = b"".join((*blobs, bytes(3 * _WORD)))
+    data = b"".join((*blobs, bytes(4 * _WORD)))
     octets = np.frombuffer(data, np.uint8)
     words: _Words = np.ndarray((len(data) - _WORD + 1,), "<u8", data, strides=(1,))
     odd = np.zeros(n, np.bool_)
     columns = []
     for tag in (_SECONDS, _NANOS):
-        there = (at < ends) & (octets[at] == tag)
-        value, size, is_long = _varints(words[np.where(there, at + 1, 0)])
+        there = (octets[at] == tag) & (at < ends)
+        value, size, is_long = _varints(words[at + 1])
         odd |= there & is_long
-        columns.append(np.where(there, value, 0))
-        at = np.minimum(np.where(there, at + 1 + size, at), len(data) - 2 * _WORD)
+        columns.append(value * there)
+        at += (size + 1) * there
     odd |= at != ends
     seconds, nanos = columns
     malformed = np.zeros(n, np.bool_)

@@ -4,52 +4,69 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from itertools import repeat
+
+import numpy as np
+import numpy.typing as npt
 
 from xds_server.ingest.rows import path_template
 
 MAX_SHAPES = 16_384
-"""Shapes, and templates that keep digits, that are remembered; beyond it all are forgotten, which costs a moment."""
+"""Shapes and templates remembered, by and large; beyond it all are forgotten, which costs a moment."""
 
 MAX_SHAPE = 256
 """Bytes of a path above which its shape is not remembered."""
 
 _DIGITS_AS_0 = bytes.maketrans(b"123456789", b"000000000")
 _DIGIT = re.compile("[0-9]")
-_Key = TypeVar("_Key")
-_Value = TypeVar("_Value")
+_UNKNOWN, _KEEPS = -1, -2
 
 
 class Templates:
     """`path_template`, remembered by the shape of a path: its digits do not matter, only where they are."""
 
     def __init__(self) -> None:
-        self._by_shape: dict[bytes, str | slice] = {}
-        self._by_part: dict[tuple[bytes, bytes], str] = {}  # (shape, the part of the path whose digits are kept)
+        self._forget()
 
-    def __call__(self, paths: Sequence[bytes]) -> list[str]:
-        """Return `path_template` of each."""
-        plain = [path.partition(b"?")[0] for path in paths]
-        shapes = [each.translate(_DIGITS_AS_0) for each in plain]
-        known = [*map(self._by_shape.get, shapes)]
-        return [
-            template if template.__class__ is str else self._find(template, shape, each)  # type: ignore[arg-type]
-            for template, shape, each in zip(known, shapes, plain, strict=True)
-        ]
+    def __call__(self, paths: Sequence[bytes]) -> tuple[npt.NDArray[np.intp], Sequence[str]]:
+        """Return for each path the index of its template, and all templates; valid until the next call."""
+        if len(self._names) >= MAX_SHAPES or len(self._by_shape) >= MAX_SHAPES or len(self._by_part) >= MAX_SHAPES:
+            self._forget()
+        shapes = [path.partition(b"?")[0].translate(_DIGITS_AS_0) for path in paths]
+        index = np.fromiter(map(self._by_shape.get, shapes, repeat(_UNKNOWN)), np.intp, len(paths))
+        for i in np.flatnonzero(index < 0).tolist():
+            index[i] = self._find(shapes[i], paths[i])
+        return index, self._names
 
-    def _find(self, kept: slice | None, shape: bytes, plain: bytes) -> str:
-        key = None
+    def _forget(self) -> None:
+        self._names: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._by_shape: dict[bytes, int] = {}  # or _KEEPS: not without looking at the digits
+        self._kept: dict[bytes, slice] = {}  # by shape: where the digits are that count
+        self._by_part: dict[tuple[bytes, bytes], int] = {}  # by shape and what is there
+
+    def _find(self, shape: bytes, path: bytes) -> int:
+        kept = self._kept.get(shape)
         if kept is not None:
-            key = shape, plain[kept]
+            key = shape, path[kept]
             known = self._by_part.get(key)
-            if known is not None:
-                return known
-        template = path_template.__wrapped__(plain)
-        if key is not None:
-            _remember(self._by_part, key, template)
-        elif len(shape) <= MAX_SHAPE:
-            _remember(self._by_shape, shape, _kept(shape) if _DIGIT.search(template) else template)
-        return template
+            if known is None:
+                known = self._by_part[key] = self._number(path)
+            return known
+        number = self._number(path)
+        if len(shape) <= MAX_SHAPE:
+            keeps = _DIGIT.search(self._names[number]) is not None
+            if keeps:
+                self._kept[shape] = _kept(shape)
+            self._by_shape[shape] = _KEEPS if keeps else number
+        return number
+
+    def _number(self, path: bytes) -> int:
+        template = path_template.__wrapped__(path)
+        number = self._numbers.setdefault(template, len(self._names))
+        if number == len(self._names):
+            self._names.append(template)
+        return number
 
 
 def _kept(shape: bytes) -> slice:
@@ -60,9 +77,3 @@ def _kept(shape: bytes) -> slice:
             ends += [at, at + len(segment)]
         at += len(segment) + 1
     return slice(min(ends), max(ends))
-
-
-def _remember(memory: dict[_Key, _Value], key: _Key, value: _Value) -> None:
-    if len(memory) >= MAX_SHAPES:
-        memory.clear()
-    memory[key] = value
