@@ -90,6 +90,7 @@ _NO_STEP_TYPES = (
 _PAGE_TYPES = (b"text/html", b"application/xhtml+xml")
 _STREAM_TYPE = b"text/event-stream"
 _SWITCHING_PROTOCOLS = 101
+_WELL_ENDED = frozenset({"UC"})
 
 CHUNK = 512
 """Entries decoded at once: enough that arrays pay, few enough that all that is made of them stays in a core's cache."""
@@ -311,7 +312,7 @@ class Decoder:
         unix_ns, duration_ms, first_byte_ms, bad_time = _times(wanted, now_unix_ns)
         codes = [entry.response.response_code for entry in wanted.entries]
         status = np.fromiter(map(self._statuses.__getitem__, codes), np.int64, m)
-        failing, bad_flags = _failing_flags(wanted.flags, service, places)
+        failing, bad_flags = _failing_flags(wanted.flags, status, service, places)
         good = _sift(decoded.counts, unix_ns, bad_time, bad_flags | (status < 0), now_unix_ns)
         if not good.any():
             return
@@ -664,7 +665,11 @@ def _times(
     if not all(firsts):
         first_byte_ms[np.fromiter((not first for first in firsts), np.bool_, m)] = np.nan
     for i in np.flatnonzero(is_alive).tolist():
-        # What is wanted is the time of the entry, and Envoy logs when the request began and how long it has lasted.
+        # What is wanted is the time of the entry. Envoy 1.40 logs only when the request began, and no duration before
+        # its end; but an entry is on its way for no longer than its buffer is kept.
+        if not commons[i].duration:
+            unix_ns[i] = now_unix_ns if unix_ns[i] > 0 else 0
+            continue
         (s, *_), (ns, *_), (bad, *_) = (column.tolist() for column in instants([commons[i].duration]))
         malformed[i] |= bad
         at = int(unix_ns[i]) + s * _NS + ns
@@ -692,10 +697,13 @@ def response_flags(message: bytes) -> frozenset[str] | None:
     return frozenset(FLAG_NAMES[field.name] for field, _ in flags.ListFields())
 
 
-def _failing_flags(flags: Sequence[bytes], service: _Codes, places: _Places) -> tuple[_Bools, _Bools]:
+def _failing_flags(
+    flags: Sequence[bytes], status: npt.NDArray[np.int64], service: _Codes, places: _Places
+) -> tuple[_Bools, _Bools]:
     """Return which flags fail a request, and which are none.
 
-    What the client does (DC: it hung up) is an error only for a service that lists the flag.
+    What the client does (DC: it hung up) is an error only for a service that lists the flag. A connection that has
+    become a WebSocket ends, well or not, when one side closes it: no error that it was the upstream (UC).
     """
     fails, malformed = np.zeros(len(flags), np.bool_), np.zeros(len(flags), np.bool_)
     if not any(flags):
@@ -704,7 +712,9 @@ def _failing_flags(flags: Sequence[bytes], service: _Codes, places: _Places) -> 
         if each:
             names = response_flags(each)
             malformed[i] = names is None
-            fails[i] = names is not None and not names.isdisjoint(places.services[number].failing_flags)
+            if names is not None:
+                names -= _WELL_ENDED if status[i] == _SWITCHING_PROTOCOLS else frozenset()
+                fails[i] = not names.isdisjoint(places.services[number].failing_flags)
     return fails, malformed
 
 

@@ -342,6 +342,11 @@ def test_how_long_a_stream_lasts_is_not_judged_and_its_failure_is(
     assert sample(decode(make_entry(flags=("upstream_remote_reset",), **changes), rules))["error"]
 
 
+def test_a_web_socket_that_the_upstream_closes_has_not_failed(error: Callable[..., bool]) -> None:
+    assert not error(status=101, flags=("upstream_connection_termination",))
+    assert error(status=200, flags=("upstream_connection_termination",))
+
+
 def test_a_stream_that_goes_on_shows_that_its_person_is_there(
     rules: DecodeRules, make_entry: Callable[..., Entry]
 ) -> None:
@@ -358,6 +363,8 @@ def test_a_stream_that_goes_on_shows_that_its_person_is_there(
     assert row["label"] == NO_STEP
     assert np.isnan(row["duration_ms"])
     assert not row["error"]
+    common.ClearField("duration")
+    assert sample(decode(entry, rules))["start_unix_ns"] == UNIX_NS  # when it arrived
     entry.common_properties.custom_tags.clear()
     entry.common_properties.custom_tags.update(make_entry().common_properties.custom_tags)
     assert decode(entry, rules) is Drop.UNFINISHED
