@@ -208,7 +208,7 @@ def _with_options(action: RouteAction, path: m.Route) -> RouteAction:
     """`timeout` means nothing to gRPC, and it retries by its own codes. A retry stays in the cluster that was drawn."""
     result = RouteAction()
     result.CopyFrom(action)
-    limit = milliseconds(path.timeout_ms + TIMEOUT_SLACK_MS)
+    limit = milliseconds(0 if path.stream else path.timeout_ms + TIMEOUT_SLACK_MS)
     result.max_stream_duration.max_stream_duration.CopyFrom(limit)
     if path.retries:
         result.retry_policy.CopyFrom(RetryPolicy(retry_on="unavailable", num_retries=UInt32Value(value=path.retries)))
