@@ -164,7 +164,7 @@ async def _serve(options: RunOptions, parts: _Parts, stop: asyncio.Event) -> Non
 def _add_services(main: grpc.aio.Server, otlp: grpc.aio.Server, parts: _Parts, stop: asyncio.Event) -> XdsService:
     cache, controller, ingest, telemetry = parts.cache, parts.controller, parts.ingest, parts.telemetry
     xds = add_ads(main, cache)
-    add_als(main, ingest, until=stop)
+    logs = add_als(main, ingest, until=stop)
     loads = add_lrs(main, ingest, rolling=controller.rolling, until=stop)
     add_control(main, controller, until=stop)
     laggards = partial(cache.laggards, ResourceType.EDS)
@@ -176,6 +176,7 @@ def _add_services(main: grpc.aio.Server, otlp: grpc.aio.Server, parts: _Parts, s
         add_health(server, services, ready=cache.ready, until=stop)
         add_reflection(server, services, until=stop)
     telemetry.watch_refusals(lambda: {str(reason): n for reason, n in xds.refusals.items()})
+    telemetry.watch_access_logs(waiting_bytes=lambda: logs.waiting_bytes, waiting=lambda: logs.waiting_n)
     telemetry.watch_loads(
         lost=lambda: lost_shares(controller.log_checks()),
         streams=lambda: loads.streams,

@@ -56,11 +56,16 @@ Identity = HeaderIdentity | CookieIdentity
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One path prefix of a service. Times in milliseconds; `retries` on connect failures and 5xx."""
+    """One path prefix of a service. Times in milliseconds; `retries` on connect failures and 5xx.
+
+    `stream`: its requests last as long as somebody is there (WebSocket, SSE, gRPC streams): no time-out, and how long
+    they take is not judged.
+    """
 
     prefix: str = "/"
     timeout_ms: int = 15_000
     retries: int = 0
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,7 +123,7 @@ def _identity(shape: IdentityShape) -> Identity:
 
 
 def _route(shape: RouteShape) -> Route:
-    return Route(prefix=shape.prefix, timeout_ms=_ms(shape.timeout), retries=shape.retries)
+    return Route(prefix=shape.prefix, timeout_ms=_ms(shape.timeout), retries=shape.retries, stream=shape.stream)
 
 
 def _version(name: str, shape: VersionShape, folder: Path) -> Version:

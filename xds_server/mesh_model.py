@@ -123,6 +123,7 @@ class RouteShape(Shape):
     prefix: Annotated[str, PATH]
     timeout: Annotated[float, duration("10ms", "1h")] = Route().timeout_ms / 1_000
     retries: Annotated[int, whole(0, 10)] = Route().retries
+    stream: Annotated[bool, TRUTH] = Route().stream
 
 
 class HealthShape(Shape):

@@ -144,6 +144,13 @@ class Telemetry:
         self._counter("serinus.ingest.dropped", "Samples that a full queue has cost.", ("service",), _by_label(dropped))
         self._counter("serinus.samples", "Samples taken.", ("service",), _by_label(samples))
 
+    def watch_access_logs(self, *, waiting_bytes: Callable[[], int], waiting: Callable[[], int]) -> None:
+        """Show the access log messages that wait to be decoded."""
+        self._gauge(
+            "serinus.ingest.queue.messages", "Access log messages not decoded yet.", (), lambda: [((), waiting())]
+        )
+        self._gauge("serinus.ingest.queue.bytes", "Bytes of them.", (), lambda: [((), waiting_bytes())])
+
     def watch_xds(self, *, responses: PairReading, nodes: Callable[[], int]) -> None:
         """Show what goes on with Envoys: `responses` by (event, type), event being push, ack or nack."""
         self._counter(

@@ -135,10 +135,10 @@ class Series:
         self.least = self.most = self.deepest = 0
         self.points: deque[_Point] = deque((_Point(at_s=at_s, finished=0, active=load.active, least=0, most=0),))
 
-    def logged(self, least: int, most: int) -> None:
-        """Count one entry: of a request that took at least and at most so many upstream requests."""
-        self.least += least
-        self.most += most
+    def logged(self, least: int, most: int, n: int = 1) -> None:
+        """Count `n` entries: each of a request that took at least and at most so many upstream requests."""
+        self.least += least * n
+        self.most += most * n
         if most > self.deepest:  # noqa: PLR1730 -- `max` is slower, and every entry comes by here
             self.deepest = most
 

@@ -163,7 +163,7 @@ def test_a_request_through_two_envoys_is_one_sample_that_names_its_configuration
         assert row["version"] == (1 if row["bucket"] < 5_000 else 0)
         assert row["segment"] == (0 if person.endswith("7") else 1)
         assert row["kind"] == SampleKind.REQUEST
-        assert labels[row["label"]] == "page /product/*"
+        assert labels[row["label"]] == "call /product/*"
         assert 0 < row["duration_ms"] < 5_000
         assert not row["error"]
 

@@ -10,14 +10,15 @@ import aiohttp
 
 from xds_server.mesh import Gateway, Mesh, Sidecar, Version
 from xds_server.node import kind_of
+from xds_server.stamp import TAG, Stamp, read_stamp
 
 
 def counted(mesh: Mesh, logs) -> Counter:
     """Entries per request ID that count: of a route that splits, sent by the hop that signed the request."""
     counts: Counter = Counter({entry.request.request_id: 0 for _, entry in logs})
     for node, entry in logs:
-        tags = entry.common_properties.custom_tags
-        if tags.get("service") and tags.get("hop") == kind_of(mesh, node, "").role:
+        stamp, hop, *_ = entry.common_properties.custom_tags[TAG].split("\n")
+        if read_stamp(stamp).service and hop == kind_of(mesh, node, "").role:
             counts[entry.request.request_id] += 1
     return counts
 
@@ -88,8 +89,8 @@ async def check_logs(planes, mesh, rig, *, sender, hop):
     assert len(counts) == 20
     assert set(counts.values()) == {1}
     for entry in (entry for node, entry in logs if node == sender):
-        tags = dict(entry.common_properties.custom_tags)
-        assert tags.pop("key").startswith("p")
-        assert tags == {"service": "shop", "segment": "default", "rollout": "shop-1", "generation": "7", "hop": hop}
+        stamp, signed, _, _, _, key = entry.common_properties.custom_tags[TAG].split("\n")
+        assert (read_stamp(stamp), signed) == (Stamp("shop", "default", "shop-1", 7), hop)
+        assert key.startswith("p")
         assert entry.common_properties.upstream_cluster in ("shop|v1", "shop|v2")
         assert entry.common_properties.route_name == "shop|default|0"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
-from google.protobuf.message import DecodeError
+import pytest
+from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.sample import NO_BUCKET, SAMPLE_DTYPE, UNKNOWN, Vocabulary
 from xds_server.ingest import Ingest, Reporter
-from xds_server.ingest.entries import grpc_status_of, response_flags
-from xds_server.ingest.rows import path_template
+from xds_server.ingest import entries as entries_module
+from xds_server.ingest.entries import Arrived, Decoded, Decoder, Logged, grpc_status_of, length, response_flags
+from xds_server.ingest.instants import instants as instants_of
+from xds_server.ingest.rows import Drop, path_template, rules_of
+from xds_server.ingest.templates import Templates
 from xds_server.mesh import Mesh
 from xds_server.pb import als_pb2, otlp_pb2
 from xds_server.settings import parse_mesh
@@ -34,6 +39,7 @@ services:
 )
 NOW_UNIX_NS = 1_700_000_000_000_000_000
 REPORTER = Reporter(node="edge", role=b"sidecar")
+OTHER = Reporter(node="inner", role=b"gateway", services=frozenset({b"cart"}))
 
 
 class StoppedClock:
@@ -72,48 +78,76 @@ WORDS = st.sampled_from(
 )
 BYTES = st.one_of(WORDS, st.binary(max_size=40))
 
-instants = st.one_of(
+
+def serialised(*messages: st.SearchStrategy[Message]) -> st.SearchStrategy[bytes]:
+    """Such messages, and bytes that may be none."""
+    return st.one_of(
+        st.just(b""),
+        *(message.map(lambda message: message.SerializeToString()) for message in messages),
+        st.binary(max_size=14),
+    )
+
+
+def tag(value: bytes) -> bytes:
+    return als_pb2.Text(key=b"serinus", value=value).SerializeToString()
+
+
+instants = serialised(
     st.builds(als_pb2.Instant, seconds=INT64, nanos=INT32),
     st.builds(als_pb2.Instant, seconds=st.integers(1_699_999_000, 1_700_000_100), nanos=st.integers(0, 10**9 - 1)),
 )
-tag_names = st.sampled_from([b"service", b"segment", b"rollout", b"generation", b"key", b"hop", b"grpc-status", b"?"])
-texts = st.lists(st.builds(als_pb2.Text, key=tag_names, value=BYTES), max_size=8)
-flag_bytes = st.one_of(
+stamps = st.lists(WORDS, max_size=6).map(b"|".join) | st.sampled_from(
+    [
+        b"shop|default|shop-1|7",
+        b"shop|default|shop-1|8|stream",
+        b"shop|default||",
+        b"cart|default|cart-1|7",
+        b"shop|mars||",
+    ]
+)
+said = st.sampled_from([b"", b"", b"text/html", b"image/png", b"text/event-stream", b"0", b"14", b"\xff"])
+tags = st.one_of(
+    st.tuples(stamps, said, said, said, said, BYTES).map(lambda lines: tag(b"\n".join(lines))),
+    st.tuples(stamps, st.just(b"sidecar"), said, said, said, BYTES).map(lambda lines: tag(b"\n".join(lines))),
+    st.binary(max_size=200).map(tag),
+    st.builds(als_pb2.Text, key=BYTES, value=BYTES).map(lambda message: message.SerializeToString()),
+    st.binary(max_size=30),
     st.just(b""),
-    st.builds(als_pb2.ResponseFlags, upstream_overflow=st.booleans(), duration_timeout=st.booleans()).map(
-        als_pb2.ResponseFlags.SerializeToString
-    ),
-    st.binary(max_size=12),
 )
 commons = st.builds(
     als_pb2.Common,
     start_time=instants,
-    time_to_last_downstream_tx_byte=st.none() | instants,
-    duration=st.none() | instants,
+    time_to_first_upstream_rx_byte=instants,
+    time_to_last_downstream_tx_byte=instants,
+    duration=instants,
     upstream_cluster=BYTES,
-    response_flags=flag_bytes,
-    custom_tags=texts,
+    response_flags=serialised(
+        st.builds(als_pb2.ResponseFlags, upstream_overflow=st.booleans(), duration_timeout=st.booleans()),
+        st.builds(als_pb2.ResponseFlags, upstream_connection_failure=st.booleans()),
+    ),
+    custom_tags=tags,
+    upstream_request_attempt_count=st.integers(0, 3),
     intermediate_log_entry=st.booleans(),
-    access_log_type=st.one_of(st.just(6), INT32),
+    access_log_type=st.one_of(st.just(6), st.just(6), st.just(5), INT32),
 )
-responses = st.builds(
-    als_pb2.Response,
-    response_code=st.builds(als_pb2.Code, value=st.integers(0, 2**32 - 1)),
-    response_headers=texts,
-    response_trailers=texts,
-)
+codes = serialised(st.builds(als_pb2.Code, value=st.one_of(st.just(101), st.integers(0, 2**32 - 1))))
 entries = st.builds(
     als_pb2.HttpEntry,
     common_properties=commons,
-    request=st.builds(als_pb2.Request, path=BYTES, original_path=BYTES),
-    response=responses,
+    request=st.builds(als_pb2.Request, path=BYTES, original_path=BYTES, user_agent=BYTES),
+    response=st.builds(als_pb2.Response, response_code=codes),
 )
-messages = st.builds(
+logs = st.builds(
     als_pb2.StreamAccessLogsMessage,
+    http_logs=st.builds(als_pb2.HttpEntries, log_entry=st.lists(entries, max_size=6)),
+    tcp_logs=st.builds(als_pb2.TcpEntries, log_entry=st.lists(BYTES, max_size=2)),
+)
+openings = st.builds(
+    als_pb2.StreamOpening,
     identifier=st.none()
     | st.builds(als_pb2.Identifier, node=st.builds(als_pb2.Node, id=BYTES, cluster=BYTES), log_name=BYTES),
-    http_logs=st.builds(als_pb2.HttpEntries, log_entry=st.lists(entries, max_size=4)),
 )
+
 
 values = st.one_of(
     st.builds(otlp_pb2.AnyValue, string_value=BYTES),
@@ -169,19 +203,80 @@ def check_counted(box: Ingest, n: int) -> None:
     assert len(rows) == outcomes.get("accepted", 0)
     for row in rows:
         assert abs(int(row["start_unix_ns"]) - NOW_UNIX_NS) < 2 * 24 * 3600 * 10**9
-        assert math.isfinite(row["duration_ms"])
-        assert row["duration_ms"] >= 0
+        assert row["duration_ms"] >= 0 or math.isnan(row["duration_ms"])
+        assert not math.isinf(row["duration_ms"])
+        assert not row["first_byte_ms"] < 0
         assert row["bucket"] < 10_000 or row["bucket"] == NO_BUCKET
         assert row["version"] in {0, 1, UNKNOWN}
         assert row["segment"] in {0, UNKNOWN}
         assert not (row["goal"] and row["error"])
 
 
-@given(messages)
-def test_every_log_entry_becomes_a_sample_or_a_reason(message: als_pb2.StreamAccessLogsMessage) -> None:
+@given(openings, logs)
+def test_every_log_entry_becomes_a_sample_or_a_reason(
+    opening: als_pb2.StreamOpening, message: als_pb2.StreamAccessLogsMessage
+) -> None:
     box = ingest()
-    box.take_access_logs(message.SerializeToString(), REPORTER)
-    check_counted(box, len(message.http_logs.log_entry))
+    box.take_access_logs(opening.SerializeToString() + message.SerializeToString(), REPORTER)
+    check_counted(box, len(message.http_logs.log_entry) + len(message.tcp_logs.log_entry))
+    assert length(message.SerializeToString()) == len(message.http_logs.log_entry) + len(message.tcp_logs.log_entry)
+
+
+@given(st.lists(st.tuples(logs, st.sampled_from([None, REPORTER, OTHER])), max_size=4), st.booleans())
+def test_many_at_once_come_to_the_same_as_one_by_one(
+    batch: list[tuple[als_pb2.StreamAccessLogsMessage, Reporter | None]], is_compared: bool
+) -> None:
+    """And a batch that is larger than a chunk to the same as one that is smaller."""
+    arrived = [Arrived(message.SerializeToString(), reporter, is_compared) for message, reporter in batch]
+    alone = [
+        Arrived(
+            als_pb2.StreamAccessLogsMessage(http_logs=als_pb2.HttpEntries(log_entry=[entry])).SerializeToString(),
+            reporter,
+            is_compared,
+        )
+        for message, reporter in batch
+        for entry in message.http_logs.log_entry
+    ]
+    tcp_n = sum(len(message.tcp_logs.log_entry) for message, _ in batch)
+    rules = {b"shop": rules_of(MESH.services["shop"])}
+    decoder = Decoder(hash_key=b"secret")
+    together = outcome(decoder.decode(arrived, rules, NOW_UNIX_NS))
+    repeated = outcome(decoder.decode(arrived, rules, NOW_UNIX_NS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entries_module, "CHUNK", 2)
+        in_pieces = outcome(Decoder(hash_key=b"secret").decode(arrived, rules, NOW_UNIX_NS))
+    each = [Decoder(hash_key=b"secret").decode([one], rules, NOW_UNIX_NS) for one in alone]
+    one_by_one = outcome(*each, counts=Counter({Drop.NOT_HTTP: tcp_n} if tcp_n else {}))
+    assert together == repeated == in_pieces == one_by_one
+
+
+def outcome(*parts: Decoded, counts: Counter[str] | None = None) -> tuple[object, ...]:
+    """All that messages come to; rows as text, in which NaN equals itself."""
+    counts = counts or Counter()
+    rows: list[str] = []
+    seen: dict[tuple[str, str], int | None] = {}
+    logged: Counter[tuple[str, Logged]] = Counter()
+    for part in parts:
+        counts.update(part.counts)
+        for few in part.rows:
+            labels = [few.labels[i] if i >= 0 else "" for i in few.label.tolist()]
+            rows += [f"{row} {label}" for row, label in zip(few.rows.tolist(), labels, strict=True)]
+        for key, generation in part.seen.items():
+            before = seen.pop(key, None)
+            seen[key] = before if generation is None else generation
+        for node, requests in part.logged.items():
+            logged.update({(node, request): n for request, n in requests.items()})
+    return counts, rows, list(seen.items()), logged
+
+
+@given(logs, st.integers(0, 400))
+def test_the_rest_of_a_truncated_message_is_one_reason(message: als_pb2.StreamAccessLogsMessage, at: int) -> None:
+    """Wherever it is cut: what is whole counts, or the message is malformed."""
+    box = ingest()
+    cut = message.SerializeToString()[:at]
+    box.take_access_logs(cut, REPORTER)
+    counts = {reason: n for (_, reason), n in box.counts.items() if reason != "no_version"}
+    assert sum(counts.values()) == length(cut) or counts == {"malformed": 1}
 
 
 @given(st.lists(st.builds(otlp_pb2.ResourceSpans, resource=resources), max_size=3), st.lists(spans, max_size=4))
@@ -215,7 +310,7 @@ def test_random_bytes_are_survived(noise: bytes) -> None:
     box.drain()
 
 
-@given(messages, st.data())
+@given(logs, st.data())
 def test_a_damaged_message_is_survived(message: als_pb2.StreamAccessLogsMessage, data: st.DataObject) -> None:
     damaged = bytearray(message.SerializeToString())
     for _ in range(data.draw(st.integers(1, 5)) if damaged else 0):
@@ -244,10 +339,34 @@ def test_flags_are_names_or_malformed(message: bytes) -> None:
         assert flags is not None
 
 
-@given(responses)
-def test_a_grpc_status_is_a_small_number_or_absent(response: als_pb2.Response) -> None:
-    status = grpc_status_of(response)
+@given(BYTES, BYTES)
+def test_a_grpc_status_is_a_small_number_or_absent(header: bytes, trailer: bytes) -> None:
+    status = grpc_status_of(header, trailer)
     assert status is None or 0 <= status < 1000
+
+
+@given(st.lists(st.binary(max_size=25) | instants, max_size=20))
+def test_times_are_those_that_protobuf_reads(blobs: list[bytes]) -> None:
+    for blob, seconds, nanos, malformed in zip(blobs, *(column.tolist() for column in instants_of(blobs)), strict=True):
+        try:
+            instant = als_pb2.Instant.FromString(blob)
+        except DecodeError:
+            assert malformed
+        else:
+            assert (seconds, nanos, malformed) == (instant.seconds, instant.nanos, False)
+
+
+path_parts = st.sampled_from(["v2", "17", "17a", "#", "*", "é1", "٣", "0", "x" * 40 + "1", "deadbeefdead"]) | st.text(
+    max_size=6
+)
+
+
+@given(st.lists(st.lists(path_parts, max_size=6).map(lambda parts: ("/" + "/".join(parts)).encode()), max_size=8))
+def test_a_remembered_template_is_the_path_s_own(paths: list[bytes]) -> None:
+    remembered = Templates()
+    for _ in range(2):
+        index, names = remembered(paths)
+        assert [names[i] for i in index.tolist()] == [path_template(path) for path in paths]
 
 
 @given(st.lists(st.text(max_size=20), max_size=700))

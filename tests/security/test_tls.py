@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from xds_server.pb import control_pb2 as pb
 from xds_server.snapshot import ResourceType
+from xds_server.stamp import TAG
 
 DENIED, UNAVAILABLE, OK = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OK
 ALS = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
@@ -267,8 +268,7 @@ def logs(node, service):
     message = StreamAccessLogsMessage()
     message.identifier.node.id = node
     common = message.http_logs.log_entry.add().common_properties
-    for name, value in {"service": service, "segment": "default", "rollout": "", "generation": "1"}.items():
-        common.custom_tags[name] = value
+    common.custom_tags[TAG] = f"{service}|default||1\n\n\n\n\n"
     return message.SerializeToString()
 
 

@@ -250,6 +250,7 @@ def metric_names() -> Iterator[str]:
         samples=lambda: {"s": 1},
     )
     telemetry.watch_xds(responses=lambda: {("push", "RDS"): 1}, nodes=lambda: 1)
+    telemetry.watch_access_logs(waiting_bytes=lambda: 1, waiting=lambda: 1)
     telemetry.watch_loads(lost=lambda: {("s", "v"): 0.1}, streams=lambda: 1, nodes=lambda: 1)
     telemetry.watch_refusals(lambda: {"silent": 1})
     telemetry.watch_access(lambda: {"node": 1})

@@ -1,6 +1,7 @@
 """What arrives from Envoys and applications, kept per service until the next tick takes it.
 
-Everything runs on the event loop; nothing here blocks or raises on what a peer has sent.
+Everything here has one owner, the event loop; only `Ingest.decode`, which touches nothing that others see, may run
+beside it. Nothing raises on what a peer has sent.
 """
 
 from __future__ import annotations
@@ -16,15 +17,22 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from analysis.evidence.log_loss import LoadLedger, LogCheck, Series
-from analysis.sample import SAMPLE_DTYPE, UNKNOWN, SampleBatch, Vocabulary
+from analysis.sample import NO_STEP, SAMPLE_DTYPE, UNKNOWN, SampleBatch, Vocabulary
 from xds_server import access
 from xds_server.clock import Clock, SystemClock
 from xds_server.ingest.entries import (
-    Stamp,
-    decode_request,
-    generation_of,
-    is_later_hop,
-    read_stamp,
+    ACCEPTED,
+    MAX_AGE_S,
+    MAX_AHEAD_S,
+    NO_VERSION,
+    Arrived,
+    Decoded,
+    Decoder,
+    Logged,
+    Reporter,
+    Rows,
+    ServiceRows,
+    length,
     upstream_requests,
 )
 from xds_server.ingest.events import attributes_of, decode_event, decode_span
@@ -33,16 +41,11 @@ from xds_server.mesh import Mesh
 from xds_server.node import kind_of
 from xds_server.pb import als_pb2, otlp_pb2
 
-ACCEPTED = "accepted"
-NO_VERSION = "no_version"
-"""Counted besides `accepted`: the row names none of the service's versions."""
-
-MAX_AHEAD_S = 60
-MAX_AGE_S = 24 * 3600
 MAX_NODES = 4096
 """Nodes remembered per service; beyond it the one that has been silent longest is forgotten."""
 
 _NS = 1_000_000_000
+_NAMES_SENDER = b"\x0a"  # field 1, which a serialiser writes first
 
 _Item = TypeVar("_Item")
 _Decode = Callable[[_Item, int, DecodeRules, Vocabulary, Callable[[bytes], int]], Row | Drop]
@@ -56,24 +59,15 @@ class Source(StrEnum):
     EVENT = "event"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reporter:
-    """The Envoy at the other end of an access log stream. `role`: gateway or sidecar.
-
-    `services`: those that its certificate lets it report of; None: all.
-    """
-
-    node: str
-    role: bytes
-    services: frozenset[bytes] | None = None
-
-
 @dataclass(slots=True)
 class _Inbox:
     """One service's rows since the last drain, and who routed them."""
 
     rules: DecodeRules
-    rows: deque[Row]
+    limit: int
+    rows: deque[Rows] = field(default_factory=deque)
+    n: int = 0
+    loose: list[Row] = field(default_factory=list)  # the newest, that came one by one
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
     accepted_n: int = 0
     dropped_n: int = 0
@@ -81,9 +75,50 @@ class _Inbox:
     generations: dict[str, int] = field(default_factory=dict)  # by node
 
     def put(self, row: Row) -> None:
-        self.accepted_n += 1
-        self.dropped_n += len(self.rows) == self.rows.maxlen  # the oldest goes: what is fresh decides
-        self.rows.append(row)
+        self.loose.append(row)
+        self._accept(1)
+
+    def put_all(self, decoded: ServiceRows) -> None:
+        """Take rows that share a list of labels. They go if the mesh has changed and they mean something else now."""
+        if not means_the_same(decoded.rules, self.rules):
+            self.accepted_n += len(decoded.rows)
+            self.dropped_n += len(decoded.rows)
+            return
+        self._tie()
+        rows, label = decoded.rows, decoded.label
+        used = np.flatnonzero(np.bincount(label[label >= 0], minlength=len(decoded.labels)))
+        numbers = np.full(len(decoded.labels) + 1, NO_STEP, np.uint16)  # the last is for -1
+        numbers[used] = [self.vocabulary.index(decoded.labels[i]) for i in used.tolist()]
+        rows["label"] = numbers[label]
+        self.rows.append(rows)
+        self._accept(len(rows))
+
+    def take(self) -> Rows:
+        self._tie()
+        rows = np.concatenate(self.rows) if self.rows else np.empty(0, SAMPLE_DTYPE)
+        self.rows.clear()
+        self.n = 0
+        return rows
+
+    def _accept(self, n: int) -> None:
+        self.accepted_n += n
+        self.n += n
+        if self.n > self.limit:
+            self._tie()
+        while self.n > self.limit:  # the oldest goes: what is fresh decides
+            oldest, excess = self.rows[0], self.n - self.limit
+            if excess >= len(oldest):
+                self.rows.popleft()
+            else:
+                self.rows[0] = oldest[excess:]
+            lost = min(excess, len(oldest))
+            self.n -= lost
+            self.dropped_n += lost
+
+    def _tie(self) -> None:
+        if self.loose:
+            self.rows.append(np.array(self.loose, SAMPLE_DTYPE))
+            self.loose.clear()
 
     def saw(self, node: str, generation: int | None, unix_s: float) -> None:
         self.seen_unix_s.pop(node, None)
@@ -94,6 +129,11 @@ class _Inbox:
             silent = next(iter(self.seen_unix_s))
             del self.seen_unix_s[silent]
             self.generations.pop(silent, None)
+
+
+def means_the_same(some: DecodeRules, others: DecodeRules) -> bool:
+    """Return whether the segments and versions of rows have the same numbers by both."""
+    return (some.segments, some.versions) == (others.segments, others.versions)
 
 
 class Ingest:
@@ -112,6 +152,7 @@ class Ingest:
     def __init__(self, mesh: Mesh, *, user_hash_key: bytes, queue_limit: int, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._hash_user = partial(user_hash, user_hash_key)
+        self._decoder = Decoder(hash_key=user_hash_key)
         self._queue_limit = queue_limit
         self._counts: Counter[tuple[str, str]] = Counter()
         self.loads: LoadLedger[bytes] = LoadLedger()  # by the name of a version's cluster
@@ -123,12 +164,13 @@ class Ingest:
         inboxes = {}
         for name, service in mesh.services.items():
             rules, inbox = rules_of(service), self._inboxes.get(name.encode())
-            if inbox is None or (inbox.rules.segments, inbox.rules.versions) != (rules.segments, rules.versions):
-                inbox = _Inbox(rules, deque(maxlen=self._queue_limit))
+            if inbox is None or not means_the_same(inbox.rules, rules):
+                inbox = _Inbox(rules, self._queue_limit)
             inbox.rules = rules
             _reserve_labels(inbox)
             inboxes[name.encode()] = inbox
         self._mesh, self._inboxes = mesh, inboxes
+        self._rules = {name: inbox.rules for name, inbox in inboxes.items()}
 
     # --- in
 
@@ -143,20 +185,58 @@ class Ingest:
         access.DeniedError
             The certificate of the peer does not let it be that Envoy; nothing has been taken.
         """
-        try:
-            logs = als_pb2.StreamAccessLogsMessage.FromString(message)
-        except DecodeError:
-            self._counts[Source.ACCESS_LOG, Drop.MALFORMED] += 1
-            return reporter
-        if logs.HasField("identifier"):
-            reporter = self._reporter(logs.identifier.node)
-        if logs.tcp_logs.log_entry:
-            self._counts[Source.ACCESS_LOG, Drop.NOT_HTTP] += len(logs.tcp_logs.log_entry)
-        now_unix_ns = self._clock.now_unix_ns()
-        compared = self.loads.series(reporter.node) if reporter is not None else {}
-        for entry in logs.http_logs.log_entry:
-            self._count(Source.ACCESS_LOG, self._take_entry(entry, reporter, now_unix_ns, compared))
+        reporter = self.reporter(message, reporter)
+        arrived = Arrived(message, reporter, self.is_compared(reporter))
+        self.take(self.decode([arrived]))
         return reporter
+
+    def reporter(self, message: bytes, known: Reporter | None) -> Reporter | None:
+        """Return who sends the stream of this message: whom it names, else whom an earlier one has named.
+
+        Raises
+        ------
+        access.DeniedError
+            The certificate of the peer does not let it be that Envoy.
+        """
+        if known is not None and not message.startswith(_NAMES_SENDER):
+            return known
+        try:
+            opening = als_pb2.StreamOpening.FromString(message)
+        except DecodeError:
+            return known
+        return self._reporter(opening.identifier.node) if opening.HasField("identifier") else known
+
+    def is_compared(self, reporter: Reporter | None) -> bool:
+        """Return whether what this Envoy logs is wanted beside what it reports of its load."""
+        return reporter is not None and bool(self.loads.series(reporter.node))
+
+    def decode(self, batch: Iterable[Arrived]) -> Decoded:
+        """Decode what has arrived, for `take`. May run in another thread, one call at a time."""
+        return self._decoder.decode(batch, self._rules, self._clock.now_unix_ns())
+
+    def give_up(self, arrived: Arrived) -> None:
+        """Count a message that there was no time for."""
+        self._counts[Source.ACCESS_LOG, Drop.OVERLOAD] += length(arrived.message)
+
+    def take(self, decoded: Decoded) -> None:
+        """Take what messages have come to."""
+        for what, n in decoded.counts.items():
+            self._counts[Source.ACCESS_LOG, what] += n
+        now_unix_s = self._clock.now_unix_ns() / _NS
+        for (service, node), generation in decoded.seen.items():
+            inbox = self._inboxes.get(service.encode())
+            if inbox is not None:
+                inbox.saw(node, generation, now_unix_s)
+        for node, logged in decoded.logged.items():
+            compared = self.loads.series(node)
+            for request, n in logged.items():
+                inbox = self._inboxes.get(request.service.encode())
+                if inbox is not None:
+                    _compare(request, n, inbox.rules, compared)
+        for rows in decoded.rows:
+            inbox = self._inboxes.get(rows.rules.name.encode())
+            if inbox is not None:
+                inbox.put_all(rows)
 
     def take_spans(self, message: bytes) -> bool:
         """Take one serialised `ExportTraceServiceRequest`; return whether it could be read."""
@@ -188,9 +268,8 @@ class Ingest:
         """Return everything since the last drain, for each service of the mesh, in order of arrival."""
         batches = {}
         for inbox in self._inboxes.values():
-            rows = np.array(list(inbox.rows), dtype=SAMPLE_DTYPE)
+            rows = inbox.take()
             rows.setflags(write=False)
-            inbox.rows.clear()
             batches[inbox.rules.name] = SampleBatch(service=inbox.rules.name, rows=rows)
         return batches
 
@@ -228,7 +307,7 @@ class Ingest:
 
     def depths(self) -> dict[str, int]:
         """Return the rows waiting, by service."""
-        return {inbox.rules.name: len(inbox.rows) for inbox in self._inboxes.values()}
+        return {inbox.rules.name: inbox.n for inbox in self._inboxes.values()}
 
     def accepted(self) -> dict[str, int]:
         """Return the samples taken since the start, by service."""
@@ -249,28 +328,6 @@ class Ingest:
         grant.check_node(name)
         services = None if grant.services is None else frozenset(map(str.encode, grant.services))
         return Reporter(node=name, role=kind_of(self._mesh, name, cluster).role.encode(), services=services)
-
-    def _take_entry(
-        self, entry: als_pb2.HttpEntry, reporter: Reporter | None, now_unix_ns: int, compared: Mapping[bytes, Series]
-    ) -> Row | Drop:
-        if reporter is None:
-            return Drop.NO_NODE
-        stamp = read_stamp(entry)
-        if not isinstance(stamp, Stamp):
-            return stamp
-        inbox = self._inboxes.get(stamp.service)
-        if inbox is None:
-            return Drop.UNKNOWN_SERVICE
-        if reporter.services is not None and stamp.service not in reporter.services:
-            return Drop.NOT_ALLOWED
-        # A later hop splits as well, by the same hash: it does not count, but a new split must have reached it.
-        inbox.saw(reporter.node, generation_of(stamp), now_unix_ns / _NS)
-        if compared:
-            _compare(entry.common_properties, inbox.rules, compared)
-        if is_later_hop(stamp, reporter.role):
-            return Drop.LATER_HOP
-        row = decode_request(entry, stamp, inbox.rules, inbox.vocabulary, self._hash_user)
-        return _queue(row, inbox, now_unix_ns)
 
     def _take_telemetry(
         self, source: Source, resource: otlp_pb2.Resource, items: list[_Item], decode: _Decode[_Item]
@@ -303,19 +360,19 @@ def _reserve_labels(inbox: _Inbox) -> None:
     for feature in sorted(inbox.rules.features):
         inbox.vocabulary.index(feature_label(feature))
     if inbox.rules.goal_path is not None:
-        inbox.vocabulary.index(f"page {path_template(inbox.rules.goal_path)}")
+        for what in ("page", "call"):
+            inbox.vocabulary.index(f"{what} {path_template(inbox.rules.goal_path)}")
 
 
-def _compare(common: als_pb2.Common, rules: DecodeRules, compared: Mapping[bytes, Series]) -> None:
-    """Count an entry beside what its Envoy reports of its load."""
-    cluster = common.upstream_cluster
-    if cluster:
-        if (series := compared.get(cluster)) is not None:
-            series.logged(*upstream_requests(common))
-    elif common.upstream_request_attempt_count > 1:
+def _compare(logged: Logged, n: int, rules: DecodeRules, compared: Mapping[bytes, Series]) -> None:
+    """Count `n` such entries beside what their Envoy reports of its load."""
+    if logged.cluster:
+        if (series := compared.get(logged.cluster)) is not None:
+            series.logged(*upstream_requests(logged), n)
+    elif logged.attempts > 1:
         # The last try found no host or no room, so no cluster is named: those before it were sent to one of these.
         for each in compared.keys() & rules.clusters.keys():
-            compared[each].logged(0, common.upstream_request_attempt_count - 1)
+            compared[each].logged(0, logged.attempts - 1, n)
 
 
 def _queue(row: Row | Drop, inbox: _Inbox, now_unix_ns: int) -> Row | Drop:

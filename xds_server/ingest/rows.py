@@ -34,6 +34,7 @@ class Drop(StrEnum):
 
     MALFORMED = "malformed"  # not the message that it should be
     NOT_HTTP = "not_http"  # a TCP access log entry
+    OVERLOAD = "overload"  # there was no time to decode it: newer ones went first
     NO_NODE = "no_node"  # the stream did not say which Envoy it comes from
     UNFINISHED = "unfinished"  # logged at the start or in the middle of a request
     FORWARDING_HOP = "forwarding_hop"  # a route that only passes requests on

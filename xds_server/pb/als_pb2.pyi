@@ -7,14 +7,26 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class StreamAccessLogsMessage(_message.Message):
-    __slots__ = ("identifier", "http_logs", "tcp_logs")
-    IDENTIFIER_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("http_logs", "tcp_logs")
     HTTP_LOGS_FIELD_NUMBER: _ClassVar[int]
     TCP_LOGS_FIELD_NUMBER: _ClassVar[int]
-    identifier: Identifier
     http_logs: HttpEntries
     tcp_logs: TcpEntries
-    def __init__(self, identifier: _Optional[_Union[Identifier, _Mapping]] = ..., http_logs: _Optional[_Union[HttpEntries, _Mapping]] = ..., tcp_logs: _Optional[_Union[TcpEntries, _Mapping]] = ...) -> None: ...
+    def __init__(self, http_logs: _Optional[_Union[HttpEntries, _Mapping]] = ..., tcp_logs: _Optional[_Union[TcpEntries, _Mapping]] = ...) -> None: ...
+
+class StreamOpening(_message.Message):
+    __slots__ = ("identifier",)
+    IDENTIFIER_FIELD_NUMBER: _ClassVar[int]
+    identifier: Identifier
+    def __init__(self, identifier: _Optional[_Union[Identifier, _Mapping]] = ...) -> None: ...
+
+class StreamLength(_message.Message):
+    __slots__ = ("http_logs", "tcp_logs")
+    HTTP_LOGS_FIELD_NUMBER: _ClassVar[int]
+    TCP_LOGS_FIELD_NUMBER: _ClassVar[int]
+    http_logs: UnreadEntries
+    tcp_logs: TcpEntries
+    def __init__(self, http_logs: _Optional[_Union[UnreadEntries, _Mapping]] = ..., tcp_logs: _Optional[_Union[TcpEntries, _Mapping]] = ...) -> None: ...
 
 class Identifier(_message.Message):
     __slots__ = ("node", "log_name")
@@ -37,6 +49,12 @@ class HttpEntries(_message.Message):
     LOG_ENTRY_FIELD_NUMBER: _ClassVar[int]
     log_entry: _containers.RepeatedCompositeFieldContainer[HttpEntry]
     def __init__(self, log_entry: _Optional[_Iterable[_Union[HttpEntry, _Mapping]]] = ...) -> None: ...
+
+class UnreadEntries(_message.Message):
+    __slots__ = ("log_entry",)
+    LOG_ENTRY_FIELD_NUMBER: _ClassVar[int]
+    log_entry: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, log_entry: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class TcpEntries(_message.Message):
     __slots__ = ("log_entry",)
@@ -66,17 +84,17 @@ class Common(_message.Message):
     UPSTREAM_REQUEST_ATTEMPT_COUNT_FIELD_NUMBER: _ClassVar[int]
     INTERMEDIATE_LOG_ENTRY_FIELD_NUMBER: _ClassVar[int]
     ACCESS_LOG_TYPE_FIELD_NUMBER: _ClassVar[int]
-    start_time: Instant
-    time_to_first_upstream_rx_byte: Instant
-    time_to_last_downstream_tx_byte: Instant
+    start_time: bytes
+    time_to_first_upstream_rx_byte: bytes
+    time_to_last_downstream_tx_byte: bytes
     upstream_cluster: bytes
     response_flags: bytes
-    custom_tags: _containers.RepeatedCompositeFieldContainer[Text]
-    duration: Instant
+    custom_tags: bytes
+    duration: bytes
     upstream_request_attempt_count: int
     intermediate_log_entry: bool
     access_log_type: int
-    def __init__(self, start_time: _Optional[_Union[Instant, _Mapping]] = ..., time_to_first_upstream_rx_byte: _Optional[_Union[Instant, _Mapping]] = ..., time_to_last_downstream_tx_byte: _Optional[_Union[Instant, _Mapping]] = ..., upstream_cluster: _Optional[bytes] = ..., response_flags: _Optional[bytes] = ..., custom_tags: _Optional[_Iterable[_Union[Text, _Mapping]]] = ..., duration: _Optional[_Union[Instant, _Mapping]] = ..., upstream_request_attempt_count: _Optional[int] = ..., intermediate_log_entry: _Optional[bool] = ..., access_log_type: _Optional[int] = ...) -> None: ...
+    def __init__(self, start_time: _Optional[bytes] = ..., time_to_first_upstream_rx_byte: _Optional[bytes] = ..., time_to_last_downstream_tx_byte: _Optional[bytes] = ..., upstream_cluster: _Optional[bytes] = ..., response_flags: _Optional[bytes] = ..., custom_tags: _Optional[bytes] = ..., duration: _Optional[bytes] = ..., upstream_request_attempt_count: _Optional[int] = ..., intermediate_log_entry: _Optional[bool] = ..., access_log_type: _Optional[int] = ...) -> None: ...
 
 class Instant(_message.Message):
     __slots__ = ("seconds", "nanos")
@@ -95,22 +113,20 @@ class Text(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class Request(_message.Message):
-    __slots__ = ("path", "original_path")
+    __slots__ = ("path", "user_agent", "original_path")
     PATH_FIELD_NUMBER: _ClassVar[int]
+    USER_AGENT_FIELD_NUMBER: _ClassVar[int]
     ORIGINAL_PATH_FIELD_NUMBER: _ClassVar[int]
     path: bytes
+    user_agent: bytes
     original_path: bytes
-    def __init__(self, path: _Optional[bytes] = ..., original_path: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, path: _Optional[bytes] = ..., user_agent: _Optional[bytes] = ..., original_path: _Optional[bytes] = ...) -> None: ...
 
 class Response(_message.Message):
-    __slots__ = ("response_code", "response_headers", "response_trailers")
+    __slots__ = ("response_code",)
     RESPONSE_CODE_FIELD_NUMBER: _ClassVar[int]
-    RESPONSE_HEADERS_FIELD_NUMBER: _ClassVar[int]
-    RESPONSE_TRAILERS_FIELD_NUMBER: _ClassVar[int]
-    response_code: Code
-    response_headers: _containers.RepeatedCompositeFieldContainer[Text]
-    response_trailers: _containers.RepeatedCompositeFieldContainer[Text]
-    def __init__(self, response_code: _Optional[_Union[Code, _Mapping]] = ..., response_headers: _Optional[_Iterable[_Union[Text, _Mapping]]] = ..., response_trailers: _Optional[_Iterable[_Union[Text, _Mapping]]] = ...) -> None: ...
+    response_code: bytes
+    def __init__(self, response_code: _Optional[bytes] = ...) -> None: ...
 
 class Code(_message.Message):
     __slots__ = ("value",)

@@ -170,7 +170,6 @@ def _routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
             continue
         match = service.matches.get(segment.name) or m.SegmentMatch()
         split = split_of(service, segment, splits)
-        stamp = stamp_of(service.name, segment.name, splits)
         first = len(routes)
         for prefix, path in reachable(service.routes, match.path_prefix):
             for bucket, action in _actions(service.name, split):
@@ -178,7 +177,7 @@ def _routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
                     name=f"{service.name}|{segment.name}|{len(routes) - first}",
                     match=route_match(match, prefix, keyed=False),
                     route=_with_options(action, path),
-                    metadata=stamp,
+                    metadata=stamp_of(service.name, segment.name, splits, path),
                 )
                 if bucket is not None:
                     route.match.headers.append(bucket)
@@ -211,7 +210,7 @@ def _with_options(action: RouteAction, path: m.Route) -> RouteAction:
     """`timeout` means nothing to gRPC, and it retries by its own codes. A retry stays in the cluster that was drawn."""
     result = RouteAction()
     result.CopyFrom(action)
-    limit = milliseconds(path.timeout_ms + TIMEOUT_SLACK_MS)
+    limit = milliseconds(0 if path.stream else path.timeout_ms + TIMEOUT_SLACK_MS)
     result.max_stream_duration.max_stream_duration.CopyFrom(limit)
     if path.retries:
         result.retry_policy.CopyFrom(RetryPolicy(retry_on="unavailable", num_retries=UInt32Value(value=path.retries)))

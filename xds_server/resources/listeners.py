@@ -27,7 +27,6 @@ from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutat
     HeaderMutation as EarlyHeaderMutation,
 )
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
-from envoy.type.metadata.v3.metadata_pb2 import MetadataKey, MetadataKind
 from envoy.type.tracing.v3.custom_tag_pb2 import CustomTag
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
@@ -40,6 +39,7 @@ from xds_server.resources.parts import (
     LUA_FILTER,
     METADATA,
     RESERVED_PREFIX,
+    STAMP,
     address,
     ads,
     is_ip,
@@ -47,9 +47,25 @@ from xds_server.resources.parts import (
     milliseconds,
     packed,
 )
+from xds_server.stamp import MAX_CONTENT_TYPE, MAX_GRPC_STATUS, TAG
 
 HOST_LUA = files("xds_server").joinpath("host.lua").read_text("utf-8")
 IDENTITY_LUA = files("xds_server").joinpath("identity.lua").read_text("utf-8")
+
+TAG_LINES = (
+    f"%METADATA(ROUTE:{METADATA}:{STAMP})%",
+    f"%REQ({HOP_HEADER})%",
+    f"%RESP(content-type):{MAX_CONTENT_TYPE}%",
+    # gRPC's own verdict: a header of a response without body, else a trailer.
+    f"%RESP(grpc-status):{MAX_GRPC_STATUS}%",
+    f"%TRAILER(grpc-status):{MAX_GRPC_STATUS}%",
+    f"%REQ({KEY_HEADER})%",
+)
+"""All that is wanted of a request besides what Envoy logs of each. One tag, since each costs as much to read as four of
+Envoy's own properties; lines, which no header's value can break."""
+
+ALIVE_EVERY_MS = 10_000
+"""How often a request that goes on is logged: whoever has a stream open is still there."""
 
 LOG_FLUSH_MS = 200
 LOG_BUFFER_BYTES = 1 << 20  # also the cap above which Envoy drops entries; its default of 16 KiB drops under load
@@ -101,6 +117,9 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
             HttpFilter(name="envoy.filters.http.router", typed_config=packed(Router())),
         ],
         access_log=[AccessLog(name="envoy.access_loggers.http_grpc", typed_config=packed(_access_log()))],
+        access_log_options=HttpConnectionManager.HcmAccessLogOptions(
+            access_log_flush_interval=milliseconds(ALIVE_EVERY_MS)
+        ),
         generate_request_id=BoolValue(value=True),
         # The client's own address ends up in x-forwarded-for, and what it claims of itself is not believed.
         use_remote_address=BoolValue(value=at_edge),
@@ -141,21 +160,7 @@ def _strip(names: Iterable[str]) -> TypedExtensionConfig:
 
 
 def _access_log() -> HttpGrpcAccessLogConfig:
-    """Each entry names the configuration that routed it, whatever was pushed since: the tags are the route's own."""
-    route_tags = [
-        CustomTag(
-            tag=name,
-            metadata=CustomTag.Metadata(
-                kind=MetadataKind(route=MetadataKind.Route()),
-                metadata_key=MetadataKey(key=METADATA, path=[MetadataKey.PathSegment(key=name)]),
-            ),
-        )
-        for name in ("service", "segment", "rollout", "generation")
-    ]
-    header_tags = [
-        CustomTag(tag=tag, request_header=CustomTag.Header(name=header))
-        for tag, header in (("key", KEY_HEADER), ("hop", HOP_HEADER))
-    ]
+    """Each entry names the configuration that routed it, whatever was pushed since: the stamp is the route's own."""
     return HttpGrpcAccessLogConfig(
         common_config=CommonGrpcAccessLogConfig(
             log_name="serinus",
@@ -163,9 +168,6 @@ def _access_log() -> HttpGrpcAccessLogConfig:
             transport_api_version=ApiVersion.V3,
             buffer_flush_interval=milliseconds(LOG_FLUSH_MS),
             buffer_size_bytes=UInt32Value(value=LOG_BUFFER_BYTES),
-            custom_tags=route_tags + header_tags,
+            custom_tags=[CustomTag(tag=TAG, value="\n".join(TAG_LINES))],
         ),
-        # gRPC's own verdict: a header of a response without body, else a trailer.
-        additional_response_headers_to_log=["grpc-status"],
-        additional_response_trailers_to_log=["grpc-status"],
     )

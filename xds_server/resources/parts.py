@@ -24,6 +24,9 @@ SEGMENT_HEADER = "x-serinus-segment"
 """The learned segment that a request's person is in, by the name that people were adopted under."""
 RESERVED_PREFIX = "x-serinus-"
 METADATA = "serinus"
+STAMP = "stamp"
+"""Of a route: key of its metadata and what it writes on log entries (`xds_server.stamp`)."""
+
 CONTROL_CLUSTER = "serinus"
 """Static cluster of every bootstrap: xDS and access logs."""
 

@@ -37,11 +37,13 @@ from xds_server.resources.parts import (
     LUA_FILTER,
     METADATA,
     SEGMENT_HEADER,
+    STAMP,
     milliseconds,
     packed,
     strings,
 )
 from xds_server.resources.runtime import while_canary_goes_on
+from xds_server.stamp import Stamp
 
 NO_SPLITS = m.ServiceSplits(rollout="", generation=0, segments={})
 
@@ -127,7 +129,6 @@ def _service_routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
     for segment in service.spec.segments:
         match = service.matches.get(segment.name) or m.SegmentMatch()
         split = split_of(service, segment, splits)
-        stamp = stamp_of(service.name, segment.name, splits)
         first = len(routes)
         mortal = service.dead_man and 0 < split.canary_bp < TOTAL_BP  # a promoted version is no canary any more
         for prefix, path in reachable(service.routes, match.path_prefix):
@@ -136,8 +137,8 @@ def _service_routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
                     Route(
                         name=f"{service.name}|{segment.name}|{len(routes) - first}",
                         match=route_match(match, prefix, keyed=keyed, mortal=keyed and mortal),
-                        route=_with_options(action, path),
-                        metadata=stamp,
+                        route=_with_options(action, path, service),
+                        metadata=stamp_of(service.name, segment.name, splits, path),
                     )
                 )
     return routes
@@ -166,14 +167,9 @@ def _meet(one: str, other: str) -> str | None:
     return longer if longer.startswith(shorter) else None
 
 
-def stamp_of(service: str, segment: str, splits: m.ServiceSplits) -> Metadata:
-    fields = {
-        "service": service,
-        "segment": segment,
-        "rollout": splits.rollout,
-        "generation": str(splits.generation),
-    }
-    return Metadata(filter_metadata={METADATA: strings(fields)})
+def stamp_of(service: str, segment: str, splits: m.ServiceSplits, path: m.Route) -> Metadata:
+    stamp = Stamp(service, segment, splits.rollout, splits.generation, path.stream)
+    return Metadata(filter_metadata={METADATA: strings({STAMP: str(stamp)})})
 
 
 def route_match(match: m.SegmentMatch, prefix: str, *, keyed: bool, mortal: bool = False) -> RouteMatch:
@@ -256,8 +252,11 @@ def _weighted_action(baseline: str, canary: str, canary_bp: int, rollout: str) -
     )
 
 
-def _with_options(action: RouteAction, path: m.Route) -> RouteAction:
-    action.timeout.CopyFrom(milliseconds(path.timeout_ms))
+def _with_options(action: RouteAction, path: m.Route, service: m.Service) -> RouteAction:
+    action.timeout.CopyFrom(milliseconds(0 if path.stream else path.timeout_ms))
+    if path.stream:
+        action.idle_timeout.CopyFrom(milliseconds(service.idle_timeout_ms))  # else Envoy ends a silent one in 5 minutes
+        action.upgrade_configs.add(upgrade_type="websocket")
     if path.retries:
         # 5xx includes connect failures and refused streams. A retry stays in the cluster that was picked.
         action.retry_policy.CopyFrom(RetryPolicy(retry_on="5xx", num_retries=UInt32Value(value=path.retries)))

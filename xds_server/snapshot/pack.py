@@ -17,9 +17,10 @@ from envoy.service.runtime.v3.rtds_pb2 import Runtime
 from google.protobuf.message import Message
 
 from analysis.spec import TOTAL_BP
-from xds_server.resources.parts import METADATA
+from xds_server.resources.parts import METADATA, STAMP
 from xds_server.snapshot.encoding import bytes_field
 from xds_server.snapshot.resource import Resource, ResourceType
+from xds_server.stamp import read_stamp
 from xds_server.validation.rules import violations
 
 _VIRTUAL_HOSTS_FIELD = RouteConfiguration.DESCRIPTOR.fields_by_name["virtual_hosts"].number
@@ -139,7 +140,7 @@ def _service(cluster: str) -> Iterable[str]:
 
 def _generation(route: Route) -> str | None:
     stamp = route.metadata.filter_metadata.get(METADATA)
-    return str(stamp["generation"]) if stamp is not None and "generation" in stamp else None
+    return str(read_stamp(str(stamp[STAMP])).generation) if stamp is not None and STAMP in stamp else None
 
 
 def _clusters(route: Route) -> Iterator[str]:

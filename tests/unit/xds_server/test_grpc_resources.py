@@ -150,7 +150,7 @@ def test_a_pin_a_path_and_a_segment_that_no_rpc_can_be_in(mesh: Mesh) -> None:
         assert route.route.max_stream_duration.max_stream_duration.ToMilliseconds() == 4_000
         assert (route.route.retry_policy.retry_on, route.route.retry_policy.num_retries.value) == ("unavailable", 1)
     stamp = beta[0].metadata.filter_metadata["serinus"]
-    assert dict(stamp) == {"service": "shop", "segment": "beta", "rollout": "shop-7", "generation": "3"}
+    assert dict(stamp) == {"stamp": "shop|beta|shop-7|3"}
 
 
 def test_one_name_is_for_grpc_to_resolve_and_addresses_come_over_eds(mesh: Mesh) -> None:

@@ -108,7 +108,7 @@ def test_a_segment_with_a_path_has_only_routes_that_can_match_and_keeps_their_op
 
 def test_each_route_says_which_configuration_it_belongs_to(mesh: Mesh) -> None:
     stamp = routes_of(build(mesh, splits(), ANY_SIDECAR))["shop|beta|0"].metadata.filter_metadata["serinus"]
-    assert dict(stamp) == {"service": "shop", "segment": "beta", "rollout": "shop-7", "generation": "3"}
+    assert dict(stamp) == {"stamp": "shop|beta|shop-7|3"}
 
 
 def test_a_service_without_decisions_is_served_by_its_baseline(mesh: Mesh) -> None:

@@ -72,12 +72,15 @@ def test_what_others_count_is_read_when_asked(telemetry: Telemetry) -> None:
     telemetry.watch_ingest(
         entries=lambda: entries, depth=lambda: {"shop": 4}, dropped=lambda: {"shop": 2}, samples=lambda: {"shop": 9}
     )
+    telemetry.watch_access_logs(waiting_bytes=lambda: 12, waiting=lambda: 11)
     telemetry.watch_xds(responses=lambda: {("nack", "RDS"): 3}, nodes=lambda: 5)
     telemetry.watch_sessions(followed=lambda: {"shop": 6}, evicted=lambda: {"shop": 8})
     entries["access_log", "accepted"] = 7
     assert value(telemetry, "serinus_ingest_entries_total", source="access_log", reason="accepted") == 7
     assert value(telemetry, "serinus_ingest_queue_rows", service="shop") == 4
     assert value(telemetry, "serinus_ingest_dropped_total", service="shop") == 2
+    assert value(telemetry, "serinus_ingest_queue_messages") == 11
+    assert value(telemetry, "serinus_ingest_queue_bytes") == 12
     assert value(telemetry, "serinus_samples_total", service="shop") == 9
     assert value(telemetry, "serinus_xds_responses_total", event="nack", type="RDS") == 3
     assert value(telemetry, "serinus_xds_nodes") == 5

@@ -11,6 +11,7 @@ from envoy.service.accesslog.v3 import als_pb2
 from xds_server.ingest.rows import DecodeRules, rules_of
 from xds_server.mesh import Mesh
 from xds_server.settings import parse_mesh
+from xds_server.stamp import TAG
 
 MESH = """
 services:
@@ -38,7 +39,14 @@ NOW_UNIX_S = 1_700_000_000
 
 Entry = accesslog_pb2.HTTPAccessLogEntry
 MakeEntry = Callable[..., Entry]
-TAGS = {"service": "shop", "segment": "eu", "rollout": "shop-1", "generation": "7", "key": "anna", "hop": "gateway"}
+STAMP = {"service": "shop", "segment": "eu", "rollout": "shop-1", "generation": "7"}
+LINES = {
+    "hop": "gateway",
+    "content_type": "text/html; charset=utf-8",
+    "grpc_header": "",
+    "grpc_trailer": "",
+    "key": "anna",
+}
 
 
 class StoppedClock:
@@ -75,9 +83,8 @@ def make_entry() -> MakeEntry:
         status: int | None = 200,
         cluster: str = "shop|v2",
         flags: tuple[str, ...] = (),
-        headers: dict[str, str] | None = None,
-        trailers: dict[str, str] | None = None,
-        **tags: str,
+        stream: bool = False,
+        **said: str,
     ) -> Entry:
         entry = Entry()
         common = entry.common_properties
@@ -88,12 +95,12 @@ def make_entry() -> MakeEntry:
         common.access_log_type = accesslog_pb2.DownstreamEnd
         for flag in flags:
             setattr(common.response_flags, flag, True)
-        common.custom_tags.update({name: value for name, value in {**TAGS, **tags}.items() if value})
+        stamp = "|".join(said.get(name, usual) for name, usual in STAMP.items())
+        lines = (said.get(name, usual) for name, usual in LINES.items())
+        common.custom_tags[TAG] = "\n".join((f"{stamp}|stream" if stream else stamp, *lines))
         entry.request.path = path
         if status is not None:
             entry.response.response_code.value = status
-        entry.response.response_headers.update(headers or {})
-        entry.response.response_trailers.update(trailers or {})
         return entry
 
     return make

@@ -8,41 +8,41 @@ import numpy as np
 import pytest
 from envoy.data.accesslog.v3 import accesslog_pb2
 
-from analysis.sample import NO_BUCKET, SAMPLE_DTYPE, UNKNOWN, SampleKind, Vocabulary
+from analysis.sample import NO_BUCKET, NO_STEP, SAMPLE_DTYPE, UNKNOWN, SampleKind, Vocabulary
 from xds_server.assign import bucket
-from xds_server.ingest.entries import (
-    FLAG_NAMES,
-    Stamp,
-    decode_request,
-    generation_of,
-    is_later_hop,
-    read_stamp,
-    response_flags,
-)
+from xds_server.ingest.entries import FLAG_NAMES, Arrived, Decoded, Decoder, Reporter, response_flags
 from xds_server.ingest.events import decode_event, decode_span
 from xds_server.ingest.rows import DecodeRules, Drop, Row, path_template, rules_of, user_hash
 from xds_server.mesh import Mesh
 from xds_server.pb import als_pb2, otlp_pb2
+from xds_server.stamp import TAG
 
 Entry = accesslog_pb2.HTTPAccessLogEntry
 V1, V2 = 0, 1
 UNIX_NS = 1_700_000_000_000_000_000
 
 
-def lean(entry: Entry) -> als_pb2.HttpEntry:
-    """What Serinus sees of Envoy's message: the same bytes, read with fewer fields."""
-    return als_pb2.HttpEntry.FromString(entry.SerializeToString())
-
-
 def hash_user(key: bytes) -> int:
     return user_hash(b"secret", key)
 
 
-def decode(entry: Entry, rules: DecodeRules, vocabulary: Vocabulary | None = None) -> Row | Drop:
-    stamp = read_stamp(lean(entry))
-    if not isinstance(stamp, Stamp):
-        return stamp
-    return decode_request(lean(entry), stamp, rules, vocabulary or Vocabulary(), hash_user)
+def decoded(entry: Entry | bytes, rules: DecodeRules, role: bytes = b"gateway") -> Decoded:
+    message = als_pb2.StreamAccessLogsMessage()
+    message.http_logs.log_entry.add().MergeFromString(entry if isinstance(entry, bytes) else entry.SerializeToString())
+    arrived = Arrived(message.SerializeToString(), Reporter(node="edge", role=role))
+    return Decoder(hash_key=b"secret").decode([arrived], {rules.name.encode(): rules}, UNIX_NS)
+
+
+def decode(entry: Entry | bytes, rules: DecodeRules, vocabulary: Vocabulary | None = None) -> Row | Drop:
+    result = decoded(entry, rules)
+    if not result.rows:
+        (drop,) = result.counts
+        return Drop(drop)
+    (part,) = result.rows
+    labels = vocabulary or Vocabulary()
+    (label,) = part.label.tolist()
+    part.rows["label"] = NO_STEP if label < 0 else labels.index(part.labels[label])
+    return part.rows[0].tolist()  # type: ignore[no-any-return]
 
 
 def sample(row: Row | Drop) -> Any:
@@ -117,19 +117,24 @@ def test_a_client_that_hangs_up_on_a_failed_upstream_does_not_hide_the_failure(e
 def test_a_grpc_call_answers_200_and_fails_all_the_same(
     grpc_status: str, failed: int, error: Callable[..., bool]
 ) -> None:
-    assert error(status=200, trailers={"grpc-status": grpc_status}) == bool(failed)
-    assert error(status=200, headers={"grpc-status": grpc_status}) == bool(failed)
+    assert error(status=200, grpc_trailer=grpc_status) == bool(failed)
+    assert error(status=200, grpc_header=grpc_status) == bool(failed)
 
 
-@pytest.mark.parametrize("nonsense", ["", "OK", "-1", "٣", "9" * 5000])
+@pytest.mark.parametrize("nonsense", ["OK", "-1", "٣", "9" * 5000])
 def test_a_grpc_status_that_is_no_number_is_a_failure(nonsense: str, error: Callable[..., bool]) -> None:
-    assert error(status=200, trailers={"grpc-status": nonsense})
+    assert error(status=200, grpc_trailer=nonsense)
+
+
+def test_the_trailers_have_the_last_word(error: Callable[..., bool]) -> None:
+    assert error(status=200, grpc_header="0", grpc_trailer="14")
+    assert not error(status=200, grpc_header="14", grpc_trailer="0")
 
 
 def test_a_service_may_leave_grpc_statuses_out(mesh: Mesh, make_entry: Callable[..., Entry]) -> None:
     shop = mesh.services["shop"]
     rules = rules_of(dataclasses.replace(shop, errors=dataclasses.replace(shop.errors, grpc_failing=False)))
-    assert not sample(decode(make_entry(trailers={"grpc-status": "14"}), rules))["error"]
+    assert not sample(decode(make_entry(grpc_trailer="14"), rules))["error"]
 
 
 @pytest.mark.parametrize("cluster", ["", "shop|v9", "other|v1", "shop"])
@@ -181,11 +186,10 @@ def test_a_request_routed_while_no_rollout_ran_has_no_bucket(
 
 
 def test_a_key_that_is_not_utf_8_is_still_a_person(rules: DecodeRules, make_entry: Callable[..., Entry]) -> None:
-    entry = lean(make_entry())
-    stamp = read_stamp(entry)
-    assert isinstance(stamp, Stamp)
-    row = sample(decode_request(entry, stamp._replace(key=b"\xff\xfe"), rules, Vocabulary(), hash_user))
-    assert row["user"] == hash_user(b"\xff\xfe")
+    key = b"\xff\xfe"
+    entry = make_entry(key="??").SerializeToString().replace(b"\n??", b"\n" + key)
+    row = sample(decode(entry, rules))
+    assert row["user"] == hash_user(key)
     assert row["bucket"] == NO_BUCKET
 
 
@@ -247,29 +251,147 @@ def test_an_older_envoys_entry_in_mid_request_does_not_count(
         ("", b"sidecar", False),  # answered before the hop could be written: nobody before has split
     ],
 )
-def test_the_first_splitting_hop_reports(hop: str, role: bytes, later: bool, make_entry: Callable[..., Entry]) -> None:
-    stamp = read_stamp(lean(make_entry(hop=hop)))
-    assert isinstance(stamp, Stamp)
-    assert is_later_hop(stamp, role) is later
+def test_the_first_splitting_hop_reports(
+    hop: str, role: bytes, later: bool, rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    counts = decoded(make_entry(hop=hop), rules, role).counts
+    assert counts == ({Drop.LATER_HOP: 1} if later else {"accepted": 1})
 
 
 @pytest.mark.parametrize(
     ("tag", "generation"), [("7", 7), ("", None), ("x", None), ("-1", None), ("1" * 400, None), ("٣", None)]
 )
 def test_the_generation_is_a_number_or_unknown(
-    tag: str, generation: int | None, make_entry: Callable[..., Entry]
+    tag: str, generation: int | None, rules: DecodeRules, make_entry: Callable[..., Entry]
 ) -> None:
-    stamp = read_stamp(lean(make_entry(generation=tag)))
-    assert isinstance(stamp, Stamp)
-    assert generation_of(stamp) == generation
+    assert decoded(make_entry(generation=tag), rules).seen == {("shop", "edge"): generation}
 
 
 def test_flags_that_are_no_message_are_malformed(rules: DecodeRules, make_entry: Callable[..., Entry]) -> None:
-    entry = lean(make_entry())
-    entry.common_properties.response_flags = b"\xff"
-    stamp = read_stamp(entry)
-    assert isinstance(stamp, Stamp)
-    assert decode_request(entry, stamp, rules, Vocabulary(), hash_user) is Drop.MALFORMED
+    entry = make_entry(flags=("failed_local_healthcheck",)).SerializeToString()
+    flags = b"\x82\x01\x02\x08\x01"  # field 16, two bytes: field 1 is true
+    assert flags in entry
+    assert decode(entry.replace(flags, b"\x82\x01\x02\x08\xff"), rules) is Drop.MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("content_type", "label"),
+    [
+        ("text/html", "page /cart"),
+        ("TEXT/HTML; charset=utf-8", "page /cart"),
+        ("application/xhtml+xml", "page /cart"),
+        ("application/json", "call /cart"),
+        ("application/grpc", "call /cart"),
+        ("text/event-stream", "call /cart"),
+        ("", "call /cart"),
+        ("image/svg+xml", None),
+        ("text/css", None),
+        ("text/javascript; charset=utf-8", None),
+        ("application/javascript", None),
+        ("font/woff2", None),
+    ],
+)
+def test_a_step_is_a_page_or_a_call_and_what_belongs_to_a_page_is_none(
+    content_type: str, label: str | None, rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    vocabulary = Vocabulary()
+    row = sample(decode(make_entry(path="/cart", content_type=content_type), rules, vocabulary))
+    assert label == (None if row["label"] == NO_STEP else vocabulary.labels[row["label"]])
+
+
+@pytest.mark.parametrize(
+    ("agent", "bot"),
+    [
+        ("", False),
+        ("Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)", True),
+        ("Mozilla/5.0 AppleWebKit/537.36 (KHTML, like Gecko; compatible; bingbot/2.0) Chrome/1.0 Safari/537.36", True),
+        ("Baiduspider", True),
+        ("kube-probe/1.31", True),
+        ("Mozilla/5.0 (Linux; Android 11; CUBOT X30) AppleWebKit/537.36", False),
+        ("Mozilla/5.0 (X11; Linux x86_64) HeadlessChrome/130.0 Safari/537.36", False),
+        ("okhttp/4.12.0", False),
+        ("Python/3.11 aiohttp/3.14", False),
+    ],
+)
+def test_a_machine_that_says_so_is_a_bot(
+    agent: str, bot: bool, rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    entry = make_entry()
+    entry.request.user_agent = agent
+    assert sample(decode(entry, rules))["bot"] == bot
+
+
+def test_the_first_byte_of_the_upstream_is_kept_apart(rules: DecodeRules, make_entry: Callable[..., Entry]) -> None:
+    entry = make_entry()
+    assert np.isnan(sample(decode(entry, rules))["first_byte_ms"])
+    entry.common_properties.time_to_first_upstream_rx_byte.nanos = 9_250_000
+    row = sample(decode(entry, rules))
+    assert row["first_byte_ms"] == pytest.approx(9.25)
+    assert row["duration_ms"] == pytest.approx(12.5)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"stream": True}, {"status": 101}, {"content_type": "text/event-stream; charset=utf-8"}]
+)
+def test_how_long_a_stream_lasts_is_not_judged_and_its_failure_is(
+    changes: dict[str, Any], rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    row = sample(decode(make_entry(**changes), rules))
+    assert np.isnan(row["duration_ms"])
+    assert (row["kind"], row["error"]) == (SampleKind.REQUEST, False)
+    assert sample(decode(make_entry(flags=("upstream_remote_reset",), **changes), rules))["error"]
+
+
+def test_a_web_socket_that_the_upstream_closes_has_not_failed(error: Callable[..., bool]) -> None:
+    assert not error(status=101, flags=("upstream_connection_termination",))
+    assert error(status=200, flags=("upstream_connection_termination",))
+
+
+def test_a_stream_that_goes_on_shows_that_its_person_is_there(
+    rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    entry = make_entry(stream=True)
+    common = entry.common_properties
+    common.access_log_type = accesslog_pb2.DownstreamPeriodic
+    common.intermediate_log_entry = True
+    common.start_time.seconds -= 3_600
+    common.duration.seconds, common.duration.nanos = 3_590, 250_000_000
+    row = sample(decode(entry, rules))
+    assert row["kind"] == SampleKind.ALIVE
+    assert row["start_unix_ns"] == UNIX_NS - 9_750_000_000  # when the entry was written
+    assert row["user"] == hash_user(b"anna")
+    assert row["label"] == NO_STEP
+    assert np.isnan(row["duration_ms"])
+    assert not row["error"]
+    common.ClearField("duration")
+    assert sample(decode(entry, rules))["start_unix_ns"] == UNIX_NS  # when it arrived
+    entry.common_properties.custom_tags.clear()
+    entry.common_properties.custom_tags.update(make_entry().common_properties.custom_tags)
+    assert decode(entry, rules) is Drop.UNFINISHED
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        b"",
+        b"serinus",
+        b"shop|eu|shop-1|7",
+        b"shop|eu|shop-1|7\ngateway\n\n\nanna",  # a line is missing
+        b"shop|eu|shop-1|7\ngateway\n\n\n\n\nanna",  # one too many
+    ],
+)
+def test_a_tag_with_other_lines_is_malformed(tag: bytes, rules: DecodeRules, make_entry: Callable[..., Entry]) -> None:
+    entry = make_entry()
+    entry.common_properties.custom_tags[TAG] = tag.decode()
+    assert decode(entry, rules) is Drop.MALFORMED
+
+
+def test_an_entry_without_our_tag_is_of_a_route_that_does_not_split(
+    rules: DecodeRules, make_entry: Callable[..., Entry]
+) -> None:
+    entry = make_entry()
+    entry.common_properties.custom_tags.clear()
+    assert decode(entry, rules) is Drop.FORWARDING_HOP
 
 
 @pytest.mark.parametrize(

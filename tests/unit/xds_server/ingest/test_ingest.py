@@ -179,7 +179,12 @@ def test_a_message_that_cannot_be_read_does_not_end_the_stream(
 
 
 def test_what_is_judged_has_its_label_before_a_flood_of_paths(ingest: Ingest) -> None:
-    assert ingest.vocabulary("shop").labels == ("other", "feature wishlist", "page /checkout/done")
+    assert ingest.vocabulary("shop").labels == (
+        "other",
+        "feature wishlist",
+        "page /checkout/done",
+        "call /checkout/done",
+    )
 
 
 def test_what_the_opentelemetry_sdk_sends_is_understood(ingest: Ingest) -> None:
