@@ -174,6 +174,7 @@ class Mesh:
     """`dead_man_s`: how long Envoys go on with canaries when the control plane is gone; None: for ever.
 
     `access`: the first rule that fits a peer's certificate says what it may; None: every peer may do everything.
+    `browsers`: origins of the pages whose browsers may send events over HTTP.
     """
 
     path: str
@@ -182,6 +183,7 @@ class Mesh:
     sidecars: Mapping[str, Sidecar] = field(default_factory=dict)
     dead_man_s: float | None = None
     access: tuple[AccessRule, ...] | None = None
+    browsers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

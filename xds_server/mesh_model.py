@@ -16,6 +16,7 @@ from xds_server.units import (
     LISTEN,
     NAME,
     NODES,
+    ORIGIN,
     PATH,
     PLAIN_HEADER,
     PORT,
@@ -292,3 +293,4 @@ class MeshShape(Shape):
     sidecars: dict[Name, SidecarShape] = Field(default_factory=dict)
     dead_man: Annotated[float | None, duration("10s", "24h"), GIVEN] = None
     access: Annotated[list[AccessShape] | None, Field(min_length=1), GIVEN] = None
+    browsers: Annotated[list[Annotated[str, ORIGIN]] | None, Field(min_length=1), GIVEN] = None

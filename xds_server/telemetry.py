@@ -144,6 +144,17 @@ class Telemetry:
         self._counter("serinus.ingest.dropped", "Samples that a full queue has cost.", ("service",), _by_label(dropped))
         self._counter("serinus.samples", "Samples taken.", ("service",), _by_label(samples))
 
+    def watch_labels(self, *, labels: Reading, overflow: Reading) -> None:
+        """Show how many labels each service's samples have, and those that found no room."""
+        self._gauge("serinus.labels", "Labels of what people do.", ("service",), _by_label(labels))
+        self._counter(
+            "serinus.labels.overflow", "Samples whose label found no room: `other`.", ("service",), _by_label(overflow)
+        )
+
+    def watch_otlp_http(self, answers: Reading) -> None:
+        """Show the answers to OTLP over HTTP, by status."""
+        self._counter("serinus.otlp.http.answers", "Answers to OTLP over HTTP.", ("status",), _by_label(answers))
+
     def watch_xds(self, *, responses: PairReading, nodes: Callable[[], int]) -> None:
         """Show what goes on with Envoys: `responses` by (event, type), event being push, ack or nack."""
         self._counter(
