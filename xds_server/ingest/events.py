@@ -69,12 +69,13 @@ ELEMENT_ATTRIBUTES = (
 MAX_ATTRIBUTES = 128  # of a span or record that are looked at: as many as SDKs keep
 MAX_LABEL = 60  # characters of a label behind its first word
 
+_MAX_TEXT = 512  # bytes of a name that are looked at
 _SPAN_KIND_INTERNAL = 1
 _SPAN_KIND_SERVER = 2
 _STATUS_CODE_ERROR = 2
 _ENVOY = b"envoy"
-_NAMES_SOMEBODY = re.compile(r"\S*(?:@|%40)\S*|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\+?\d+", re.IGNORECASE)
-"""Within a label: addresses of people, identifiers, numbers."""
+_NAMES_ONE = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\+?\d+", re.IGNORECASE)
+"""Within a word: identifiers and numbers. An e-mail address is a word of its own."""
 
 _ELEMENT_ID = re.compile(r"""@id=["']([^"']+)["']|#([\w-]+)""")
 _EMPTY = re.compile(r"[\s*]*")
@@ -228,7 +229,7 @@ def element_label(text: bytes) -> str:
     >>> element_label(b'//*[@id="cart"]/form/*[@id="buy"]')
     'buy'
     """
-    ids = _ELEMENT_ID.findall(text[:1024].decode("utf-8", "replace"))
+    ids = _ELEMENT_ID.findall(text[:_MAX_TEXT].decode("utf-8", "replace"))
     return impersonal("".join(ids[-1]).encode() if ids else text)
 
 
@@ -239,6 +240,7 @@ def impersonal(text: bytes) -> str:
     >>> impersonal(b"Write to anna@example.com, order 4711")
     'Write to * order *'
     """
-    words = " ".join(text[:1024].decode("utf-8", "replace").split())
-    name = _NAMES_SOMEBODY.sub("*", words)[:MAX_LABEL].strip()
+    words = text[:_MAX_TEXT].decode("utf-8", "replace").split()
+    impersonal_words = ("*" if "@" in word or "%40" in word else _NAMES_ONE.sub("*", word) for word in words)
+    name = " ".join(impersonal_words)[:MAX_LABEL].strip()
     return "" if _EMPTY.fullmatch(name) else name

@@ -333,6 +333,7 @@ class Ingest:
         decode: _Decode[_Item],
         jar: Jar | None,
     ) -> Outcomes:
+        yield None
         attributes = attributes_of(resource.attributes)
         inbox = self._inboxes.get(attributes.get(b"service.name", b""))
         outcomes: Outcomes
