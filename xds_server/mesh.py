@@ -175,6 +175,7 @@ class Mesh:
 
     `access`: the first rule that fits a peer's certificate says what it may; None: every peer may do everything.
     `browsers`: origins of the pages whose browsers may send events over HTTP.
+    `traced`: share of the requests that Envoys trace, 0 to 1; None: they have no tracer.
     """
 
     path: str
@@ -184,6 +185,7 @@ class Mesh:
     dead_man_s: float | None = None
     access: tuple[AccessRule, ...] | None = None
     browsers: frozenset[str] = frozenset()
+    traced: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

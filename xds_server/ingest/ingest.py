@@ -337,8 +337,8 @@ class Ingest:
         attributes = attributes_of(resource.attributes)
         inbox = self._inboxes.get(attributes.get(b"service.name", b""))
         outcomes: Outcomes
-        if inbox is None or (refusal := _refusal(inbox.rules.name, attributes)) is not None:
-            reason = Drop.UNKNOWN_SERVICE if inbox is None else refusal
+        if inbox is None or is_envoy(attributes) or not access.current().sees(inbox.rules.name):
+            reason = _refusal(inbox, attributes)
             outcomes = (None if item is None else reason for item in items)
         elif jar is None:
             version = inbox.rules.versions.get(attributes.get(b"service.version", b""), UNKNOWN)
@@ -398,10 +398,10 @@ def _members(groups: Iterable[Iterable[_Item]]) -> Iterator[_Item | None]:
         yield None
 
 
-def _refusal(service: str, resource: Mapping[bytes, bytes]) -> Drop | None:
-    if not access.current().sees(service):
-        return Drop.NOT_ALLOWED
-    return Drop.FROM_ENVOY if is_envoy(resource) else None
+def _refusal(inbox: _Inbox | None, resource: Mapping[bytes, bytes]) -> Drop:
+    if is_envoy(resource):
+        return Drop.FROM_ENVOY
+    return Drop.UNKNOWN_SERVICE if inbox is None else Drop.NOT_ALLOWED
 
 
 def _reserve_labels(inbox: _Inbox) -> None:
