@@ -6,21 +6,19 @@ A handful has Chromium; the others send what its pages send, by plain HTTP.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 import grpc.aio
 import pytest
 from aiohttp import web
 
 from analysis.sample import SampleKind
 from tests import chromium
+from tests.shoppers import BUTTON, FEATURE, ONWARD, PAGES_SEEN, shop_by_script, shop_in_browser
 from tests.waiting import until
 from xds_server.ads.cache import AdsCache
 from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
@@ -58,8 +56,6 @@ HALVES = {
         segments={"default": SegmentSplit(baseline="v1", canary="v2", canary_bp=5_000)},
     )
 }
-WALK = ("/", "/search", "/product/7", "/cart", "/checkout", "/checkout/done")
-BUTTON = "click wishlist"
 Steps = dict[int, list[str]]
 """What each person has done, in order of time, by what stands for the person."""
 
@@ -137,58 +133,6 @@ async def staged(
         yield Stage(f"http://127.0.0.1:{edge}", beacon, ingest)
 
 
-async def shop_through(person: chromium.Person, stage: Stage) -> None:
-    """Go from page to page as people do, and press the button on the way."""
-    await person.open(stage.url + WALK[0])
-    for path in WALK[1:]:
-        await person.click("#onward", leads_on=True)
-        assert await person.see("location.pathname") == path
-        if path.startswith("/product"):
-            await person.click("#wishlist")
-            await asyncio.sleep(0.3)
-    await asyncio.sleep(0.3)
-
-
-def beacon_of(*events: tuple[str, str, str | None]) -> bytes:
-    """What the pages' script sends of these: name, path, element."""
-
-    def text(**named: str | None) -> list[dict[str, Any]]:
-        pairs = {name.replace("_", "."): value for name, value in named.items()}
-        return [{"key": name, "value": {"stringValue": value}} for name, value in pairs.items() if value is not None]
-
-    records = [
-        {
-            "timeUnixNano": str(time.time_ns() + i * 1_000_000),
-            "eventName": name,
-            "attributes": text(app_widget_id=element, url_path=path),
-        }
-        for i, (name, path, element) in enumerate(events)
-    ]
-    resource = {"attributes": text(service_name="shop")}
-    return json.dumps({"resourceLogs": [{"resource": resource, "scopeLogs": [{"logRecords": records}]}]}).encode()
-
-
-async def shop_by_script(stage: Stage) -> None:
-    """The same, without a browser: one request a page, and what its script would send."""
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as client:
-        for path in WALK:
-            async with client.get(stage.url + path) as answer:
-                page = await answer.text()
-            events: list[tuple[str, str, str | None]] = [("browser.page_view", path, None)]
-            if "<button id" in page:
-                async with client.post(stage.url + "/api/wishlist"):
-                    pass
-                events.append(("app.widget.click", path, "wishlist"))
-            if 'id="onward"' in page:
-                events.append(("app.widget.click", path, "onward"))
-            headers = {"origin": stage.url, "content-type": "application/json"}
-            async with client.post(stage.beacon + "/v1/logs", data=beacon_of(*events), headers=headers) as answer:
-                assert (answer.status, await answer.text()) == (200, "{}")
-
-
-SEEN = [f"page {path}" for path in ("/", "/search", "/product/*", "/cart", "/checkout", "/checkout/done")]
-
-
 @needs_chromium
 @pytest.mark.slow
 def test_what_people_see_and_click_in_a_browser_are_steps_of_their_sessions(
@@ -197,7 +141,7 @@ def test_what_people_see_and_click_in_a_browser_are_steps_of_their_sessions(
     async def scenario() -> None:
         async with staged(run_envoy, free_port, dead_button=False) as stage, chromium.chromium() as browser:
             person = await browser.person()
-            await shop_through(person, stage)
+            await shop_in_browser(person, stage.url)
             assert person.errors == []
             assert f"{COOKIE}=" not in await person.see("document.cookie")  # no script can read it
             await until(lambda: stage.count("accepted") >= 6 + 6 + 5 + 1)
@@ -205,8 +149,8 @@ def test_what_people_see_and_click_in_a_browser_are_steps_of_their_sessions(
             steps = stage.steps()
             assert len(steps) == 1, steps  # log entries, the shop's events and the browser's are of the same person
             (done,) = steps.values()
-            assert set(done) == {*SEEN, BUTTON, "click onward", "feature wishlist"}
-            assert (done.count(BUTTON), done.count("click onward"), done.count("feature wishlist")) == (1, 5, 1)
+            assert set(done) == {*PAGES_SEEN, BUTTON, ONWARD, FEATURE}
+            assert (done.count(BUTTON), done.count(ONWARD), done.count(FEATURE)) == (1, 5, 1)
             assert done[-1] == "page /checkout/done"
             assert stage.count("no_user") == 1  # the shop itself, on the first request, which brought no cookie
 
@@ -221,21 +165,17 @@ def test_a_button_that_stops_working_is_missing_in_the_sessions_of_that_version(
     async def scenario() -> None:
         async with staged(run_envoy, free_port, dead_button=True) as stage, chromium.chromium() as browser:
             people = [await browser.person() for _ in range(6)]
-            await asyncio.gather(*(shop_through(person, stage) for person in people[:3]))
-            await asyncio.gather(*(shop_through(person, stage) for person in people[3:]))
-            at_canary = 0
-            for person in people:
-                at_canary += await person.see("fetch('/').then(r => r.headers.get('x-shop-version') === 'v2')")
-                assert person.errors == []
-            await asyncio.gather(*(shop_by_script(stage) for _ in range(40)))
+            works = await asyncio.gather(*(shop_in_browser(person, stage.url) for person in people))
+            assert [person.errors for person in people] == [[]] * 6
+            works += await asyncio.gather(*(shop_by_script(stage.url, stage.beacon) for _ in range(40)))
             await asyncio.sleep(1)
             steps = stage.steps()
             assert len(steps) == 46
             dead = [done for done in steps.values() if BUTTON not in done]
-            assert all("feature wishlist" not in done and done.count("click onward") == 5 for done in dead)
-            assert all("feature wishlist" in done for done in steps.values() if BUTTON in done)
-            assert at_canary <= len(dead) < 46
-            assert len(dead) > 5  # of 46, each with even chances
+            assert all(FEATURE not in done and done.count(ONWARD) == 5 for done in dead)
+            assert all(FEATURE in done for done in steps.values() if BUTTON in done)
+            assert len(dead) == works.count(False)
+            assert 5 < len(dead) < 41  # of 46, each with even chances
 
     asyncio.run(scenario())
 
@@ -245,12 +185,12 @@ def test_what_a_script_sends_is_what_a_browser_sends(
 ) -> None:
     async def scenario() -> None:
         async with staged(run_envoy, free_port, dead_button=False) as stage:
-            await shop_by_script(stage)
+            await shop_by_script(stage.url, stage.beacon)
             await until(lambda: stage.count("accepted") >= 6 + 6 + 5 + 1)
             await asyncio.sleep(0.5)
             steps = stage.steps()
             assert len(steps) == 1
             (done,) = steps.values()
-            assert set(done) == {*SEEN, BUTTON, "click onward", "feature wishlist"}
+            assert set(done) == {*PAGES_SEEN, BUTTON, ONWARD, FEATURE}
 
     asyncio.run(scenario())

@@ -20,7 +20,7 @@ from xds_server.pb import otlp_pb2
 TRACES: Final = "opentelemetry.proto.collector.trace.v1.TraceService"
 LOGS: Final = "opentelemetry.proto.collector.logs.v1.LogsService"
 
-TURN: Final = 500
+TURN: Final = 250
 """Spans or records taken in one go; between two such turns everything else has its own."""
 
 REJECTED: Final = frozenset(
