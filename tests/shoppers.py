@@ -28,10 +28,19 @@ async def shop_in_browser(person: chromium.Person, url: str) -> bool:
         assert await person.see("location.pathname") == path
         if path.startswith("/product"):
             await person.click("#wishlist")
-            await asyncio.sleep(0.3)
-            works = await person.see("document.querySelector('#wishlist').textContent") == "Remembered"
+            works = await _is_remembered(person)
     await asyncio.sleep(0.3)  # the last beacon leaves
     return works
+
+
+async def _is_remembered(person: chromium.Person) -> bool:
+    button = "document.querySelector('#wishlist')"
+    if await person.see(f"{button}.disabled"):
+        await asyncio.sleep(0.3)
+        assert await person.see(f"{button}.textContent") == "Remember it"
+        return False
+    look = f"() => {button}.textContent === 'Remembered' ? done(true) : setTimeout(look, 20)"
+    return bool(await person.see(f"new Promise(done => {{ const look = {look}; look(); }})"))
 
 
 async def shop_by_script(url: str, beacon: str, *, think_s: float = 0.0) -> bool:

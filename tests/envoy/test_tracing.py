@@ -24,8 +24,11 @@ from xds_server.demo.shop_telemetry import Telemetry
 from xds_server.ingest import Ingest
 from xds_server.ingest.als import add_als
 from xds_server.ingest.otlp import add_otlp
+from xds_server.ingest.otlp_http import OtlpHttp
 from xds_server.mesh import Mesh, SegmentSplit, ServiceSplits
 from xds_server.settings import parse_mesh
+from xds_server.web.app import create_app
+from xds_server.web.server import listen, serve
 
 MESH = """
 services:
@@ -119,36 +122,62 @@ def test_without_the_key_nothing_is_traced(rig: Any) -> None:
     assert [answer.headers.get("traceparent", "")[:2] for answer in seen] == [""] * 40 + ["00"]
 
 
+GRPC = "otlp/serinus:\n    endpoint: serinus:4317\n    tls: {insecure: true}"
+HTTP = "otlphttp/serinus:\n    endpoint: http://serinus:8080"
+EXPORTERS = {"as shown": GRPC, "http": HTTP, "http and json": f"{HTTP}\n    encoding: json"}
+
+
+@asynccontextmanager
+async def http_of(ingest: Ingest) -> AsyncIterator[int]:
+    listener, stop = listen("127.0.0.1", 0), asyncio.Event()
+    app = create_app(not_ready=lambda: None, metrics=lambda: b"", more=OtlpHttp(ingest=ingest).routes())
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(serve(app, listener, stop))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            stop.set()
+
+
 @pytest.mark.skipif(COLLECTOR is None, reason="no OpenTelemetry collector here (otelcol on the PATH, or in OTELCOL)")
-def test_the_collector_set_up_as_shown_hands_everything_on(rig: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_the_collector_hands_everything_on(exporter: str, rig: Any, tmp_path: Path) -> None:
+    log = tmp_path / "collector.log"
+
     async def go() -> None:
         mesh = parse_mesh(MESH.format(port=10_000, v1=1, nothing=2, tracing=""), "mesh.yaml")
         receiver = rig.free_port()
-        async with control_plane(mesh) as (ingest, port):
-            config = tmp_path / "collector.yaml"
-            text = CONFIG.read_text().replace("0.0.0.0:4317", f"127.0.0.1:{receiver}")
-            config.write_text(text.replace("serinus:4317", f"127.0.0.1:{port}"))
-            with (tmp_path / "collector.log").open("wb") as log:
-                collector = await asyncio.create_subprocess_exec(
-                    str(COLLECTOR), "--config", str(config), "--set=service::telemetry::metrics::level=none",
-                    stdout=log, stderr=log,
-                )  # fmt: skip
+        async with control_plane(mesh) as (ingest, port), http_of(ingest) as http_port:
+            text = CONFIG.read_text()
+            assert GRPC in text
+            text = text.replace(GRPC, EXPORTERS[exporter]).replace("[otlp/", f"[{EXPORTERS[exporter].split('/')[0]}/")
+            for there, here in (("0.0.0.0:4317", receiver), ("serinus:4317", port), ("serinus:8080", http_port)):
+                text = text.replace(there, f"127.0.0.1:{here}")
+            (tmp_path / "collector.yaml").write_text(text)
+            options = ("--config", tmp_path / "collector.yaml", "--set=service::telemetry::metrics::level=none")
+            with log.open("wb") as output:
+                collector = await asyncio.create_subprocess_exec(COLLECTOR, *options, stdout=output, stderr=output)
             try:
-                await until(lambda: "Everything is ready" in (tmp_path / "collector.log").read_text(), 30)
-                telemetry = Telemetry("v1", f"127.0.0.1:{receiver}")
-                now = time.time_ns()
+                await until(lambda: "Everything is ready" in log.read_text(), 30)
+                telemetry, now = Telemetry("v1", f"127.0.0.1:{receiver}"), time.time_ns()
                 telemetry.page_view(path="/cart", user="anna", at_unix_ns=now)
                 telemetry.feature_used(feature="voucher", user="anna", at_unix_ns=now)
-                telemetry.request(
-                    method="GET", path="/", user="anna", status=500,
-                    start_unix_ns=now, end_unix_ns=now + 1,
-                )  # fmt: skip
+                of_request = {
+                    "method": "GET",
+                    "path": "/",
+                    "user": "anna",
+                    "start_unix_ns": now,
+                    "end_unix_ns": now + 1,
+                }
+                telemetry.request(**of_request, status=500)
+                telemetry.request(**of_request, status=200)
                 await asyncio.to_thread(telemetry.close)
                 await until(lambda: ingest.accepted()["shop"] == 3)
             finally:
                 collector.terminate()
                 await asyncio.wait_for(collector.wait(), 10)
-            assert "error" not in (tmp_path / "collector.log").read_text().lower()
+            assert "error" not in log.read_text().lower()
+            assert ingest.counts["span", "not_a_server_error"] == 1
             rows = ingest.drain()["shop"].rows
             kinds = {SampleKind.PAGE, SampleKind.FEATURE, SampleKind.SPAN_ERROR}
             assert {SampleKind(kind) for kind in rows["kind"]} == kinds
