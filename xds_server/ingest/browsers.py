@@ -17,6 +17,8 @@ MAX_LABELS: Final = 256  # of a service that browsers may bring up; the rest is 
 MAX_EVENTS: Final = 600  # of one person in a window
 MAX_PEOPLE: Final = 100_000  # told apart in a window
 WINDOW_S: Final = 60.0
+MAX_DELAY_NS: Final = 10 * 10**9  # for which a browser gathers events before it sends them
+MAX_AHEAD_NS: Final = 10**9
 MAX_KEY: Final = 256  # bytes; a longer key is no identity to Envoy either
 
 _COOKIE = re.compile(rb"([^=;,\s]+)=([^;,]*)")
@@ -29,6 +31,15 @@ def cookie_in(jar: Iterable[bytes], name: bytes | None) -> bytes:
             if found == name:
                 return bytes(value) if len(value) <= MAX_KEY else b""
     return b""
+
+
+def clock_is_off(newest_ns: int, now_ns: int) -> int:
+    """Return by how much a browser's clock is ahead of ours, by the newest event of a message that has just come.
+
+    0 where its clock may be right. Else the newest has just happened: clocks that are off by hours are not rare.
+    """
+    ahead_ns = newest_ns - now_ns
+    return 0 if -MAX_DELAY_NS <= ahead_ns <= MAX_AHEAD_NS else ahead_ns
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from analysis.evidence.log_loss import LoadLedger, LogCheck, Series
 from analysis.sample import SAMPLE_DTYPE, UNKNOWN, SampleBatch, SampleKind, Vocabulary
 from xds_server import access
 from xds_server.clock import Clock, SystemClock
-from xds_server.ingest.browsers import Allowance, BrowserLabels, cookie_in
+from xds_server.ingest.browsers import Allowance, BrowserLabels, clock_is_off, cookie_in
 from xds_server.ingest.entries import (
     Stamp,
     decode_request,
@@ -362,17 +362,15 @@ class Ingest:
                 yield _queue(row, inbox, now_unix_ns)
 
     def _from_browser(self, inbox: _Inbox, items: Sequence[_Item | None], decode: _Decode[_Item], jar: Jar) -> Outcomes:
-        """Take what a browser says: of the person whose cookie it has, and by our clock.
-
-        The newest of a message has just happened: browsers send at once, and their clocks may be off by hours.
-        """
+        """Take what a browser says, of the person whose cookie it has."""
         user = self._hash_user(cookie_in(jar, inbox.rules.cookie))
         rows = [
             None if item is None else decode(item, UNKNOWN, inbox.rules, inbox.browser_labels, lambda _: user)
             for item in items
         ]
         now_unix_ns = self._clock.now_unix_ns()
-        behind_ns = now_unix_ns - max((row[0] for row in rows if isinstance(row, tuple)), default=0)
+        newest_ns = max((row[0] for row in rows if isinstance(row, tuple)), default=0)
+        off_ns = clock_is_off(newest_ns, now_unix_ns)
         for row in rows:
             if not isinstance(row, tuple):
                 yield row
@@ -381,7 +379,7 @@ class Ingest:
             elif not self._allowance.takes(user, now_unix_ns / _NS) or 2 * len(inbox.rows) > self._queue_limit:
                 yield Drop.TOO_MANY  # access logs are worth more: browsers fill half of the queue at most
             else:
-                yield _queue((row[0] + behind_ns, *row[1:]), inbox, now_unix_ns)
+                yield _queue((row[0] - off_ns, *row[1:]), inbox, now_unix_ns)
 
     def _count(self, source: Source, outcome: Row | Drop, *, versioned: bool = True) -> None:
         if isinstance(outcome, Drop):
