@@ -191,6 +191,8 @@ class Mesh:
     """`dead_man_s`: how long Envoys go on with canaries when the control plane is gone; None: for ever.
 
     `access`: the first rule that fits a peer's certificate says what it may; None: every peer may do everything.
+    `browsers`: origins of the pages whose browsers may send events over HTTP.
+    `traced`: share of the requests that Envoys trace, 0 to 1; None: they have no tracer.
     """
 
     path: str
@@ -199,6 +201,8 @@ class Mesh:
     sidecars: Mapping[str, Sidecar] = field(default_factory=dict)
     dead_man_s: float | None = None
     access: tuple[AccessRule, ...] | None = None
+    browsers: frozenset[str] = frozenset()
+    traced: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,6 +74,8 @@ def build_mesh(shape: MeshShape, path: str) -> Mesh:
         gateways=MappingProxyType(gateways),
         sidecars=MappingProxyType({n: Sidecar(node=n, listen=s.listen) for n, s in shape.sidecars.items()}),
         dead_man_s=shape.dead_man,
+        traced=None if shape.tracing is None else shape.tracing.sampling,
+        browsers=frozenset(shape.browsers or ()),
         access=None if shape.access is None else tuple(_access(rule) for rule in shape.access),
     )
 

@@ -16,6 +16,7 @@ from xds_server.units import (
     LISTEN,
     NAME,
     NODES,
+    ORIGIN,
     PATH,
     PLAIN_HEADER,
     PORT,
@@ -294,9 +295,17 @@ class AccessShape(Shape):
     services: Annotated[list[Name] | None, Field(min_length=1), GIVEN] = None
 
 
+class TracingShape(Shape):
+    """Envoys' own tracer, OpenTelemetry's."""
+
+    sampling: Annotated[float, share("0%", "100%")] = 0.01
+
+
 class MeshShape(Shape):
     services: Annotated[dict[Name, ServiceShape], Field(min_length=1)]
     gateways: dict[Name, GatewayShape] = Field(default_factory=dict)
     sidecars: dict[Name, SidecarShape] = Field(default_factory=dict)
     dead_man: Annotated[float | None, duration("10s", "24h"), GIVEN] = None
     access: Annotated[list[AccessShape] | None, Field(min_length=1), GIVEN] = None
+    tracing: Annotated[TracingShape | None, GIVEN] = None
+    browsers: Annotated[list[Annotated[str, ORIGIN]] | None, Field(min_length=1), GIVEN] = None

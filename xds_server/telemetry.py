@@ -151,6 +151,17 @@ class Telemetry:
         )
         self._gauge("serinus.ingest.queue.bytes", "Bytes of them.", (), lambda: [((), waiting_bytes())])
 
+    def watch_labels(self, *, labels: Reading, overflow: Reading) -> None:
+        """Show how many labels each service's samples have, and those that found no room."""
+        self._gauge("serinus.labels", "Labels of what people do.", ("service",), _by_label(labels))
+        self._counter(
+            "serinus.labels.overflow", "Samples whose label found no room: `other`.", ("service",), _by_label(overflow)
+        )
+
+    def watch_otlp_http(self, answers: Reading) -> None:
+        """Show the answers to OTLP over HTTP, by status."""
+        self._counter("serinus.otlp.http.answers", "Answers to OTLP over HTTP.", ("status",), _by_label(answers))
+
     def watch_xds(self, *, responses: PairReading, nodes: Callable[[], int]) -> None:
         """Show what goes on with Envoys: `responses` by (event, type), event being push, ack or nack."""
         self._counter(

@@ -9,6 +9,8 @@ import socket
 import ssl
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -337,6 +339,15 @@ def test_spans_are_taken_only_of_services_that_the_certificate_lets_its_owner_se
 
 
 # --- The command line
+
+
+def test_a_way_in_without_certificates_takes_nothing_from_servers(kit, guarded):
+    headers = {"content-type": "application/json"}
+    asked = urllib.request.Request(f"http://{guarded.plane.http}/v1/traces", b"{}", headers)
+    with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+        urllib.request.urlopen(asked, timeout=10)  # noqa: S310 -- http, as one sees
+    with refused.value as answer:
+        assert json.load(answer) == {"message": "HTTP brings no certificate: send OTLP over gRPC"}
 
 
 def test_the_command_line_talks_tls(kit, guarded):

@@ -14,6 +14,8 @@ from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
+from envoy.config.trace.v3.http_tracer_pb2 import Tracing
+from envoy.config.trace.v3.opentelemetry_pb2 import OpenTelemetryConfig
 from envoy.extensions.access_loggers.grpc.v3.als_pb2 import CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
@@ -28,6 +30,7 @@ from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutat
 )
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from envoy.type.tracing.v3.custom_tag_pb2 import CustomTag
+from envoy.type.v3.percent_pb2 import Percent
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from xds_server.resources import learned
@@ -120,6 +123,7 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
         access_log_options=HttpConnectionManager.HcmAccessLogOptions(
             access_log_flush_interval=milliseconds(ALIVE_EVERY_MS)
         ),
+        tracing=None if entry.traced is None else _tracing(entry, entry.traced),
         generate_request_id=BoolValue(value=True),
         # The client's own address ends up in x-forwarded-for, and what it claims of itself is not believed.
         use_remote_address=BoolValue(value=at_edge),
@@ -127,6 +131,22 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
         normalize_path=BoolValue(value=True),
         merge_slashes=True,
         early_header_mutation_extensions=[_strip(entry.strip)] if at_edge else [],
+    )
+
+
+def _tracing(entry: Entry, share: float) -> HttpConnectionManager.Tracing:
+    """Trace a share of the requests, as part of the client's trace where it brings one, and tell the application.
+
+    The tracer's spans come here as well, where nothing is made of them: the access log says the same, and of all.
+    """
+    tracer = OpenTelemetryConfig(
+        grpc_service=GrpcService(envoy_grpc=GrpcService.EnvoyGrpc(cluster_name=CONTROL_CLUSTER)),
+        service_name=entry.services[0].name if len(entry.services) == 1 else entry.kind.name or entry.name,
+    )
+    return HttpConnectionManager.Tracing(
+        client_sampling=Percent(value=0),  # what asks for a trace without being one: x-client-trace-id
+        random_sampling=Percent(value=100 * share),
+        provider=Tracing.Http(name="envoy.tracers.opentelemetry", typed_config=packed(tracer)),
     )
 
 
