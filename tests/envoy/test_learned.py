@@ -165,8 +165,8 @@ def test_the_time_that_a_request_waits_is_the_services_own_and_after_it_few_wait
                 began = time.monotonic()
                 assert (await s.ask(f"b{n}")).version == "v1"
                 took.append(time.monotonic() - began)
-            assert s.plane.begun_n <= 2 * (1 + sum(took))  # one a worker, and one a second
-            assert 0.02 <= max(took) < 0.2
+            assert 3 <= s.plane.begun_n <= 2 * 8  # three a worker, and then ever fewer
+            assert max(took) >= 0.02
             s.plane.delay_s = 0.0
 
             async def is_asked_again() -> bool:
