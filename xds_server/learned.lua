@@ -7,7 +7,9 @@
 --   2. the cookie, if its signature is of this very service and person, if it has not expired, and if it is not of an
 --      older table,
 --   3. Serinus: the filter after this one asks it, when this one says so in its metadata, and sets header and cookie.
--- When Serinus has not answered, no other request asks for a second, except for one that tries.
+-- When Serinus has not answered three times in a row, requests do not ask for a while, but for one now and then that
+-- tries; the pause doubles from 50 ms to a second while nothing is answered. A stumble costs few their segment so, and
+-- when Serinus is gone hardly anybody waits.
 
 local SEGMENT = "x-serinus-segment"
 local KEY = "x-serinus-key"
@@ -15,12 +17,14 @@ local OWN = "serinus.learned"
 local ANSWER = "envoy.filters.http.ext_authz"
 -- People remembered by each worker: twice as many at most, of which those not seen for long go first.
 local REMEMBERED = 20000
--- Milliseconds without questions after one that was not answered.
-local PAUSE = 1000
+local PATIENCE = 3
+local PAUSES = {50, 100, 200, 400, 800, 1000}  -- milliseconds
 local LONGEST_COOKIE = 512
 
 local young, old, young_n = {}, {}, 0
-local paused = {}  -- service: until when
+-- By service, since its last question that was answered: how many were not (n), when to ask again (until_ms), and from
+-- when on failures count (since_ms): those that were on their way together are one.
+local failures = {}
 local known_key    -- what is remembered was said under this key
 
 local function remember(id, said)
@@ -71,11 +75,20 @@ local function signed(handle, headers, context, key)
 end
 
 local function may_ask(service, now_ms)
-  local pause = paused[service]
-  if pause == nil then return true end
-  if now_ms < pause then return false end
-  paused[service] = now_ms + PAUSE  -- this one tries
+  local failed = failures[service]
+  if not (failed and failed.until_ms) then return true end
+  if now_ms < failed.until_ms then return false end
+  failed.since_ms, failed.until_ms = now_ms, now_ms + PAUSES[#PAUSES]  -- this one tries, and nobody else meanwhile
   return true
+end
+
+local function was_not_answered(service, began_ms, now_ms)
+  local failed = failures[service] or {n = 0, since_ms = 0}
+  failures[service] = failed
+  if began_ms < failed.since_ms then return end
+  failed.n = failed.n + 1
+  local pause = PAUSES[math.min(failed.n - PATIENCE + 1, #PAUSES)]
+  if failed.n >= PATIENCE then failed.since_ms, failed.until_ms = now_ms, now_ms + pause end
 end
 
 local function is_new(metadata)
@@ -102,6 +115,7 @@ local function find(handle, headers, context, key)
     remember(id, said)
   elseif may_ask(service, now_ms) then
     metadata:set(OWN, "asked", id)
+    metadata:set(OWN, "began", now_ms)
   end
   return segment
 end
@@ -123,8 +137,8 @@ function envoy_on_response(handle)
   local answer = metadata:get(ANSWER)
   if answer and answer.said then
     remember(own.asked, answer.said)
-    paused[service] = nil
+    failures[service] = nil
   else
-    paused[service] = handle:timestamp() + PAUSE
+    was_not_answered(service, own.began, handle:timestamp())
   end
 end

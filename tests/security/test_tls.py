@@ -19,6 +19,7 @@ import grpc
 import pytest
 import yaml
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -216,6 +217,32 @@ def test_an_envoy_may_not_steer_nor_look(kit, guarded, method):
 
 def test_an_operator_may_not_be_an_envoy(kit, guarded):
     assert said(kit, guarded, guarded.operator, kit.request(ResourceType.CDS))[0] is DENIED
+
+
+@pytest.mark.parametrize(
+    ("who", "service", "code", "text"),
+    [
+        ("edge", "shop", OK, ""),
+        ("cart", "cart", OK, ""),
+        ("cart", "shop", DENIED, "spiffe://mesh/ns/cart/sa/pod/7 may not see service 'shop'"),
+        (
+            "operator",
+            "shop",
+            DENIED,
+            "ann.ops.internal may not call envoy.service.auth.v3.Authorization/Check: it needs xds",
+        ),
+    ],
+)
+def test_only_envoys_ask_who_is_in_a_learned_segment_and_of_services_that_they_may_see(
+    kit, guarded, who, service, code, text
+):
+    async def go():
+        request = CheckRequest()
+        request.attributes.context_extensions["service"] = service
+        async with kit.client(guarded.plane, guarded.ca, getattr(guarded, who)) as client:
+            return await client.unary("/envoy.service.auth.v3.Authorization/Check", request.SerializeToString())
+
+    assert asyncio.run(go()) == (code, text)
 
 
 def test_an_envoy_is_sent_only_what_its_certificate_lets_it_see(kit, guarded):

@@ -31,7 +31,7 @@ PROTOBUF: Final = "application/x-protobuf"
 MAX_BYTES: Final = 4 << 20  # of a body, also unpacked
 MAX_BROWSER_BYTES: Final = 64 << 10  # as many as browsers send of a page that is being left
 FAR_MORE: Final = 8
-MAX_REQUESTS: Final = 16  # being read and taken at once
+MAX_BYTES_AT_ONCE: Final = 64 << 20  # of the bodies being read and taken: 16 from servers, 1,024 from browsers
 MAX_BROWSER_RATE: Final = 1_000  # requests a second
 READ_S: Final = 10.0  # for a body to arrive
 RETRY_S: Final = 1
@@ -109,8 +109,8 @@ class OtlpHttp:
         if request.headers.get("content-encoding", "identity").lower() not in ("identity", "gzip"):
             raise RefusedError(415, "Content-Encoding must be gzip, if any")
         from_browser = bool(self.ingest.origins)
-        with self._turn(from_browser=from_browser):
-            limit = MAX_BROWSER_BYTES if from_browser else MAX_BYTES
+        limit = MAX_BROWSER_BYTES if from_browser else MAX_BYTES
+        with self._turn(limit, from_browser=from_browser):
             body = await _body(request, limit)
             try:
                 message = await _message(request, body, limit, signal, media_type)
@@ -125,13 +125,13 @@ class OtlpHttp:
         return Response(json.dumps(_told(rejected, signal)), media_type=JSON)
 
     @contextlib.contextmanager
-    def _turn(self, *, from_browser: bool) -> Iterator[None]:
+    def _turn(self, limit: int, *, from_browser: bool) -> Iterator[None]:
         """Refuse for now who comes at the end, or when there is too much to do."""
         if self.until.is_set():
             raise RefusedError(503, "the control plane is ending")
         if from_browser and not self._is_calm():
             raise RefusedError(429, "too many requests")
-        if self._under_way >= MAX_REQUESTS:
+        if self._under_way >= MAX_BYTES_AT_ONCE // limit:
             raise RefusedError(503, "too many requests at once")
         self._under_way += 1
         try:

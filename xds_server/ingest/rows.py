@@ -31,11 +31,12 @@ class Labels(Protocol):
 _MAX_PATH_SEGMENTS = 4
 _MAX_PATH = 1024  # bytes of a path that are looked at
 _ID = re.compile(
-    r"\+?\d+|[0-9a-fA-F]{12,}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|.{41,}|.*(?:@|%40).*|[{:<].*",
+    r"\+?\d+|[0-9a-fA-F]{12,}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|.{41,}|.*(?:@|%\d\d).*|[{:<].*",
     re.DOTALL,
 )
-"""A path segment that names one thing among many: digits, long hex, a UUID, longer than any word, an e-mail address, or
-the placeholder of a route (`{id}`, `:id`, `<id>`)."""
+"""A path segment that names one thing among many: digits, long hex, a UUID, longer than any word, an e-mail address,
+what somebody has typed (`%20` or `%40` in it), or the placeholder of a route (`{id}`, `:id`, `<id>`). Which digits are
+there makes no difference."""
 
 
 class Drop(StrEnum):

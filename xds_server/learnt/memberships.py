@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -89,6 +88,25 @@ class Table:
         order = np.argsort(everybody)
         return replace(before, names=names, people=everybody[order], places=places[order])
 
+    def renewed(self, people: Mapping[str, Iterable[int]]) -> Table:
+        """The next version, in which each of these names has just these people; this one, if that says the same.
+
+        A name that nobody has adopted is left out. Who is among the people of two has the later one.
+        """
+        table = self
+        for adopted in self.names:
+            if adopted.name in people:
+                table = table.adopting(adopted, people[adopted.name])
+        if self._says(table):
+            return self
+        return replace(table, version=self.version + 1)
+
+    def _says(self, other: Table) -> bool:
+        mine, theirs = (np.array([adopted.name for adopted in t.names], object) for t in (self, other))
+        return np.array_equal(self.people, other.people) and np.array_equal(
+            mine[self.places] if len(mine) else mine, theirs[other.places] if len(theirs) else theirs
+        )
+
     def dropping(self, name: str) -> Table:
         """The next version, without that name; its people are in no learned segment."""
         place = next((i for i, adopted in enumerate(self.names) if adopted.name == name), len(self.names))
@@ -133,12 +151,13 @@ class Memberships:
         return True
 
 
-def moved(before: Table, after: Table) -> Counter[str]:
+def moved(before: Table, after: Table) -> dict[str, int]:
     """By the names that they had before: how many people have another now."""
-    both = np.isin(before.people, after.people, assume_unique=True)
-    found: Counter[str] = Counter()
-    at = np.searchsorted(after.people, before.people[both])
-    for old, new in zip(before.places[both], after.places[at], strict=True):
-        if before.names[int(old)].name != after.names[int(new)].name:
-            found[before.names[int(old)].name] += 1
-    return found
+    known = {adopted.name: place for place, adopted in enumerate(before.names)}
+    elsewhere = len(before.names)
+    as_before = np.array([known.get(adopted.name, elsewhere) for adopted in after.names], np.int64)
+    stay = np.isin(before.people, after.people, assume_unique=True)
+    old = before.places[stay].astype(np.int64)
+    new = after.places[np.searchsorted(after.people, before.people[stay])]
+    left = np.bincount(old[old != as_before[new]] if len(old) else old, minlength=elsewhere)
+    return {adopted.name: int(n) for adopted, n in zip(before.names, left, strict=True) if n}

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -235,14 +235,21 @@ class Controller:
     async def adopt_segment(self, *, service: str, cluster: int, name: str, who: str, reason: str) -> str:
         """Give a cluster's people a name; see `Steering.adopt_segment`."""
         async with self._in_turn(service) as steered:
-            said = self.learnt.adopt(steered, cluster=cluster, name=name, who=who, reason=reason)
+            said = await self.learnt.adopt(steered, cluster=cluster, name=name, who=who, reason=reason)
         self._fleet.tell()
         return said
 
     async def drop_segment(self, *, service: str, name: str, who: str) -> str:
         """Forget a name and whose it is; see `Steering.drop_segment`."""
         async with self._in_turn(service) as steered:
-            said = self.learnt.drop(steered, name=name, who=who)
+            said = await self.learnt.drop(steered, name=name, who=who)
+        self._fleet.tell()
+        return said
+
+    async def renew_segments(self, *, service: str, people: Mapping[str, Iterable[int]], who: str) -> str:
+        """Let adopted names have just these people (user hashes), as a new clustering says; what was done, in words."""
+        async with self._in_turn(service) as steered:
+            said = await self.learnt.renew(steered, people, who=who)
         self._fleet.tell()
         return said
 

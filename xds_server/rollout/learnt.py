@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Final
 
 from xds_server.errors import BadRequestError, JournalError, RefusedError, UnknownNameError
 from xds_server.learnt.memberships import MAX_NAMES, MAX_PEOPLE, Adopted, Memberships, Proposals, Table, moved
@@ -17,9 +20,11 @@ from xds_server.units import NAME, WrongValueError
 
 log = logging.getLogger(__name__)
 
+_WAITS: Final = "waits until the rollout has ended: nobody changes segment while it runs"
+
 
 class LearnedSegments:
-    """The memberships of all services. Whoever changes those of one holds its lock.
+    """The memberships of all services. Whoever changes those of one holds its lock; long work is done in threads.
 
     `proposals`: by service, what the profiler proposes now; whoever trains it puts it there. `on_table`: called when
     another table is in force, to be published.
@@ -76,7 +81,7 @@ class LearnedSegments:
 
     # --- people's commands
 
-    def adopt(self, steered: SteeredService, *, cluster: int, name: str, who: str, reason: str) -> str:
+    async def adopt(self, steered: SteeredService, *, cluster: int, name: str, who: str, reason: str) -> str:
         """Give a cluster's people a name; return what was done, in one line. Raises a SteeringError or JournalError."""
         try:
             NAME(name)
@@ -91,43 +96,59 @@ class LearnedSegments:
             name=name, description=proposal.description, at_unix_ns=self._fleet.clock.now_unix_ns(), who=who,
             reason=reason,
         )  # fmt: skip
-        return self.name(steered, adopted, proposals.people(cluster), what=f"adopted cluster {cluster} as {name}")
+        people = await asyncio.to_thread(proposals.people, cluster)
+        return await self._name(steered, adopted, people, what=f"adopted cluster {cluster} as {name}")
 
-    def name(self, steered: SteeredService, adopted: Adopted, people: Iterable[int], *, what: str) -> str:
-        """Let just these people have a name (after a new clustering: anew); what was done, in one line."""
+    async def renew(self, steered: SteeredService, people: Mapping[str, Iterable[int]], *, who: str) -> str:
+        """Let each of these names, as far as they are adopted, have just these people: after a new clustering.
+
+        Return what was done, in one line. Raises JournalError.
+        """
+        before = self._of(steered.name).newest
+        table = await asyncio.to_thread(before.renewed, people)
+        if table is before:
+            return "nobody has changed segment"
+        sizes = table.sizes()
+        what = "renewed " + ", ".join(f"{name}: {sizes[name]} people" for name in people if name in sizes)
+        if not await self._put(steered, table, who=who, what=what):
+            what += f"; {_WAITS}"
+        return what
+
+    async def _name(self, steered: SteeredService, adopted: Adopted, people: Iterable[int], *, what: str) -> str:
         before = self._of(steered.name).newest
         others = [each for each in before.names if each.name != adopted.name]
         if len(others) >= MAX_NAMES:
             raise RefusedError(f"{steered.name} has {MAX_NAMES} learned segments already; drop one first")
-        table = before.adopting(adopted, people)
+        table = await asyncio.to_thread(before.adopting, adopted, people)
         if len(table.people) > MAX_PEOPLE:
             raise RefusedError(f"{len(table.people)} people in learned segments are too many; legal: {MAX_PEOPLE}")
-        is_in_force = self._put(steered, table, who=adopted.who, what=what)
+        is_in_force = await self._put(steered, table, who=adopted.who, what=what)
         parts = [f"{what}, {table.sizes()[adopted.name]} people"]
-        left = {name: n for name, n in moved(before, table).items() if name != adopted.name}
+        left = await asyncio.to_thread(moved, before, table)
         parts += [f"{n} of them were in {name} before" for name, n in sorted(left.items())]
         if not is_in_force:
-            parts.append("waits until the rollout has ended: nobody changes segment while it runs")
+            parts.append(_WAITS)
         if adopted.name not in steered.service.learned.values():
             parts.append(f"no segment of the mesh file is theirs yet (segments: {{NAME: {{learned: {adopted.name}}}}})")
         return "; ".join(parts)
 
-    def drop(self, steered: SteeredService, *, name: str, who: str) -> str:
+    async def drop(self, steered: SteeredService, *, name: str, who: str) -> str:
         """Forget a name; return what was done, in one line. Raises a SteeringError or JournalError."""
         before = self._of(steered.name).newest
         known = [adopted.name for adopted in before.names]
         if name not in known:
             raise UnknownNameError(f"adopted segment of {steered.name}", name, known)
         what = f"dropped {name}, {before.sizes()[name]} people"
-        if not self._put(steered, before.dropping(name), who=who, what=what):
-            what += "; waits until the rollout has ended: nobody changes segment while it runs"
+        if not await self._put(steered, before.dropping(name), who=who, what=what):
+            what += f"; {_WAITS}"
         if name in steered.service.learned.values():
             what += "; a segment of the mesh file is theirs, and matches nobody then"
         return what
 
-    def _put(self, steered: SteeredService, table: Table, *, who: str, what: str) -> bool:
+    async def _put(self, steered: SteeredService, table: Table, *, who: str, what: str) -> bool:
         is_running, now_ns = steered.is_running, self._fleet.clock.now_unix_ns()
-        self._store.save(steered.name, table, is_waiting=is_running, at_unix_ns=now_ns, who=who, what=what)
+        save = partial(self._store.save, at_unix_ns=now_ns, who=who, what=what)
+        await asyncio.to_thread(save, steered.name, table, is_waiting=is_running)
         if not self._of(steered.name).put(table, is_running=is_running):
             return False
         self.on_table()

@@ -504,6 +504,7 @@ def test_a_feature_is_a_sample(rules: DecodeRules) -> None:
         (event("browser.page_view", url_full="https://shop.example", user_id="anna"), "page /"),
         (event("browser.page_view", http_route="/users/{id}/orders/:order", user_id="anna"), "page /users/*/orders/*"),
         (event("page.view", url_path="/users/anna@example.com/mail", user_id="anna"), "page /users/*/mail"),
+        (event("page.view", url_path="/find/anna%40example.com/red%20shoes", user_id="anna"), "page /find/*/*"),
     ],
 )
 def test_a_page_seen_is_a_sample(record: otlp_pb2.LogRecord, label: str, rules: DecodeRules) -> None:

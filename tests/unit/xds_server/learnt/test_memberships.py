@@ -46,6 +46,19 @@ def test_whoever_is_in_a_newer_cluster_leaves_the_older_one_and_that_is_counted(
     assert before.sizes() == {"newcomers": 3}  # tables do not change
 
 
+def test_a_new_clustering_gives_adopted_names_other_people_in_one_step_and_the_same_ones_in_none() -> None:
+    before = Table().adopting(named("newcomers"), [1, 2]).adopting(named("power"), [3])
+    after = before.renewed({"power": [1, 3], "newcomers": [4], "nobody": [5]})
+    assert after.version == before.version + 1
+    assert {user: after.name_of(user) for user in range(1, 6)} == {
+        1: "power", 2: None, 3: "power", 4: "newcomers", 5: None
+    }  # fmt: skip
+    assert {adopted.name: adopted.who for adopted in after.names} == {"newcomers": "ada", "power": "ada"}
+    assert after.renewed({"newcomers": [4], "power": [3, 1]}) is after
+    assert after.renewed({}) is after
+    assert Table().renewed({"newcomers": [1]}).version == 0
+
+
 def test_while_a_rollout_runs_a_table_waits_and_the_newest_of_those_that_wait_counts_after_it() -> None:
     members = Memberships()
     first = Table().adopting(named("newcomers"), [1])

@@ -175,3 +175,21 @@ def test_a_mesh_file_that_drops_the_segment_ends_the_questions_and_keeps_the_peo
             assert where(control, "anna") == "newcomers"
 
     asyncio.run(scenario())
+
+
+def test_a_new_clustering_changes_people_between_rollouts_only(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await adopt(control, 0, "newcomers")
+            carol = [user for user, cluster in control.learnt.proposals["shop"].members.items() if cluster == 1]
+            said = await control.renew_segments(service="shop", people={"newcomers": carol}, who="serinus")
+            assert said == "renewed newcomers: 1 people"
+            assert (where(control, "anna"), where(control, "carol")) == ("", "newcomers")
+            again = await control.renew_segments(service="shop", people={"newcomers": carol}, who="serinus")
+            assert (again, control.segments("shop").table) == ("nobody has changed segment", 2)
+            await control.start_rollout(service="shop", canary="v2", who="test", reason="")
+            said = await control.renew_segments(service="shop", people={"newcomers": []}, who="serinus")
+            assert "waits until the rollout has ended" in said
+            assert where(control, "carol") == "newcomers"
+
+    asyncio.run(scenario())
