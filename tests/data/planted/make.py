@@ -35,7 +35,7 @@ def jumps(rng: np.random.Generator) -> list[int]:
 
 
 def cut_short(rng: np.random.Generator) -> list[int]:
-    """In by any page, over others that are each seen once, and gone after 3 to 5 steps: ways skipped, nothing stayed for."""
+    """In by any page, over others seen once each, gone after 3 to 5 steps: ways skipped, nothing stayed for."""
     return [int(page) + 1 for page in rng.choice(CATEGORIES, int(rng.integers(3, 6)), replace=False)]
 
 
