@@ -27,6 +27,7 @@ RESAMPLES = 4  # trainings, and so 6 pairs
 SEEDS = 4  # k-means starts of each training
 CLUSTER_MIN_N = 25  # sessions for each cluster; fewer sessions have fewer clusters
 STABILITY_N = 20_000  # sessions that the number is chosen on
+VALLEY = 0.5  # points midway between two centres, for each one around a centre, up to which there is a valley
 REFERENCE_N = 5_000  # sessions that two trainings are compared on
 
 
@@ -46,14 +47,20 @@ def shares(paths: Paths, n_labels: int) -> Floats:
     return roots
 
 
-def count_clusters(points: Floats, rng: np.random.Generator, *, most: int = MAX_CLUSTERS) -> Stability:
-    """The largest stable number of k-means clusters of points (n, d); 1 where none is stable."""
+def count_clusters(
+    points: Floats, rng: np.random.Generator, *, most: int = MAX_CLUSTERS, apart: bool = False
+) -> Stability:
+    """The largest stable number of k-means clusters of points (n, d); 1 where none is stable.
+
+    `apart`: between any two of them there must also be a valley: k-means cuts what is evenly spread as well, and always
+    in the same places.
+    """
     agreement: dict[int, float] = {}
     points = points[rng.permutation(len(points))[:STABILITY_N]]
     distinct_n = len(np.unique(points, axis=0))
     for k in range(min(most, len(points) // CLUSTER_MIN_N, distinct_n), 1, -1):
         agreement[k] = _agreement(points, k, rng)
-        if agreement[k] >= STABLE:
+        if agreement[k] >= STABLE and (not apart or _are_apart(points, k_means(points, k, rng))):
             return Stability(agreement=agreement, n_clusters=k)
     return Stability(agreement=agreement, n_clusters=1)
 
@@ -67,6 +74,18 @@ def _agreement(points: Floats, k: int, rng: np.random.Generator) -> float:
             return 0.0
         assigned.append(k_means(resampled, k, rng).predict(reference))
     return float(np.mean([adjusted_rand_score(a, b) for a, b in combinations(assigned, 2)]))
+
+
+def _are_apart(points: Floats, found: KMeans) -> bool:
+    """Whether between any two centres there are at most VALLEY times as many of their points as around either."""
+    for a, b in combinations(range(found.n_clusters), 2):
+        own = points[(found.labels_ == a) | (found.labels_ == b)] - found.cluster_centers_[a]
+        axis = found.cluster_centers_[b] - found.cluster_centers_[a]
+        along = own @ axis / max(float(axis @ axis), 1e-12)
+        at_a, between, at_b = (int((np.abs(along - place) < 0.15).sum()) for place in (0.0, 0.5, 1.0))
+        if between > VALLEY * min(at_a, at_b):
+            return False
+    return True
 
 
 def k_means(points: Floats, k: int, rng: np.random.Generator) -> KMeans:
