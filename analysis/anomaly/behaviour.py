@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from analysis.profile.drift import Drift, drift
 from analysis.profile.features import NAMES, Visits
 from analysis.profile.hours import HourOfWeek
 from analysis.profile.oddity import CIRCLES, FEW, SIGNALS, TOGETHER, WAY
@@ -98,6 +99,13 @@ class BehaviourModel:
         )
         model.reservoir = Reservoir()
         return True
+
+    def drift(self, segment: int) -> Drift | None:
+        """How far the sessions since the training are from it; None while there is no profile, or are too few."""
+        model = self._segments[segment]
+        if model.profile is None:
+            return None
+        return drift(model.profile, model.profile.visits(model.reservoir.sessions, model.reservoir.labels))
 
     def adopt(self, segment: int, profile: bytes) -> None:
         """Score by a profile that was kept (`Profile.to_bytes`). Raises StateError where it cannot be read."""

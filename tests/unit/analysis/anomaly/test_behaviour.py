@@ -94,6 +94,26 @@ def test_a_profile_trained_anew_learns_only_from_what_came_since() -> None:
     assert before.fingerprint != after.fingerprint
 
 
+def test_a_profile_calls_for_training_when_people_have_changed() -> None:
+    model, rng = _fitted(), np.random.default_rng(7)
+    assert model.drift(1) is None
+    model.learn(0, usual(90, rng), LABELS)
+    assert model.drift(0) is None
+    model.learn(0, usual(500, rng), LABELS)
+    same = model.drift(0)
+    assert same is not None
+    assert not same.calls_for_training
+    model.learn(0, usual(2_000, rng, leaves=0.6), LABELS)
+    changed = model.drift(0)
+    assert changed is not None
+    assert changed.calls_for_training
+    assert model.retrain(0, rng)
+    model.learn(0, usual(500, rng, leaves=0.6), LABELS)
+    after = model.drift(0)
+    assert after is not None
+    assert not after.calls_for_training, after
+
+
 def test_what_is_kept_is_bounded() -> None:
     model = BehaviourModel(1, age_s=AGE_S)
     sessions = usual(3_000, np.random.default_rng(1))
