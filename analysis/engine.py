@@ -86,7 +86,7 @@ class ServiceEngine:
         if not self._frozen_thresholds and now_s >= self.spec.rollout.warmup_s:
             self._frozen_thresholds = self.observer.freeze_thresholds()
         if self._baseline_is_judged(now_s):
-            self.observer.behaviour.fit()
+            self.observer.behaviour.fit(self._rng)
         decisions = self.ramp.step(window, now_s=now_s, rng=self._rng, logs=logs)
         self._record(decisions, now_ns)
         if self.ramp.is_finished:

@@ -1,4 +1,4 @@
-"""Data that nobody here made: in SERINUS_DATA, else beside the repository; never in it."""
+"""Data that nobody here made: in SERINUS_DATA, else beside the repository (benchmarks/README.md says where from)."""
 
 from __future__ import annotations
 
