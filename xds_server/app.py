@@ -83,7 +83,7 @@ async def run(options: RunOptions) -> int:
             await controller.change_mesh(changed)
             entrance.access.change(changed.access)
 
-        watch = MeshWatch(options.mesh_path, adopt=adopt, refuse=controller.refuse_mesh)
+        watch = MeshWatch(options.mesh_path, adopt=adopt, refuse=controller.refuse_mesh, beside=mesh.files)
         loop.add_signal_handler(signal.SIGHUP, watch.ask)
         parts = _Parts(
             entrance=entrance,

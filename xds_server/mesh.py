@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 from analysis.spec import ServiceSpec
@@ -11,6 +12,9 @@ from analysis.spec import ServiceSpec
 MatchKind = Literal["exact", "prefix", "suffix", "contains", "regex", "present", "range"]
 Address = tuple[str, int]
 """Host (IP address or DNS name) and port."""
+Network = IPv4Network | IPv6Network
+BEARER_HEADER, BEARER_PREFIX = "authorization", "Bearer "
+"""Where tokens are, unless something else is said (RFC 6750, section 2.1)."""
 
 SIDECAR_CLUSTER = "sidecar"
 """Node cluster in the bootstrap of every Envoy that is no gateway."""
@@ -18,7 +22,10 @@ SIDECAR_CLUSTER = "sidecar"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueMatch:
-    """Matches one header or query parameter. `value`: str, bool for `present`, (first, last+1) for `range`."""
+    """Matches one header, cookie or query parameter.
+
+    `value`: str, bool for `present`, (first, last+1) for `range`.
+    """
 
     name: str
     kind: MatchKind
@@ -26,12 +33,30 @@ class ValueMatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimMatch:
+    """Matches what a verified token of `provider` says. `path`: where in it, `value` as in `ValueMatch`."""
+
+    provider: str
+    path: tuple[str, ...]
+    kind: MatchKind
+    value: str | bool | tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentMatch:
-    """All of its parts must match. `path_prefix` None: any path."""
+    """All of its parts must match. `path_prefix` None: any path. `source`: any one of these networks."""
 
     headers: tuple[ValueMatch, ...] = ()
     query: tuple[ValueMatch, ...] = ()
     path_prefix: str | None = None
+    cookies: tuple[ValueMatch, ...] = ()
+    source: tuple[Network, ...] = ()
+    claims: tuple[ClaimMatch, ...] = ()
+
+    @property
+    def is_of_requests(self) -> bool:
+        """Whether it asks for what differs from one request of a person to the next, by its nature."""
+        return self.path_prefix is not None or any(header.name.startswith(":") for header in self.headers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +73,23 @@ class CookieIdentity:
 
 
 Identity = HeaderIdentity | CookieIdentity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwtProvider:
+    """Who issues the tokens in whose claims segments match.
+
+    `issuer` and `audiences` empty: any. `jwks`: its public keys, as JSON. The token is in `cookie` or, after `prefix`,
+    in `header`.
+    """
+
+    name: str
+    jwks: str
+    issuer: str = ""
+    audiences: tuple[str, ...] = ()
+    header: str = BEARER_HEADER
+    prefix: str = BEARER_PREFIX
+    cookie: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +172,7 @@ class Gateway:
 
     `listen`: where it listens, for all its services, told apart by domain. `to`: hand requests over to this sidecar,
     which splits; None: the gateway itself splits. `strip`: headers removed from what clients send, besides
-    `x-serinus-*`.
+    `x-serinus-*`. `trusted_hops`: proxies before it whose word on the client's address, in x-forwarded-for, is taken.
     """
 
     node: str
@@ -138,6 +180,7 @@ class Gateway:
     services: tuple[str, ...]
     to: str | None = None
     strip: tuple[str, ...] = ()
+    trusted_hops: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +217,7 @@ class Mesh:
     """`dead_man_s`: how long Envoys go on with canaries when the control plane is gone; None: for ever.
 
     `access`: the first rule that fits a peer's certificate says what it may; None: every peer may do everything.
+    `files`: what was read beside the mesh file, and is part of it.
     """
 
     path: str
@@ -182,6 +226,8 @@ class Mesh:
     sidecars: Mapping[str, Sidecar] = field(default_factory=dict)
     dead_man_s: float | None = None
     access: tuple[AccessRule, ...] | None = None
+    jwt: Mapping[str, JwtProvider] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from xds_server.jwks import EXPECTED, check_jwks, read_jwks
 from xds_server.mesh import Mesh
 from xds_server.mesh_build import build_mesh
 from xds_server.mesh_checks import check
@@ -43,9 +44,26 @@ def parse_mesh(text: str, source: str) -> Mesh:
     read = parse_source(text, source)
     shape = _shape(read)
     check(read)
+    keys = _keys_of_issuers(read)
     if read.problems or shape is None:
         raise MeshError(read.problems)
-    return build_mesh(shape, source)
+    return build_mesh(shape, source, keys)
+
+
+def _keys_of_issuers(source: Source) -> dict[str, str]:
+    """The public keys of each issuer of tokens: those in the mesh file, those in a file beside it."""
+    found = {}
+    for name in source.mapping(("jwt",)):
+        jwks = ("jwt", name, "jwks")
+        given = source.mapping(jwks)
+        for way in given.keys() & {"file", "inline"} if source.sound(jwks) else ():
+            text = str(given[way])
+            try:
+                found[name] = read_jwks(Path(source.file).parent / text) if way == "file" else text
+                check_jwks(found[name])
+            except ValueError as error:
+                source.report((*jwks, way), str(error), EXPECTED, value=show(text) if way == "file" else "")
+    return found
 
 
 def mesh_schema() -> dict[str, Any]:

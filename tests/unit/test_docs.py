@@ -180,7 +180,7 @@ ROWS = rows()
 def test_every_key_of_a_mesh_file_is_documented_and_no_other() -> None:
     assert set(ROWS) == set(KEYS)
     words = {name for definition in mesh_schema()["$defs"].values() for name in definition["properties"]}
-    assert words == {key.rpartition(".")[2] for key in KEYS} - {"access", "dead_man", "gateways", "sidecars"}
+    assert words == {key.rpartition(".")[2] for key in KEYS} - {"access", "dead_man", "gateways", "jwt", "sidecars"}
 
 
 @pytest.mark.parametrize("key", sorted(KEYS))

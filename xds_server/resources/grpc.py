@@ -133,6 +133,9 @@ def sees(header: str) -> bool:
 def _unmatched(match: m.SegmentMatch) -> Iterator[str]:
     if match.query:
         yield "an RPC has no query parameters"
+    for part, given in (("cookies", match.cookies), ("source", match.source), ("claims", match.claims)):
+        if given:
+            yield f"gRPC chooses routes without {part}"
     for header in match.headers:
         if not sees(header.name):
             yield f"gRPC chooses routes without the header {header.name}"

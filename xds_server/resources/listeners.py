@@ -12,12 +12,15 @@ from envoy.config.core.v3.config_source_pb2 import ApiVersion
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
+from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from envoy.extensions.access_loggers.grpc.v3.als_pb2 import CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig
+from envoy.extensions.filters.common.set_filter_state.v3.value_pb2 import FilterStateValue
 from envoy.extensions.filters.http.lua.v3.lua_pb2 import Lua
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from envoy.extensions.filters.http.set_filter_state.v3.set_filter_state_pb2 import Config as SetFilterState
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
     HttpFilter,
@@ -33,6 +36,8 @@ from envoy.type.metadata.v3.metadata_pb2 import MetadataKey, MetadataKind
 from envoy.type.tracing.v3.custom_tag_pb2 import CustomTag
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from xds_server.pb import newer_pb2 as newer
+from xds_server.resources.claims import claims_filters
 from xds_server.resources.entries import Entry
 from xds_server.resources.parts import (
     CONTROL_CLUSTER,
@@ -41,6 +46,8 @@ from xds_server.resources.parts import (
     LUA_FILTER,
     METADATA,
     RESERVED_PREFIX,
+    SOURCE_HEADER,
+    SOURCE_STATE,
     address,
     ads,
     is_ip,
@@ -96,6 +103,8 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
         scoped_routes=_scoped_routes(entry.name) if entry.is_scoped else None,
         http_filters=[
             *([_lua("serinus.host", HOST_LUA)] if entry.is_scoped else []),
+            *([_source()] if entry.looks_at_source and entry.to is None else []),
+            *claims_filters(entry),
             _lua(LUA_FILTER, IDENTITY_LUA),
             HttpFilter(name="envoy.filters.http.router", typed_config=packed(Router())),
         ],
@@ -103,6 +112,7 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
         generate_request_id=BoolValue(value=True),
         # The client's own address ends up in x-forwarded-for, and what it claims of itself is not believed.
         use_remote_address=BoolValue(value=at_edge),
+        xff_num_trusted_hops=entry.trusted_hops,
         # A path prefix must mean the same to the routes here and to the application behind them.
         normalize_path=BoolValue(value=True),
         merge_slashes=True,
@@ -112,6 +122,24 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
 
 def _lua(name: str, code: str) -> HttpFilter:
     return HttpFilter(name=name, typed_config=packed(Lua(default_source_code=DataSource(inline_string=code))))
+
+
+def _source() -> HttpFilter:
+    """Keep whose address counts where routes can match it: what a gateway says of it, or what is seen here.
+
+    It is no header, and gateways drop the header that they set themselves from what clients send.
+    """
+
+    def kept(text: str, *, skip_if_empty: bool = False) -> FilterStateValue:
+        value = SubstitutionFormatString(text_format_source=DataSource(inline_string=text), omit_empty_values=True)
+        return FilterStateValue(
+            object_key=SOURCE_STATE, factory_key="envoy.network.ip", format_string=value, skip_if_empty=skip_if_empty
+        )
+
+    values = [kept("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"), kept(f"%REQ({SOURCE_HEADER})%", skip_if_empty=True)]
+    config = SetFilterState(on_request_headers=values)
+    config.MergeFromString(newer.SetFilterState(clear_route_cache=True).SerializeToString())
+    return HttpFilter(name=SOURCE_STATE, typed_config=packed(config))
 
 
 def _scoped_routes(name: str) -> ScopedRoutes:

@@ -17,6 +17,10 @@ from xds_server.mesh import Address
 
 KEY_HEADER = "x-serinus-key"
 HOP_HEADER = "x-serinus-hop"
+SOURCE_HEADER = "x-serinus-source"
+SOURCE_STATE = "serinus.source"
+"""Filter state: the address of whoever asks, as `source` in a segment's match means it."""
+CLAIMS_FILTER = "serinus.claims"
 RESERVED_PREFIX = "x-serinus-"
 METADATA = "serinus"
 CONTROL_CLUSTER = "serinus"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator
 
@@ -18,19 +19,37 @@ from envoy.config.route.v3.route_components_pb2 import (
 )
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.lua.v3.lua_pb2 import LuaPerRoute
+from envoy.type.matcher.v3.address_pb2 import AddressMatcher
+from envoy.type.matcher.v3.filter_state_pb2 import FilterStateMatcher
+from envoy.type.matcher.v3.metadata_pb2 import MetadataMatcher
+from envoy.type.matcher.v3.number_pb2 import DoubleMatcher
 from envoy.type.matcher.v3.regex_pb2 import RegexMatchAndSubstitute, RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
-from envoy.type.v3.range_pb2 import Int64Range
+from envoy.type.matcher.v3.value_pb2 import ListMatcher, OrMatcher, ValueMatcher
+from envoy.type.v3.range_pb2 import DoubleRange, Int64Range
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+from xds.core.v3.cidr_pb2 import CidrRange
 
 from analysis.spec import TOTAL_BP, SegmentSpec
 from xds_server import mesh as m
 from xds_server.node import Role
+from xds_server.pb import newer_pb2 as newer
+from xds_server.resources.claims import JWT_METADATA, payload_key
 from xds_server.resources.clusters import cluster_name, forwarding_name
 from xds_server.resources.entries import Entry
-from xds_server.resources.parts import HOP_HEADER, KEY_HEADER, LUA_FILTER, METADATA, milliseconds, packed, strings
+from xds_server.resources.parts import (
+    HOP_HEADER,
+    KEY_HEADER,
+    LUA_FILTER,
+    METADATA,
+    SOURCE_HEADER,
+    SOURCE_STATE,
+    milliseconds,
+    packed,
+    strings,
+)
 from xds_server.resources.runtime import while_canary_goes_on
 
 NO_SPLITS = m.ServiceSplits(rollout="", generation=0, segments={})
@@ -41,6 +60,8 @@ def route_configuration(entry: Entry, name: str) -> RouteConfiguration:
     config = RouteConfiguration(name=name, ignore_port_in_host_matching=True)
     if entry.to is None:
         config.request_headers_to_add.append(_hop(entry.kind.role))
+    if entry.kind.role == "gateway" and entry.looks_at_source:
+        config.request_headers_to_add.append(_source())
     return config
 
 
@@ -56,6 +77,14 @@ def _hop(role: Role) -> HeaderValueOption:
     return HeaderValueOption(
         header=HeaderValue(key=HOP_HEADER, value=role),
         append_action=HeaderValueOption.HeaderAppendAction.ADD_IF_ABSENT,
+    )
+
+
+def _source() -> HeaderValueOption:
+    """Tell the hops behind a gateway who asked it: what they see themselves is the gateway."""
+    return HeaderValueOption(
+        header=HeaderValue(key=SOURCE_HEADER, value="%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+        append_action=HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
     )
 
 
@@ -166,12 +195,77 @@ def route_match(match: m.SegmentMatch, prefix: str, *, keyed: bool, mortal: bool
     headers = [_header_matcher(header) for header in match.headers]
     if keyed:
         headers.append(HeaderMatcher(name=KEY_HEADER, present_match=True))
-    return RouteMatch(
+    result = RouteMatch(
         prefix=prefix,
         headers=headers,
         query_parameters=[_query_matcher(q) for q in match.query],
         runtime_fraction=while_canary_goes_on() if mortal else None,
+        filter_state=[_source_matcher(match.source)] if match.source else [],
+        dynamic_metadata=[_claim_matcher(claim) for claim in match.claims],
     )
+    # xds-protos do not know cookies yet; what they do not know they keep.
+    result.MergeFromString(newer.RouteMatch(cookies=map(_cookie_matcher, match.cookies)).SerializeToString())
+    return result
+
+
+def _source_matcher(networks: Iterable[m.Network]) -> FilterStateMatcher:
+    """Proxies that listen on IPv6 for both may write the IPv4 address 10.1.2.3 as ::ffff:10.1.2.3."""
+    ranges = []
+    for network in networks:
+        ranges.append((str(network.network_address), network.prefixlen))
+        if network.version == 4:
+            ranges.append((f"::ffff:{network.network_address}", 96 + network.prefixlen))
+    return FilterStateMatcher(
+        key=SOURCE_STATE,
+        address_match=AddressMatcher(
+            ranges=[CidrRange(address_prefix=address, prefix_len=UInt32Value(value=bits)) for address, bits in ranges]
+        ),
+    )
+
+
+def _cookie_matcher(match: m.ValueMatch) -> newer.CookieMatcher:
+    """Envoy takes the first cookie of that name, without quotes; one that is not there matches nothing."""
+    anything = StringMatcher(safe_regex=RegexMatcher(regex=".*"))
+    value = anything if match.kind == "present" else _string_matcher(match)
+    return newer.CookieMatcher(
+        name=match.name, string_match=value.SerializeToString(), invert_match=match.value is False
+    )
+
+
+def _claim_matcher(match: m.ClaimMatch) -> MetadataMatcher:
+    """A claim may be a text, a number or a truth, or a list: then one of its items is to match."""
+    ways = list(_claim_values(match))
+    either = [*ways, *(ValueMatcher(list_match=ListMatcher(one_of=way)) for way in ways if match.kind != "present")]
+    value = either[0] if len(either) == 1 else ValueMatcher(or_match=OrMatcher(value_matchers=either))
+    return MetadataMatcher(
+        filter=JWT_METADATA,
+        path=[MetadataMatcher.PathSegment(key=key) for key in (payload_key(match.provider), *match.path)],
+        value=value,
+        invert=match.value is False,
+    )
+
+
+def _claim_values(match: m.ClaimMatch) -> Iterator[ValueMatcher]:
+    if match.kind == "present":
+        yield ValueMatcher(present_match=True)
+    elif match.kind == "range" and isinstance(match.value, tuple):
+        first, end = match.value
+        yield ValueMatcher(double_match=DoubleMatcher(range=DoubleRange(start=first, end=end)))
+    else:
+        yield ValueMatcher(string_match=_string_matcher(match))
+        if match.kind == "exact" and match.value in ("true", "false"):
+            yield ValueMatcher(bool_match=match.value == "true")
+        elif match.kind == "exact" and (number := _number(str(match.value))) is not None:
+            yield ValueMatcher(double_match=DoubleMatcher(exact=number))
+
+
+def _number(text: str) -> float | None:
+    """What a JSON number says; None: it is none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
 
 def _header_matcher(match: m.ValueMatch) -> HeaderMatcher:
@@ -184,13 +278,13 @@ def _header_matcher(match: m.ValueMatch) -> HeaderMatcher:
 
 
 def _query_matcher(match: m.ValueMatch) -> QueryParameterMatcher:
-    """Envoy has no ranges of query parameters, and no test for the absence of one."""
-    if match.kind == "present" and match.value is True:
-        return QueryParameterMatcher(name=match.name, present_match=True)
+    """Envoy has no ranges of query parameters."""
+    if match.kind == "present":
+        return QueryParameterMatcher(name=match.name, present_match=bool(match.value))
     return QueryParameterMatcher(name=match.name, string_match=_string_matcher(match))
 
 
-def _string_matcher(match: m.ValueMatch) -> StringMatcher:
+def _string_matcher(match: m.ValueMatch | m.ClaimMatch) -> StringMatcher:
     value = str(match.value)
     match match.kind:
         case "exact":
@@ -204,7 +298,7 @@ def _string_matcher(match: m.ValueMatch) -> StringMatcher:
         case "regex":  # of the whole value, in RE2's syntax
             return StringMatcher(safe_regex=RegexMatcher(regex=value))
         case _:
-            raise ValueError(f"{match.name}: Envoy cannot match {match.kind}={match.value!r} here")
+            raise ValueError(f"Envoy cannot match so: {match}")
 
 
 def _actions(service: str, split: m.SegmentSplit, rollout: str) -> Iterator[tuple[bool, RouteAction]]:
