@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
+from types import MappingProxyType
 from typing import Literal
 
 from analysis.spec import ServiceSpec
@@ -150,7 +151,8 @@ class Service:
     """One service: its routing here, its rollout in `spec`. `matches` follows `spec.segments` (default: None).
 
     `dead_man`: people are sent to a canary only while a control plane says so (see `Mesh.dead_man_s`).
-    `idle_timeout_ms`: how long a client's connection may be without requests.
+    `idle_timeout_ms`: how long a client's connection may be without requests. `holds`: people stay in the segment in
+    which their session began; `hold_secret` signs which one that is, and without it nobody is held.
     """
 
     name: str
@@ -164,6 +166,23 @@ class Service:
     spec: ServiceSpec
     dead_man: bool = False
     idle_timeout_ms: int = 3_600_000
+    holds: bool = True
+    hold_secret: bytes = field(default=b"", repr=False)
+
+    @property
+    def held_segments(self) -> tuple[str, ...]:
+        """The segments that a session stays in; none where there are not two of them.
+
+        A pin is a promise, and a path is of a request: they count at once, and hold nobody.
+        """
+        if not (self.holds and self.hold_secret):
+            return ()
+        names = tuple(
+            segment.name
+            for segment in self.spec.segments
+            if segment.pin is None and not ((match := self.matches.get(segment.name)) and match.is_of_requests)
+        )
+        return names if len(names) > 1 else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +247,12 @@ class Mesh:
     access: tuple[AccessRule, ...] | None = None
     jwt: Mapping[str, JwtProvider] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+
+
+def with_hold_secret(mesh: Mesh, secret: bytes) -> Mesh:
+    """The mesh, with people held in their segments by cookies that this signs."""
+    services = {name: replace(service, hold_secret=secret) for name, service in mesh.services.items()}
+    return replace(mesh, services=MappingProxyType(services))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

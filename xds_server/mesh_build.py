@@ -122,6 +122,7 @@ def _service(name: str, shape: ServiceShape, path: str, mesh: MeshShape) -> Serv
         spec=_spec(name, shape),
         dead_man=mesh.dead_man is not None,
         idle_timeout_ms=_ms(shape.idle_timeout),
+        holds=shape.session.hold,
     )
 
 

@@ -110,6 +110,7 @@ class JudgeAfterShape(Shape):
 
 class SessionShape(Shape):
     gap: Annotated[float, duration("1s", "24h")] = 1_800.0
+    hold: Annotated[bool, TRUTH] = True
     goal: Annotated[GoalShape | None, GIVEN] = None
     judge_after: JudgeAfterShape = JudgeAfterShape()
 

@@ -36,6 +36,11 @@ class Entry:
         """Whether any segment asks where requests come from."""
         return any(match.source for service in self.services for match in _matches(service))
 
+    @property
+    def holds(self) -> bool:
+        """Whether people of any service stay in the segment in which their session began."""
+        return any(service.held_segments for service in self.services)
+
     def providers(self, service: m.Service) -> tuple[m.JwtProvider, ...]:
         """Whose tokens the segments of a service look into."""
         names = {claim.provider for match in _matches(service) for claim in match.claims}

@@ -41,6 +41,7 @@ from xds_server.resources.claims import claims_filters
 from xds_server.resources.entries import Entry
 from xds_server.resources.parts import (
     CONTROL_CLUSTER,
+    HOLD_FILTER,
     HOP_HEADER,
     KEY_HEADER,
     LUA_FILTER,
@@ -57,6 +58,7 @@ from xds_server.resources.parts import (
 
 HOST_LUA = files("xds_server").joinpath("host.lua").read_text("utf-8")
 IDENTITY_LUA = files("xds_server").joinpath("identity.lua").read_text("utf-8")
+SEGMENT_LUA = files("xds_server").joinpath("segment.lua").read_text("utf-8")
 
 LOG_FLUSH_MS = 200
 LOG_BUFFER_BYTES = 1 << 20  # also the cap above which Envoy drops entries; its default of 16 KiB drops under load
@@ -106,6 +108,7 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
             *([_source()] if entry.looks_at_source and entry.to is None else []),
             *claims_filters(entry),
             _lua(LUA_FILTER, IDENTITY_LUA),
+            *([_lua(HOLD_FILTER, SEGMENT_LUA)] if entry.holds and entry.to is None else []),
             HttpFilter(name="envoy.filters.http.router", typed_config=packed(Router())),
         ],
         access_log=[AccessLog(name="envoy.access_loggers.http_grpc", typed_config=packed(_access_log()))],

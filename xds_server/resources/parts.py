@@ -17,10 +17,12 @@ from xds_server.mesh import Address
 
 KEY_HEADER = "x-serinus-key"
 HOP_HEADER = "x-serinus-hop"
+SEGMENT_HEADER = "x-serinus-segment"
 SOURCE_HEADER = "x-serinus-source"
 SOURCE_STATE = "serinus.source"
 """Filter state: the address of whoever asks, as `source` in a segment's match means it."""
 CLAIMS_FILTER = "serinus.claims"
+HOLD_FILTER = "serinus.hold"
 RESERVED_PREFIX = "x-serinus-"
 METADATA = "serinus"
 CONTROL_CLUSTER = "serinus"
@@ -50,6 +52,12 @@ def milliseconds(value: int) -> Duration:
     duration = Duration()
     duration.FromMilliseconds(value)
     return duration
+
+
+def cookie_attributes(max_age_s: int) -> str:
+    """What follows a cookie's value when it is set."""
+    # Lax: the visitor keeps the version when a link leads here from elsewhere.
+    return f"; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax"
 
 
 def strings(fields: Mapping[str, str]) -> Struct:

@@ -39,13 +39,17 @@ from xds_server.pb import newer_pb2 as newer
 from xds_server.resources.claims import JWT_METADATA, payload_key
 from xds_server.resources.clusters import cluster_name, forwarding_name
 from xds_server.resources.entries import Entry
+from xds_server.resources.hold import held_match, hold_context, hold_s_of
 from xds_server.resources.parts import (
+    HOLD_FILTER,
     HOP_HEADER,
     KEY_HEADER,
     LUA_FILTER,
     METADATA,
+    SEGMENT_HEADER,
     SOURCE_HEADER,
     SOURCE_STATE,
+    cookie_attributes,
     milliseconds,
     packed,
     strings,
@@ -69,7 +73,10 @@ def virtual_host(service: m.Service, splits: m.ServiceSplits, *, to: str | None 
     """The routes of a service. `to`: everything is handed over to that sidecar, which splits."""
     if to is not None:
         return _virtual_host(service, [_forwarding_route(service, forwarding_name(to))])
-    return _virtual_host(service, _service_routes(service, splits))
+    host = _virtual_host(service, _service_routes(service, splits))
+    if service.held_segments:
+        host.typed_per_filter_config[HOLD_FILTER].CopyFrom(packed(LuaPerRoute(filter_context=hold_context(service))))
+    return host
 
 
 def _hop(role: Role) -> HeaderValueOption:
@@ -106,25 +113,17 @@ def _identity(service: m.Service) -> Struct:
             case m.HeaderIdentity(header=header):
                 fields = {"header": header.lower()}
             case m.CookieIdentity(cookie=cookie, ttl_s=ttl_s):
-                fields = {"cookie": cookie, "attributes": _cookie_attributes(ttl_s)}
+                fields = {"cookie": cookie, "attributes": cookie_attributes(ttl_s)}
                 if place > 0:  # an identity before it may appear in mid-session
-                    fields |= _hold(service.spec.session.gap_s)
+                    fields |= _key_hold(service.spec.session.gap_s)
         sources.append(Value(struct_value=strings(fields)))
     return Struct(fields={"identity": Value(list_value=ListValue(values=sources))})
 
 
-def _cookie_attributes(max_age_s: int) -> str:
-    # Lax: the visitor keeps the version when a link leads here from elsewhere.
-    return f"; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax"
-
-
-def _hold(gap_s: float) -> dict[str, str]:
-    """How long the key of a session is held: written at its latest half a gap ago, it outlives a whole gap of silence.
-
-    Not written anew on every answer, since caches do not keep answers that set cookies.
-    """
-    hold_s = math.ceil(1.5 * gap_s) + 1  # times are in whole seconds
-    return {"hold": str(hold_s), "renew": f"{gap_s / 2:g}", "hold_attributes": _cookie_attributes(hold_s)}
+def _key_hold(gap_s: float) -> dict[str, str]:
+    """For how long the key of a session is held."""
+    hold_s = hold_s_of(gap_s)
+    return {"hold": str(hold_s), "renew": f"{gap_s / 2:g}", "hold_attributes": cookie_attributes(hold_s)}
 
 
 def _forwarding_route(service: m.Service, cluster: str) -> Route:
@@ -137,10 +136,16 @@ def _forwarding_route(service: m.Service, cluster: str) -> Route:
 
 
 def _service_routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
-    """Routes of one service: segments in order, each with every path that can still match there."""
+    """Routes of one service: segments in order, each with every path that can still match there.
+
+    Before them those of people who are held in a segment, whatever they match now.
+    """
     routes: list[Route] = []
-    for segment in service.spec.segments:
-        match = service.matches.get(segment.name) or m.SegmentMatch()
+    held = service.held_segments
+    segments = {segment.name: segment for segment in service.spec.segments}
+    ways = [(segments[name], held_match(name), "held") for name in held]
+    ways += [(segment, service.matches.get(name) or m.SegmentMatch(), "") for name, segment in segments.items()]
+    for segment, match, how in ways:
         split = split_of(service, segment, splits)
         stamp = stamp_of(service.name, segment.name, splits)
         first = len(routes)
@@ -149,10 +154,11 @@ def _service_routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
             for keyed, action in _actions(service.name, split, splits.rollout):
                 routes.append(
                     Route(
-                        name=f"{service.name}|{segment.name}|{len(routes) - first}",
+                        name=f"{service.name}|{segment.name}|{how}{len(routes) - first}",
                         match=route_match(match, prefix, keyed=keyed, mortal=keyed and mortal),
                         route=_with_options(action, path),
                         metadata=stamp,
+                        request_headers_to_remove=[SEGMENT_HEADER] if how else [],
                     )
                 )
     return routes

@@ -25,6 +25,7 @@ from xds_server.mesh import (
     Route,
     SegmentMatch,
     ValueMatch,
+    with_hold_secret,
 )
 from xds_server.settings import MeshError, load_mesh, mesh_schema, parse_mesh
 
@@ -737,6 +738,7 @@ def test_the_full_example_becomes_what_it_says() -> None:
         "anomaly": (None, None, 0.1),
     }
     assert service.spec.rollout.max_step_bp == 2_500
+    assert service.holds
     assert service.matches["europe"] == SegmentMatch(source=(ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")))
     assert service.matches["trial"] == SegmentMatch(
         claims=(ClaimMatch(provider="people", path=("shop", "plan"), kind="exact", value="trial"),)
@@ -914,3 +916,20 @@ def test_the_schema_knows_every_key_and_allows_no_other() -> None:
     assert schema["$defs"]["ServiceShape"]["required"] == ["domains", "port", "identity", "versions", "baseline"]
     for shape in schema["$defs"].values():
         assert shape["additionalProperties"] is False
+
+
+def test_people_are_held_by_cookies_unless_told_otherwise_where_a_secret_signs_them() -> None:
+    """In segments of people: neither in what is pinned nor in what is of a request."""
+    text = BASE.replace(
+        "match: {query: [{name: region, prefix: eu}]}", "match: {headers: [{name: ':method', exact: PUT}]}"
+    )
+    mesh = with_hold_secret(parse_mesh(text, "mesh.yaml"), b"secret")
+    assert parse_mesh(text, "mesh.yaml").services["shop"].held_segments == ()
+    assert "secret" not in repr(mesh)
+    shop = mesh.services["shop"]
+    assert [segment.name for segment in shop.spec.segments] == ["staff", "vip", "eu", "default"]
+    assert shop.held_segments == ("staff", "default")
+    both = with_hold_secret(parse_mesh(BASE, "mesh.yaml"), b"secret").services["shop"]
+    assert both.held_segments == ("staff", "eu", "default")
+    off = parse_mesh(BASE.replace("{gap: 30m,", "{gap: 30m, hold: false,"), "mesh.yaml")
+    assert with_hold_secret(off, b"secret").services["shop"].held_segments == ()
