@@ -29,7 +29,7 @@ from xds_server.rollout.execution import Execution
 from xds_server.rollout.fleet import Fleet
 from xds_server.rollout.publisher import Publisher
 from xds_server.rollout.reload import effective, only
-from xds_server.rollout.status import endpoints_status, log_check, node_statuses, service_status
+from xds_server.rollout.status import add_coverage, endpoints_status, log_check, node_statuses, service_status
 from xds_server.rollout.steered import SteeredService, reconciled
 from xds_server.rollout.taking_up import begin, take_up
 from xds_server.rollout.ticks import Ticks
@@ -357,6 +357,7 @@ class Controller:
     def _service_status(self, steered: SteeredService) -> pb.ServiceStatus:
         carriers = self._ingest.traffic_nodes(steered.name, TRAFFIC_WINDOW_S, self._fleet.clock.now_unix_ns() / 1e9)
         status = service_status(steered, self._ingest.generations(steered.name))
+        add_coverage(status, steered, self._fleet.clock.monotonic())
         if steered.is_running:
             status.log_check.CopyFrom(log_check(self._ingest.log_check(steered.name), len(carriers)))
         return status
