@@ -10,11 +10,14 @@
 -- person's key: nobody can make one, take over another one's, or choose a segment by it. Tags tell nobody the segment.
 -- Routes honour x-serinus-segment before anything else. It is set here and nowhere else; whatever comes in is dropped.
 --
+-- Behind the first hop that splits nobody is held: a cookie that is set there goes to an application, not to a person.
+--
 -- The segment that a request would be in is that of the route that Envoy finds for it. Only where that is another one
 -- than the cookie's, and where the cookie is renewed, a MAC is computed: half a microsecond.
 
 local KEY = "x-serinus-key"
 local SEGMENT = "x-serinus-segment"
+local HOP = "x-serinus-hop"
 local MINE = "serinus.hold"
 -- Seconds by which the clock of the Envoy that wrote a cookie may be ahead of this one's.
 local SKEW = 60
@@ -105,7 +108,7 @@ function envoy_on_request(handle)
   local headers = handle:headers()
   if headers:get(SEGMENT) then headers:remove(SEGMENT) end
   local key, jar = headers:get(KEY), headers:get("cookie")
-  if not key then return end
+  if not key or headers:get(HOP) then return end
   local now = os.time()
   local held = read(hold, jar, now)
   if held then

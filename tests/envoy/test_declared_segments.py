@@ -25,6 +25,9 @@ from xds_server.mesh import (
     Sidecar,
     ValueMatch,
 )
+from xds_server.node import ANY_SIDECAR
+from xds_server.resources import build
+from xds_server.resources.source import source_matcher
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -170,6 +173,29 @@ def test_at_a_gateway_nobody_can_say_where_he_is(rig):
                 assert await is_in({"x-forwarded-for": "9.9.9.9", "x-serinus-source": "9.9.9.9"})
 
     asyncio.run(scenario())
+
+
+def test_nobody_can_say_in_which_network_he_is(rig):
+    """Routes know networks by a tag in a header, which is dropped before they are looked at."""
+    matcher = source_matcher(NETWORKS.source)
+    tags = {matcher.name: matcher.string_match.contains}
+
+    async def scenario() -> None:
+        for via in ("sidecar", "gateway", "both"):
+            async with shop(rig, NETWORKS, via=via) as is_in:
+                for more in ({}, {"x-serinus-key": "anna"}, {"x-user-id": "anna"}):
+                    assert not await is_in({**tags, **more}), (via, more)
+
+    asyncio.run(scenario())
+
+
+def test_networks_are_no_part_of_routes(rig):
+    """Nor is the tag sent on."""
+    many = SegmentMatch(source=tuple(ip_network((0x0A000000 + n * 256, 24)) for n in range(5_000)))
+    service = rig.service({"v1": 1}, segments=[(SegmentSpec(name="few"), many)])
+    built = build(Mesh(path="mesh.yaml", services={"shop": service}), {}, ANY_SIDECAR)
+    assert sum(routes.ByteSize() for routes in built.routes) < 2_000
+    assert all("x-serinus-networks" in routes.request_headers_to_remove for routes in built.routes)
 
 
 def test_a_gateway_behind_proxies_takes_their_word_and_no_more(rig):

@@ -298,6 +298,7 @@ def test_cookies_are_set_for_those_who_keep_them_where_there_is_something_to_hol
             assert await it.ask("power", cookie="") == ("v2", "")
             assert await it.ask("power", x_user_id="") == ("v2", "")
             assert it.cookie == "serinus-segment"
+            assert await it.ask("power", x_serinus_hop="gateway") == ("v2", ""), "it would not get to the person"
         for arguments in ({"segments": ()}, {"segments": SEGMENTS[:2]}, {"holds": False}, {"secret": b""}):
             async with shop(rig, **arguments) as it:
                 assert (await it.ask("power"))[1] == "", arguments

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19xds_server/pb/newer.proto\x12\x10serinus.envoy.v1\">\n\nRouteMatch\x12\x30\n\x07\x63ookies\x18\x11 \x03(\x0b\x32\x1f.serinus.envoy.v1.CookieMatcher\"I\n\rCookieMatcher\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cstring_match\x18\x02 \x01(\x0c\x12\x14\n\x0cinvert_match\x18\x03 \x01(\x08\"+\n\x0eSetFilterState\x12\x19\n\x11\x63lear_route_cache\x18\x02 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19xds_server/pb/newer.proto\x12\x10serinus.envoy.v1\">\n\nRouteMatch\x12\x30\n\x07\x63ookies\x18\x11 \x03(\x0b\x32\x1f.serinus.envoy.v1.CookieMatcher\"I\n\rCookieMatcher\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cstring_match\x18\x02 \x01(\x0c\x12\x14\n\x0cinvert_match\x18\x03 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,4 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTEMATCH']._serialized_end=109
   _globals['_COOKIEMATCHER']._serialized_start=111
   _globals['_COOKIEMATCHER']._serialized_end=184
-  _globals['_SETFILTERSTATE']._serialized_start=186
-  _globals['_SETFILTERSTATE']._serialized_end=229
 # @@protoc_insertion_point(module_scope)

@@ -21,9 +21,3 @@ class CookieMatcher(_message.Message):
     string_match: bytes
     invert_match: bool
     def __init__(self, name: _Optional[str] = ..., string_match: _Optional[bytes] = ..., invert_match: _Optional[bool] = ...) -> None: ...
-
-class SetFilterState(_message.Message):
-    __slots__ = ("clear_route_cache",)
-    CLEAR_ROUTE_CACHE_FIELD_NUMBER: _ClassVar[int]
-    clear_route_cache: bool
-    def __init__(self, clear_route_cache: _Optional[bool] = ...) -> None: ...

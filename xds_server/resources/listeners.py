@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib.resources import files
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
@@ -12,15 +11,12 @@ from envoy.config.core.v3.config_source_pb2 import ApiVersion
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.grpc_service_pb2 import GrpcService
 from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
-from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
 from envoy.extensions.access_loggers.grpc.v3.als_pb2 import CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig
-from envoy.extensions.filters.common.set_filter_state.v3.value_pb2 import FilterStateValue
 from envoy.extensions.filters.http.lua.v3.lua_pb2 import Lua
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
-from envoy.extensions.filters.http.set_filter_state.v3.set_filter_state_pb2 import Config as SetFilterState
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
     HttpFilter,
@@ -36,7 +32,6 @@ from envoy.type.metadata.v3.metadata_pb2 import MetadataKey, MetadataKind
 from envoy.type.tracing.v3.custom_tag_pb2 import CustomTag
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
-from xds_server.pb import newer_pb2 as newer
 from xds_server.resources.claims import claims_filters
 from xds_server.resources.entries import Entry
 from xds_server.resources.parts import (
@@ -47,14 +42,13 @@ from xds_server.resources.parts import (
     LUA_FILTER,
     METADATA,
     RESERVED_PREFIX,
-    SOURCE_HEADER,
-    SOURCE_STATE,
     address,
     ads,
     is_ip,
     milliseconds,
     packed,
 )
+from xds_server.resources.source import TAGS_HEADER, ip_detection, source_filters
 
 HOST_LUA = files("xds_server").joinpath("host.lua").read_text("utf-8")
 IDENTITY_LUA = files("xds_server").joinpath("identity.lua").read_text("utf-8")
@@ -105,7 +99,7 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
         scoped_routes=_scoped_routes(entry.name) if entry.is_scoped else None,
         http_filters=[
             *([_lua("serinus.host", HOST_LUA)] if entry.is_scoped else []),
-            *([_source()] if entry.looks_at_source and entry.to is None else []),
+            *source_filters(entry),
             *claims_filters(entry),
             _lua(LUA_FILTER, IDENTITY_LUA),
             *([_lua(HOLD_FILTER, SEGMENT_LUA)] if entry.holds and entry.to is None else []),
@@ -119,30 +113,13 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
         # A path prefix must mean the same to the routes here and to the application behind them.
         normalize_path=BoolValue(value=True),
         merge_slashes=True,
-        early_header_mutation_extensions=[_strip(entry.strip)] if at_edge else [],
+        early_header_mutation_extensions=[_strip(entry)] if at_edge or entry.looks_at_source else [],
+        original_ip_detection_extensions=[] if at_edge or not entry.looks_at_source else ip_detection(),
     )
 
 
 def _lua(name: str, code: str) -> HttpFilter:
     return HttpFilter(name=name, typed_config=packed(Lua(default_source_code=DataSource(inline_string=code))))
-
-
-def _source() -> HttpFilter:
-    """Keep whose address counts where routes can match it: what a gateway says of it, or what is seen here.
-
-    It is no header, and gateways drop the header that they set themselves from what clients send.
-    """
-
-    def kept(text: str, *, skip_if_empty: bool = False) -> FilterStateValue:
-        value = SubstitutionFormatString(text_format_source=DataSource(inline_string=text), omit_empty_values=True)
-        return FilterStateValue(
-            object_key=SOURCE_STATE, factory_key="envoy.network.ip", format_string=value, skip_if_empty=skip_if_empty
-        )
-
-    values = [kept("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"), kept(f"%REQ({SOURCE_HEADER})%", skip_if_empty=True)]
-    config = SetFilterState(on_request_headers=values)
-    config.MergeFromString(newer.SetFilterState(clear_route_cache=True).SerializeToString())
-    return HttpFilter(name=SOURCE_STATE, typed_config=packed(config))
 
 
 def _scoped_routes(name: str) -> ScopedRoutes:
@@ -161,13 +138,15 @@ def _scoped_routes(name: str) -> ScopedRoutes:
     )
 
 
-def _strip(names: Iterable[str]) -> TypedExtensionConfig:
-    """Drop what clients must not set, before the first choice of a route.
+def _strip(entry: Entry) -> TypedExtensionConfig:
+    """Drop what those who ask must not set, before the first choice of a route.
 
     `request_headers_to_remove` of a route would come too late: the route has been matched by then.
     """
     reserved = HeaderMutation.RemoveOnMatch(key_matcher=StringMatcher(prefix=RESERVED_PREFIX))
-    mutations = [HeaderMutation(remove_on_match=reserved), *(HeaderMutation(remove=name) for name in names)]
+    mutations = [HeaderMutation(remove=TAGS_HEADER)]
+    if entry.kind.role == "gateway":
+        mutations = [HeaderMutation(remove_on_match=reserved), *(HeaderMutation(remove=name) for name in entry.strip)]
     return TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation",
         typed_config=packed(EarlyHeaderMutation(mutations=mutations)),

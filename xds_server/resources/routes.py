@@ -19,8 +19,6 @@ from envoy.config.route.v3.route_components_pb2 import (
 )
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.lua.v3.lua_pb2 import LuaPerRoute
-from envoy.type.matcher.v3.address_pb2 import AddressMatcher
-from envoy.type.matcher.v3.filter_state_pb2 import FilterStateMatcher
 from envoy.type.matcher.v3.metadata_pb2 import MetadataMatcher
 from envoy.type.matcher.v3.number_pb2 import DoubleMatcher
 from envoy.type.matcher.v3.regex_pb2 import RegexMatchAndSubstitute, RegexMatcher
@@ -30,7 +28,6 @@ from envoy.type.v3.range_pb2 import DoubleRange, Int64Range
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
-from xds.core.v3.cidr_pb2 import CidrRange
 
 from analysis.spec import TOTAL_BP, SegmentSpec
 from xds_server import mesh as m
@@ -47,14 +44,13 @@ from xds_server.resources.parts import (
     LUA_FILTER,
     METADATA,
     SEGMENT_HEADER,
-    SOURCE_HEADER,
-    SOURCE_STATE,
     cookie_attributes,
     milliseconds,
     packed,
     strings,
 )
 from xds_server.resources.runtime import while_canary_goes_on
+from xds_server.resources.source import TAGS_HEADER, source_header, source_matcher
 
 NO_SPLITS = m.ServiceSplits(rollout="", generation=0, segments={})
 
@@ -64,8 +60,10 @@ def route_configuration(entry: Entry, name: str) -> RouteConfiguration:
     config = RouteConfiguration(name=name, ignore_port_in_host_matching=True)
     if entry.to is None:
         config.request_headers_to_add.append(_hop(entry.kind.role))
-    if entry.kind.role == "gateway" and entry.looks_at_source:
-        config.request_headers_to_add.append(_source())
+    if entry.looks_at_source:
+        config.request_headers_to_remove.append(TAGS_HEADER)
+    if entry.looks_at_source and entry.kind.role == "gateway":
+        config.request_headers_to_add.append(source_header())
     return config
 
 
@@ -84,14 +82,6 @@ def _hop(role: Role) -> HeaderValueOption:
     return HeaderValueOption(
         header=HeaderValue(key=HOP_HEADER, value=role),
         append_action=HeaderValueOption.HeaderAppendAction.ADD_IF_ABSENT,
-    )
-
-
-def _source() -> HeaderValueOption:
-    """Tell the hops behind a gateway who asked it: what they see themselves is the gateway."""
-    return HeaderValueOption(
-        header=HeaderValue(key=SOURCE_HEADER, value="%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
-        append_action=HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
     )
 
 
@@ -199,6 +189,8 @@ def stamp_of(service: str, segment: str, splits: m.ServiceSplits) -> Metadata:
 
 def route_match(match: m.SegmentMatch, prefix: str, *, keyed: bool, mortal: bool = False) -> RouteMatch:
     headers = [_header_matcher(header) for header in match.headers]
+    if match.source:
+        headers.append(source_matcher(match.source))
     if keyed:
         headers.append(HeaderMatcher(name=KEY_HEADER, present_match=True))
     result = RouteMatch(
@@ -206,27 +198,11 @@ def route_match(match: m.SegmentMatch, prefix: str, *, keyed: bool, mortal: bool
         headers=headers,
         query_parameters=[_query_matcher(q) for q in match.query],
         runtime_fraction=while_canary_goes_on() if mortal else None,
-        filter_state=[_source_matcher(match.source)] if match.source else [],
         dynamic_metadata=[_claim_matcher(claim) for claim in match.claims],
     )
     # xds-protos do not know cookies yet; what they do not know they keep.
     result.MergeFromString(newer.RouteMatch(cookies=map(_cookie_matcher, match.cookies)).SerializeToString())
     return result
-
-
-def _source_matcher(networks: Iterable[m.Network]) -> FilterStateMatcher:
-    """Proxies that listen on IPv6 for both may write the IPv4 address 10.1.2.3 as ::ffff:10.1.2.3."""
-    ranges = []
-    for network in networks:
-        ranges.append((str(network.network_address), network.prefixlen))
-        if network.version == 4:
-            ranges.append((f"::ffff:{network.network_address}", 96 + network.prefixlen))
-    return FilterStateMatcher(
-        key=SOURCE_STATE,
-        address_match=AddressMatcher(
-            ranges=[CidrRange(address_prefix=address, prefix_len=UInt32Value(value=bits)) for address, bits in ranges]
-        ),
-    )
 
 
 def _cookie_matcher(match: m.ValueMatch) -> newer.CookieMatcher:
