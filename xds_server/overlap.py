@@ -6,8 +6,10 @@ All of it errs on one side: what is called unreachable is, and two segments of w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import combinations
 
 import re2
@@ -18,6 +20,7 @@ Subject = tuple[str, ...]
 """What a condition is about, such as ("header", "x-plan")."""
 Way = ValueMatch | ClaimMatch
 
+ALL = 1 << 128
 _TEXTS = ("exact", "prefix", "suffix", "contains")
 
 
@@ -77,7 +80,7 @@ def _covers(wider: SegmentMatch, match: SegmentMatch) -> bool:
 def _exclude(one: SegmentMatch, other: SegmentMatch) -> bool:
     """Whether nobody can match both, for certain."""
     paths = sorted((one.path_prefix or "/", other.path_prefix or "/"), key=len)
-    apart = one.source and other.source and not any(_meet(a, b) for a in one.source for b in other.source)
+    apart = one.source and other.source and not _meet(one.source, other.source)
     return (
         not paths[1].startswith(paths[0])
         or bool(apart)
@@ -97,17 +100,42 @@ def _contradiction(match: SegmentMatch) -> str | None:
     return None
 
 
-def _is_within(inner: Iterable[Network], outer: Iterable[Network]) -> bool:
-    inner, outer = tuple(inner), tuple(outer)
-    return bool(inner) and all(any(_contains(wide, network) for wide in outer) for network in inner)
+Span = tuple[int, int, int]
+"""IP version, first and last address."""
 
 
-def _contains(outer: Network, inner: Network) -> bool:
-    return outer.version == inner.version and outer.supernet_of(inner)  # type: ignore[arg-type]  # of one version
+@lru_cache(maxsize=256)
+def _spans(networks: tuple[Network, ...]) -> tuple[Span, ...]:
+    """The addresses of some networks: in order, with room between any two."""
+    found: list[Span] = []
+    for version, first, last in sorted((n.version, int(n[0]), int(n[-1])) for n in networks):
+        if found and found[-1][0] == version and first <= found[-1][2] + 1:
+            found[-1] = (version, found[-1][1], max(last, found[-1][2]))
+        else:
+            found.append((version, first, last))
+    return tuple(found)
 
 
-def _meet(one: Network, other: Network) -> bool:
-    return _contains(one, other) or _contains(other, one)
+def _is_within(inner: tuple[Network, ...], outer: tuple[Network, ...]) -> bool:
+    """Whether every address of `inner`, which is somewhere, is one of `outer`."""
+    wide = _spans(outer)
+    return bool(inner) and all(
+        (place := bisect_right(wide, (version, first, ALL))) > 0
+        and wide[place - 1][0] == version
+        and last <= wide[place - 1][2]
+        for version, first, last in _spans(inner)
+    )
+
+
+def _meet(one: tuple[Network, ...], other: tuple[Network, ...]) -> bool:
+    """Whether they share an address."""
+    spans = _spans(other)
+    return any(
+        (place := bisect_right(spans, (version, last, ALL))) > 0
+        and spans[place - 1][0] == version
+        and first <= spans[place - 1][2]
+        for version, first, last in _spans(one)
+    )
 
 
 def _implies(given: Way, wanted: Way) -> bool:
