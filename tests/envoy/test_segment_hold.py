@@ -58,7 +58,12 @@ class Shop:
     port: int
     service: Service
     plane: Any
-    mesh: Mesh
+    envoys: tuple[Any, ...]
+
+    async def lua_errors(self) -> int:
+        counts = [n for envoy in self.envoys for n in (await envoy.stats("lua.*errors$")).values()]
+        assert counts
+        return sum(counts)
 
     async def ask(self, plan: str = "", hold: str = "", path: str = "/", **headers: str) -> tuple[str, str]:
         answer = await self.answer(plan, hold, path, **headers)
@@ -115,10 +120,10 @@ async def shop(
         )
         mesh = with_hold_secret(mesh, secret)
         plane.cache.publish(mesh, splits(dict(service.matches)))
-        for node in {"sidecar": ["inner"], "gateway": ["edge"], "both": ["inner", "edge"]}[via]:
-            await stack.enter_async_context(rig.envoy(mesh, node, plane.port))
+        nodes = {"sidecar": ["inner"], "gateway": ["edge"], "both": ["inner", "edge"]}[via]
+        envoys = tuple([await stack.enter_async_context(rig.envoy(mesh, node, plane.port)) for node in nodes])
         client = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
-        yield Shop(rig, client, side if via == "sidecar" else edge, mesh.services["shop"], plane, mesh)
+        yield Shop(rig, client, side if via == "sidecar" else edge, mesh.services["shop"], plane, envoys)
 
 
 def siphash(key: bytes, text: bytes) -> int:
@@ -219,6 +224,11 @@ def test_nobody_chooses_a_segment_by_a_cookie(rig):
                 assert fresh, f"{what}: a good one is set instead"
             for jar in (f"x{it.cookie}={good}", f"a={it.cookie}={good}"):
                 assert (await it.ask("power", cookie=jar))[0] == "v2", jar
+            for n in range(len(good) + 1):
+                for hold in (good[:n], good[n:], f"{good[:n]}.{good[n:]}", f"{good[:n]}{good[n + 1 :]}"):
+                    if hold not in (good, ""):
+                        assert (await it.ask("power", hold))[0] == "v2", hold
+            assert await it.lua_errors() == 0
             for via in ("sidecar", "gateway"):
                 async with shop(rig, via=via) as other:
                     assert (await other.ask("power", x_serinus_segment="basic"))[0] == "v2"
