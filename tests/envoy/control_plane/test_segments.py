@@ -65,7 +65,7 @@ def test_status_shows_who_was_seen_in_each_segment(rig, place):
                 async def is_shown() -> bool:
                     return await seen() == {"power": (6, 3), "beta": (0, 0), "default": (14, 7)}
 
-                await rig.eventually(is_shown, "all who came are seen")
+                await rig.eventually(is_shown, "all who came are seen", 30.0)
                 said = await serinus.say("status")
                 assert "30.0% 3" in said.out
                 assert "70.0% 7" in said.out
