@@ -53,6 +53,8 @@ proto: $(STAMP)
 		xds_server/pb/window.proto
 	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/learnt/v1 --python_out=. --pyi_out=. \
 		xds_server/pb/authz.proto
+	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/envoy/v1 --python_out=. --pyi_out=. \
+		xds_server/pb/newer.proto
 
 # Versions and hashes only, never an index address.
 requirements:

@@ -35,7 +35,7 @@ from xds_server.ingest.lrs import add_lrs
 from xds_server.ingest.otlp import add_otlp
 from xds_server.ingest.otlp_http import OtlpHttp
 from xds_server.learnt.servicer import add_authorization
-from xds_server.mesh import Mesh
+from xds_server.mesh import Mesh, with_hold_secret
 from xds_server.mesh_file import MeshError, Problem
 from xds_server.mesh_watch import MeshWatch
 from xds_server.reflection import MAIN_SERVICES, OTLP_SERVICES, add_reflection
@@ -70,6 +70,8 @@ async def run(options: RunOptions) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     with contextlib.closing(Journal(options.data_dir)) as journal:
+        hold_secret = journal.secret("segment_hold")
+        mesh = with_hold_secret(mesh, hold_secret)
         clock, telemetry, cache = SystemClock(), Telemetry(__version__), AdsCache()
         entrance = Entrance.of(options, telemetry)
         entrance.check(mesh)
@@ -80,12 +82,13 @@ async def run(options: RunOptions) -> int:
             mesh=mesh, journal=journal, cache=cache, ingest=ingest, telemetry=telemetry, clock=clock, sources=sources
         )
 
-        async def adopt(changed: Mesh) -> None:
+        async def adopt(read: Mesh) -> None:
+            changed = with_hold_secret(read, hold_secret)
             entrance.check(changed)
             await controller.change_mesh(changed)
             entrance.access.change(changed.access)
 
-        watch = MeshWatch(options.mesh_path, adopt=adopt, refuse=controller.refuse_mesh)
+        watch = MeshWatch(options.mesh_path, adopt=adopt, refuse=controller.refuse_mesh, beside=mesh.files)
         loop.add_signal_handler(signal.SIGHUP, watch.ask)
         parts = _Parts(
             entrance=entrance,

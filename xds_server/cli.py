@@ -146,26 +146,28 @@ def demo(
 def validate(mesh: MeshFile, as_json: AsJson = False) -> None:
     """Check a mesh file: each error with file, line, key, the value given and what is legal."""
     from xds_server.discovery.sources import check_files
-    from xds_server.settings import MeshError, load_mesh
+    from xds_server.settings import MeshError, load_with_notes
 
     try:
-        loaded = load_mesh(mesh)
+        loaded, notes = load_with_notes(mesh)
         check_files(loaded)
     except MeshError as error:
         if as_json:
-            _print_json({"ok": False, "problems": [asdict(problem) for problem in error.problems]})
+            _print_json({"ok": False, "problems": [asdict(problem) for problem in error.problems], "notes": []})
             raise typer.Exit(2) from None
         _fail(*map(str, error.problems), code=2)
     if as_json:
-        _print_json({"ok": True, "problems": []})
-    else:
-        typer.echo(f"{mesh}: fine; services: {', '.join(loaded.services)}")
-        for service in loaded.services.values():
-            for segment, name in service.learned.items():
-                typer.echo(
-                    f"services.{service.name}.segments.{segment}: matches nobody until somebody adopts {name}: "
-                    f"serinus segment adopt {service.name} CLUSTER {name}"
-                )
+        _print_json({"ok": True, "problems": [], "notes": [asdict(note) for note in notes]})
+        return
+    typer.echo(f"{mesh}: fine; services: {', '.join(loaded.services)}")
+    for note in notes:
+        typer.echo(f"note: {note}")
+    for service in loaded.services.values():
+        for segment, name in service.learned.items():
+            typer.echo(
+                f"services.{service.name}.segments.{segment}: matches nobody until somebody adopts {name}: "
+                f"serinus segment adopt {service.name} CLUSTER {name}"
+            )
 
 
 @app.command()

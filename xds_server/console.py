@@ -22,6 +22,7 @@ PHASE_STYLES: Final = {
     "rolled_back": "red",
     "withdrawn": "yellow",
 }
+UNSEEN_S: Final = 60.0
 HEALTH_STYLES: Final = {"harmful": "red", "healthy": "green"}
 
 
@@ -89,6 +90,7 @@ def _service(service: pb.ServiceStatus) -> Table:
     for name, justify in (
         ("segment", "left"),
         ("phase", "left"),
+        ("seen", "right"),
         ("split", "right"),
         ("cap", "right"),
         ("health", "left"),
@@ -98,9 +100,21 @@ def _service(service: pb.ServiceStatus) -> Table:
         ("last decision", "left"),
     ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]  # a literal, widened by the loop
+    requests = sum(segment.seen_requests for segment in service.segments)
     for segment in service.segments:
-        table.add_row(*_segment(segment))
+        table.add_row(*_segment(segment, requests))
+    if unseen := _unseen(service):
+        table.caption = Text(unseen, style="yellow")
+        table.caption_justify = "left"
     return table
+
+
+def _unseen(service: pb.ServiceStatus) -> str:
+    """Which segments have been empty for a while, though others have not: perhaps nobody can be in them."""
+    empty = [segment.segment for segment in service.segments if not segment.seen_requests]
+    if service.seen_s < UNSEEN_S or not empty or len(empty) == len(service.segments):
+        return ""
+    return f"nobody seen in {', '.join(empty)} for {service.seen_s / 60:.0f} minutes"
 
 
 def _logs(check: pb.LogCheck) -> str:
@@ -109,9 +123,11 @@ def _logs(check: pb.LogCheck) -> str:
     return f"logs lack {check.total.lower:.1%} to {check.total.upper:.1%}"
 
 
-def _segment(segment: pb.SegmentStatus) -> Iterable[RenderableType]:
+def _segment(segment: pb.SegmentStatus, requests: int) -> Iterable[RenderableType]:
+    """One row. `requests`: of all segments together, lately."""
     yield segment.segment
     yield Text(segment.phase, style=PHASE_STYLES.get(segment.phase, ""))
+    yield f"{segment.seen_requests / requests:.1%} {segment.seen_people}" if requests else ""
     yield f"{segment.split:.1%}"
     yield f"{segment.cap:.1%}"
     yield Text(segment.health, style=HEALTH_STYLES.get(segment.health, ""))

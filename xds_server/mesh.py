@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network, IPv6Network
+from types import MappingProxyType
 from typing import Literal
 
 from analysis.spec import ServiceSpec
@@ -11,6 +13,9 @@ from analysis.spec import ServiceSpec
 MatchKind = Literal["exact", "prefix", "suffix", "contains", "regex", "present", "range"]
 Address = tuple[str, int]
 """Host (IP address or DNS name) and port."""
+Network = IPv4Network | IPv6Network
+BEARER_HEADER, BEARER_PREFIX = "authorization", "Bearer "
+"""Where tokens are, unless something else is said (RFC 6750, section 2.1)."""
 
 SIDECAR_CLUSTER = "sidecar"
 """Node cluster in the bootstrap of every Envoy that is no gateway."""
@@ -18,7 +23,10 @@ SIDECAR_CLUSTER = "sidecar"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueMatch:
-    """Matches one header or query parameter. `value`: str, bool for `present`, (first, last+1) for `range`."""
+    """Matches one header, cookie or query parameter.
+
+    `value`: str, bool for `present`, (first, last+1) for `range`.
+    """
 
     name: str
     kind: MatchKind
@@ -26,8 +34,18 @@ class ValueMatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimMatch:
+    """Matches what a verified token of `provider` says. `path`: where in it, `value` as in `ValueMatch`."""
+
+    provider: str
+    path: tuple[str, ...]
+    kind: MatchKind
+    value: str | bool | tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentMatch:
-    """All of its parts must match. `path_prefix` None: any path.
+    """All of its parts must match. `path_prefix` None: any path. `source`: any one of these networks.
 
     `learned`: those people who have been adopted under this name; None: anybody.
     """
@@ -36,6 +54,14 @@ class SegmentMatch:
     query: tuple[ValueMatch, ...] = ()
     path_prefix: str | None = None
     learned: str | None = None
+    cookies: tuple[ValueMatch, ...] = ()
+    source: tuple[Network, ...] = ()
+    claims: tuple[ClaimMatch, ...] = ()
+
+    @property
+    def is_of_requests(self) -> bool:
+        """Whether it asks for what differs from one request of a person to the next, by its nature."""
+        return self.path_prefix is not None or any(header.name.startswith(":") for header in self.headers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +78,23 @@ class CookieIdentity:
 
 
 Identity = HeaderIdentity | CookieIdentity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwtProvider:
+    """Who issues the tokens in whose claims segments match.
+
+    `issuer` and `audiences` empty: any. `jwks`: its public keys, as JSON. The token is in `cookie` or, after `prefix`,
+    in `header`.
+    """
+
+    name: str
+    jwks: str
+    issuer: str = ""
+    audiences: tuple[str, ...] = ()
+    header: str = BEARER_HEADER
+    prefix: str = BEARER_PREFIX
+    cookie: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +161,8 @@ class Service:
 
     `dead_man`: people are sent to a canary only while a control plane says so (see `Mesh.dead_man_s`).
     `idle_timeout_ms`: how long a client's connection may be without requests. `learned_timeout_ms`: how long a request
-    waits for who is in a learned segment.
+    waits for who is in a learned segment. `holds`: people stay in the segment in which their session began;
+    `hold_secret` signs which one that is, and without it nobody is held.
     """
 
     name: str
@@ -133,12 +177,29 @@ class Service:
     dead_man: bool = False
     idle_timeout_ms: int = 3_600_000
     learned_timeout_ms: int = 20
+    holds: bool = True
+    hold_secret: bytes = field(default=b"", repr=False)
 
     @property
     def learned(self) -> dict[str, str]:
         """The names that people are adopted under, by the segments that they are then in."""
         matches = self.matches.items()
         return {name: match.learned for name, match in matches if match is not None and match.learned is not None}
+
+    @property
+    def held_segments(self) -> tuple[str, ...]:
+        """The segments that a session stays in; none where there are not two of them.
+
+        A pin is a promise, and a path is of a request: they count at once, and hold nobody.
+        """
+        if not (self.holds and self.hold_secret):
+            return ()
+        names = tuple(
+            segment.name
+            for segment in self.spec.segments
+            if segment.pin is None and not ((match := self.matches.get(segment.name)) and match.is_of_requests)
+        )
+        return names if len(names) > 1 else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +208,7 @@ class Gateway:
 
     `listen`: where it listens, for all its services, told apart by domain. `to`: hand requests over to this sidecar,
     which splits; None: the gateway itself splits. `strip`: headers removed from what clients send, besides
-    `x-serinus-*`.
+    `x-serinus-*`. `trusted_hops`: proxies before it whose word on the client's address, in x-forwarded-for, is taken.
     """
 
     node: str
@@ -155,6 +216,7 @@ class Gateway:
     services: tuple[str, ...]
     to: str | None = None
     strip: tuple[str, ...] = ()
+    trusted_hops: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +255,7 @@ class Mesh:
     `access`: the first rule that fits a peer's certificate says what it may; None: every peer may do everything.
     `browsers`: origins of the pages whose browsers may send events over HTTP.
     `traced`: share of the requests that Envoys trace, 0 to 1; None: they have no tracer.
+    `files`: what was read beside the mesh file, and is part of it.
     """
 
     path: str
@@ -203,6 +266,14 @@ class Mesh:
     access: tuple[AccessRule, ...] | None = None
     browsers: frozenset[str] = frozenset()
     traced: float | None = None
+    jwt: Mapping[str, JwtProvider] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+
+def with_hold_secret(mesh: Mesh, secret: bytes) -> Mesh:
+    """The mesh, with people held in their segments by cookies that this signs."""
+    services = {name: replace(service, hold_secret=secret) for name, service in mesh.services.items()}
+    return replace(mesh, services=MappingProxyType(services))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from analysis.spec import (
     DEFAULT_SEGMENT,
@@ -18,7 +20,10 @@ from analysis.spec import (
     SessionSpec,
 )
 from xds_server.mesh import (
+    BEARER_HEADER,
+    BEARER_PREFIX,
     AccessRule,
+    ClaimMatch,
     CookieIdentity,
     EndpointFile,
     EndpointSource,
@@ -27,6 +32,8 @@ from xds_server.mesh import (
     HeaderIdentity,
     HealthCheck,
     Identity,
+    JwtProvider,
+    MatchKind,
     Mesh,
     Registered,
     Route,
@@ -40,8 +47,10 @@ from xds_server.mesh_checks import KINDS
 from xds_server.mesh_model import (
     AbandonmentShape,
     AccessShape,
+    ClaimShape,
     HealthShape,
     IdentityShape,
+    JwtShape,
     MatchShape,
     MeshShape,
     QueryShape,
@@ -49,12 +58,13 @@ from xds_server.mesh_model import (
     RouteShape,
     SegmentShape,
     ServiceShape,
+    TokenShape,
     VersionShape,
 )
 
 
-def build_mesh(shape: MeshShape, path: str) -> Mesh:
-    """Build the mesh; every mapping in it is read-only."""
+def build_mesh(shape: MeshShape, path: str, jwks: Mapping[str, str]) -> Mesh:
+    """Build the mesh; every mapping in it is read-only. `jwks`: the keys of each issuer of tokens."""
     every_service = tuple(shape.services)
     gateways = {
         name: Gateway(
@@ -63,13 +73,14 @@ def build_mesh(shape: MeshShape, path: str) -> Mesh:
             services=every_service if gateway.services is None else tuple(gateway.services),
             to=gateway.to,
             strip=tuple(gateway.strip),
+            trusted_hops=gateway.trusted_hops,
         )
         for name, gateway in shape.gateways.items()
     }
     return Mesh(
         path=path,
         services=MappingProxyType(
-            {name: _service(name, service, path, shape.dead_man) for name, service in shape.services.items()}
+            {name: _service(name, service, path, shape) for name, service in shape.services.items()}
         ),
         gateways=MappingProxyType(gateways),
         sidecars=MappingProxyType({n: Sidecar(node=n, listen=s.listen) for n, s in shape.sidecars.items()}),
@@ -77,6 +88,10 @@ def build_mesh(shape: MeshShape, path: str) -> Mesh:
         traced=None if shape.tracing is None else shape.tracing.sampling,
         browsers=frozenset(shape.browsers or ()),
         access=None if shape.access is None else tuple(_access(rule) for rule in shape.access),
+        jwt=MappingProxyType({name: _provider(name, each, jwks[name]) for name, each in shape.jwt.items()}),
+        files=tuple(
+            str(Path(path).parent / each.jwks.file) for each in shape.jwt.values() if each.jwks.file is not None
+        ),
     )
 
 
@@ -89,8 +104,8 @@ def _access(shape: AccessShape) -> AccessRule:
     )
 
 
-def _service(name: str, shape: ServiceShape, path: str, dead_man_s: float | None) -> Service:
-    matches = {segment: _match_of(rules) for segment, rules in shape.segments.items()}
+def _service(name: str, shape: ServiceShape, path: str, mesh: MeshShape) -> Service:
+    matches = {segment: _match_of(rules, mesh.jwt) for segment, rules in shape.segments.items()}
     return Service(
         name=name,
         domains=tuple(shape.domains),
@@ -108,9 +123,10 @@ def _service(name: str, shape: ServiceShape, path: str, dead_man_s: float | None
             span_status=shape.errors.span_status,
         ),
         spec=_spec(name, shape),
-        dead_man=dead_man_s is not None,
+        dead_man=mesh.dead_man is not None,
         idle_timeout_ms=_ms(shape.idle_timeout),
         learned_timeout_ms=_ms(shape.learned.timeout),
+        holds=shape.session.hold,
     )
 
 
@@ -146,22 +162,51 @@ def _health(shape: HealthShape | None) -> HealthCheck | None:
     return HealthCheck(path=shape.path, interval_ms=_ms(shape.interval), timeout_ms=_ms(shape.timeout))
 
 
-def _match_of(shape: SegmentShape) -> SegmentMatch:
-    return SegmentMatch(learned=shape.learned) if shape.match is None else _match(shape.match)
+def _match_of(shape: SegmentShape, providers: Iterable[str]) -> SegmentMatch:
+    return SegmentMatch(learned=shape.learned) if shape.match is None else _match(shape.match, providers)
 
 
-def _match(shape: MatchShape) -> SegmentMatch:
+def _match(shape: MatchShape, providers: Iterable[str]) -> SegmentMatch:
     return SegmentMatch(
         headers=tuple(_value_match(rule) for rule in shape.headers or ()),
         query=tuple(_value_match(rule) for rule in shape.query or ()),
         path_prefix=shape.path,
+        cookies=tuple(_value_match(rule) for rule in shape.cookies or ()),
+        source=tuple(shape.source or ()),
+        claims=tuple(_claim_match(rule, providers) for rule in shape.claims or ()),
     )
 
 
 def _value_match(shape: QueryShape) -> ValueMatch:
+    kind, value = _way(shape)
+    return ValueMatch(name=shape.name, kind=kind, value=value)
+
+
+def _claim_match(shape: ClaimShape, providers: Iterable[str]) -> ClaimMatch:
+    kind, value = _way(shape)
+    provider = next(iter(providers)) if shape.provider is None else shape.provider
+    return ClaimMatch(provider=provider, path=shape.name, kind=kind, value=value)
+
+
+def _way(shape: QueryShape) -> tuple[MatchKind, Any]:
+    """The one way to match that is given, and what with."""
     kind = next(kind for kind in KINDS if getattr(shape, kind, None) is not None)
     value = getattr(shape, kind)
-    return ValueMatch(name=shape.name, kind=kind, value=tuple(value) if kind == "range" else value)
+    return kind, tuple(value) if kind == "range" else value
+
+
+def _provider(name: str, shape: JwtShape, jwks: str) -> JwtProvider:
+    token = shape.token or TokenShape(header=BEARER_HEADER)
+    usual = BEARER_PREFIX if token.header == BEARER_HEADER else ""
+    return JwtProvider(
+        name=name,
+        jwks=jwks,
+        issuer=shape.issuer or "",
+        audiences=tuple(shape.audiences or ()),
+        header=token.header or "",
+        prefix=usual if token.prefix is None else token.prefix,
+        cookie=token.cookie,
+    )
 
 
 def _spec(name: str, shape: ServiceShape) -> ServiceSpec:

@@ -15,6 +15,8 @@ from xds_server.mesh_file import KeyPath, Source, first_of
 from xds_server.units import LISTEN, WrongValueError, nearest, show
 
 KINDS: tuple[MatchKind, ...] = get_args(MatchKind)
+MATCHED = ("headers", "cookies", "query", "path", "source", "claims")
+WITH_RANGES = ("headers", "claims")
 
 
 def check(source: Source) -> None:
@@ -26,6 +28,7 @@ def check(source: Source) -> None:
     _listeners(source)
     _gateways(source)
     _access(source)
+    _tokens(source)
 
 
 def _unknown(source: Source, path: KeyPath, name: str, what: str, legal: list[str]) -> None:
@@ -128,9 +131,9 @@ def _matchers(source: Source, service: KeyPath) -> None:
     for segment in source.mapping((*service, "segments")):
         match = (*service, "segments", segment, "match")
         if source.value(match) == {}:
-            source.report(match, "empty: it would match everybody", "one or more of headers, query, path")
-        for part in ("headers", "query"):
-            kinds: list[str] = [kind for kind in KINDS if part == "headers" or kind != "range"]
+            source.report(match, "empty: it would match everybody", f"one or more of {first_of(MATCHED)}")
+        for part in ("headers", "cookies", "query", "claims"):
+            kinds: list[str] = [kind for kind in KINDS if part in WITH_RANGES or kind != "range"]
             for path, _ in source.items((*match, part)):
                 _one_of(source, path, kinds, "way to match")
                 _range(source, (*path, "range"))
@@ -149,6 +152,38 @@ def _range(source: Source, path: KeyPath) -> None:
         first, last = (text for _, text in ends)
         if int(first) >= int(last):
             source.report(path, "matches nothing", "[a, b] with a < b: a <= value < b", value=f"[{first}, {last}]")
+
+
+def _networks(source: Source, service: KeyPath) -> None:
+    for segment in source.mapping((*service, "segments")):
+        seen: set[str] = set()
+        for path, network in source.texts((*service, "segments", segment, "match", "source")):
+            if network in seen:
+                source.report(path, "given twice", "each network once")
+            seen.add(network)
+
+
+def _claims(source: Source, service: KeyPath) -> None:
+    """Each claim must be of a provider that there is; where there is one alone it need not be named."""
+    legal = list(source.mapping(("jwt",)))
+    for segment in source.mapping((*service, "segments")):
+        for path, claim in source.items((*service, "segments", segment, "match", "claims")):
+            provider = source.value((*path, "provider"))
+            if isinstance(provider, str) and provider not in legal and source.sound((*path, "provider")):
+                _unknown(source, (*path, "provider"), provider, "provider", legal)
+            elif isinstance(claim, dict) and "provider" not in claim and len(legal) != 1 and source.sound(path):
+                message = "which provider's?" if legal else "nobody is there whose tokens could be verified"
+                source.report(path, message, f"provider: one of {first_of(legal)}" if legal else "jwt: {NAME: ...}")
+
+
+def _tokens(source: Source) -> None:
+    for name in source.mapping(("jwt",)):
+        provider = ("jwt", name)
+        _one_of(source, (*provider, "jwks"), ["file", "inline"], "keys")
+        token = (*provider, "token")
+        _one_of(source, token, ["header", "cookie"], "place")
+        if "prefix" in source.mapping(token) and "header" not in source.mapping(token):
+            source.report((*token, "prefix"), "does nothing: only a header has a prefix", "header with it")
 
 
 def _identity(source: Source, service: KeyPath) -> None:
@@ -209,6 +244,8 @@ _SERVICE_CHECKS: tuple[Callable[[Source, KeyPath], None], ...] = (
     _segments,
     _after,
     _matchers,
+    _networks,
+    _claims,
     _identity,
     _routes,
     _kpis,

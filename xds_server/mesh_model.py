@@ -7,14 +7,17 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from analysis.spec import HarmSpec, RolloutSpec
-from xds_server.mesh import Address, ErrorRule, HealthCheck, Right, Route
+from xds_server.mesh import Address, ErrorRule, HealthCheck, Network, Right, Route
 from xds_server.units import (
+    CLAIM,
     DOMAIN,
     ENDPOINT,
     FILE,
     HEADER,
+    JSON,
     LISTEN,
     NAME,
+    NETWORK,
     NODES,
     ORIGIN,
     PATH,
@@ -46,9 +49,7 @@ FLAGS = (
 )
 # fmt: on
 REFUSED_IN_SEGMENTS = {
-    "source": "not supported yet",
-    "cookies": "not supported yet",
-    "range": "Envoy matches a range in headers only",
+    "range": "Envoy matches a range in headers and claims only",
 }
 """Keys that somebody may well expect. An option must not be taken and then do nothing."""
 
@@ -109,6 +110,7 @@ class JudgeAfterShape(Shape):
 
 class SessionShape(Shape):
     gap: Annotated[float, duration("1s", "24h")] = 1_800.0
+    hold: Annotated[bool, TRUTH] = True
     goal: Annotated[GoalShape | None, GIVEN] = None
     judge_after: JudgeAfterShape = JudgeAfterShape()
 
@@ -181,12 +183,31 @@ class HeaderShape(QueryShape):
     ] = None
 
 
+class CookieMatchShape(QueryShape):
+    """One cookie: its name and exactly one way to match it."""
+
+    name: Annotated[str, TOKEN]
+
+
+class ClaimShape(QueryShape):
+    """One claim of a verified token; `provider` may be left out where there is only one."""
+
+    name: Annotated[tuple[str, ...], CLAIM]  # type: ignore[assignment]  # where it is: a claim may be in a claim
+    provider: Annotated[str | None, NAME] = None
+    range: Annotated[
+        list[Annotated[int, whole(-(10**15), 10**15)]] | None, Field(min_length=2, max_length=2), GIVEN
+    ] = None
+
+
 class MatchShape(Shape):
-    """All of its parts must match."""
+    """All of its parts must match; of `source` one network."""
 
     headers: Annotated[list[HeaderShape] | None, Field(min_length=1), GIVEN] = None
+    cookies: Annotated[list[CookieMatchShape] | None, Field(min_length=1), GIVEN] = None
     query: Annotated[list[QueryShape] | None, Field(min_length=1), GIVEN] = None
     path: Annotated[str | None, PATH] = None
+    source: Annotated[list[Annotated[Network, NETWORK]] | None, Field(min_length=1), GIVEN] = None
+    claims: Annotated[list[ClaimShape] | None, Field(min_length=1), GIVEN] = None
 
 
 class SegmentShape(Shape):
@@ -280,10 +301,33 @@ class GatewayShape(Shape):
     services: Annotated[list[Name] | None, Field(min_length=1), GIVEN] = None
     to: Annotated[str | None, NAME] = None
     strip: list[Annotated[str, PLAIN_HEADER]] = Field(default_factory=list)
+    trusted_hops: Annotated[int, whole(0, 16)] = 0
 
 
 class SidecarShape(Shape):
     listen: Annotated[Address, REACHABLE]
+
+
+class JwksShape(Shape):
+    """Exactly one of the two."""
+
+    file: Annotated[str | None, FILE] = None
+    inline: Annotated[str | None, JSON] = None
+
+
+class TokenShape(Shape):
+    """Exactly one of header and cookie."""
+
+    header: Annotated[str | None, PLAIN_HEADER] = None
+    prefix: Annotated[str | None, WORDS] = None
+    cookie: Annotated[str | None, TOKEN] = None
+
+
+class JwtShape(Shape):
+    issuer: Annotated[str | None, WORDS] = None
+    audiences: Annotated[list[Annotated[str, WORDS]] | None, Field(min_length=1), GIVEN] = None
+    jwks: JwksShape
+    token: Annotated[TokenShape | None, GIVEN] = None
 
 
 class AccessShape(Shape):
@@ -309,3 +353,4 @@ class MeshShape(Shape):
     access: Annotated[list[AccessShape] | None, Field(min_length=1), GIVEN] = None
     tracing: Annotated[TracingShape | None, GIVEN] = None
     browsers: Annotated[list[Annotated[str, ORIGIN]] | None, Field(min_length=1), GIVEN] = None
+    jwt: dict[Name, JwtShape] = Field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from xds_server.errors import JournalError, RefusedError
@@ -16,16 +16,25 @@ log = logging.getLogger(__name__)
 
 
 class MeshWatch:
-    """Looks at one file. `adopt` serves another mesh, or raises RefusedError or JournalError.
+    """Looks at one file, and at those that are part of it.
 
-    `refuse` is told why a file is not served. What is wrong changes nothing, and is said once.
+    `adopt` serves another mesh, or raises RefusedError or JournalError. `refuse` is told why a file is not served. What
+    is wrong changes nothing, and is said once.
     """
 
-    def __init__(self, path: Path, *, adopt: Callable[[Mesh], Awaitable[None]], refuse: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        adopt: Callable[[Mesh], Awaitable[None]],
+        refuse: Callable[[str], None],
+        beside: Iterable[str] = (),
+    ) -> None:
         self._path = path
         self._adopt = adopt
         self._refuse = refuse
-        self._file = Watched(path)
+        self._beside = tuple(beside)
+        self._file = Watched(path, *map(Path, self._beside))
         self._asked = asyncio.Event()
 
     def ask(self) -> None:
@@ -51,6 +60,9 @@ class MeshWatch:
         """Read the file and let it be served."""
         try:
             mesh = await asyncio.to_thread(load_mesh, self._path)
+            if mesh.files != self._beside:
+                self._beside = mesh.files
+                self._file = Watched(self._path, *map(Path, self._beside))
             await self._adopt(mesh)
         except MeshError as error:
             first, *others = map(str, error.problems)

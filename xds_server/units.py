@@ -284,6 +284,12 @@ def _words(text: str) -> str:
     return text
 
 
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("empty")
+    return text
+
+
 def _address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or not host:
@@ -329,6 +335,28 @@ def _origin(text: str) -> str:
     scheme, host, port = found.groups()
     own = port is None or int(port) == (443 if scheme == "https" else 80)
     return f"{scheme}://{host}" if own else f"{scheme}://{host}:{int(port)}"
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("not a network" if text else "empty") from None
+    if "%" in text:
+        raise ValueError("a zone means something on one machine only")
+    if ipaddress.ip_interface(text).ip != network.network_address:
+        raise WrongValueError("has bits set behind its prefix", NETWORK.legal, hint=str(network))
+    return network
+
+
+def _claim(text: str) -> tuple[str, ...]:
+    name = _words(text)
+    if "/" in name:  # such claims are named by a URL (RFC 7519, section 4.2), and URLs have dots
+        return (name,)
+    parts = tuple(name.split("."))
+    if "" in parts:
+        raise ValueError("empty between two dots")
+    return parts
 
 
 def _san(text: str) -> str:
@@ -392,6 +420,7 @@ PLAIN_HEADER = Text(read=_plain_header, legal="a header name such as x-user-id, 
 TOKEN = Text(read=_matching(_TOKEN, "a token"), legal="a name such as sid", schema=_STRING)
 WORDS = Text(read=_words, legal="1 to 1,024 printable characters", schema=_STRING)
 FILE = Text(read=_words, legal="the name of a file, seen from the mesh file's folder", schema=_STRING)
+JSON = Text(read=_filled, legal="JSON, in a text", schema=_STRING)
 PATH = Text(read=_path, legal="a path that begins with /, without query", schema={"type": "string", "pattern": "^/"})
 DOMAIN = Text(
     read=_domain,
@@ -409,6 +438,16 @@ LISTEN = Text(read=_listen, legal="IP:port, such as 127.0.0.1:10000, 0.0.0.0:100
 REACHABLE = Text(
     read=_reachable,
     legal="IP:port, or name:port where it listens on every address and gateways reach it by that name",
+    schema=_STRING,
+)
+NETWORK = Text(
+    read=_network,
+    legal="an IP network such as 10.1.0.0/16 or 2001:db8::/32, or an IP address",
+    schema=_STRING,
+)
+CLAIM = Text(
+    read=_claim,
+    legal="the name of a claim, such as plan, realm_access.roles (a claim in a claim) or https://shop.example/plan",
     schema=_STRING,
 )
 SAN = Text(

@@ -22,6 +22,7 @@ SEGMENTS = (
     (SegmentSpec(name="asked"), SegmentMatch(query=(ValueMatch(name="r", kind="present", value=True),))),
     (SegmentSpec(name="path"), SegmentMatch(path_prefix="/api/v2")),
     (SegmentSpec(name="absent"), SegmentMatch(headers=(ValueMatch(name="x-z", kind="present", value=False),))),
+    (SegmentSpec(name="unasked"), SegmentMatch(query=(ValueMatch(name="q", kind="present", value=False),))),
 )
 ASKED = {
     "pinned": ({"x-a": "pin"}, "/"),
@@ -36,6 +37,7 @@ ASKED = {
     "asked": ({}, "/?r"),
     "path": ({}, "/api/v2/x"),
     "absent": ({}, "/api/v1"),
+    "unasked": ({"x-z": "1"}, "/?p=2"),
     "default": ({"x-a": "123x", "x-n": "20", "x-z": "1"}, "/?q=2"),
 }
 

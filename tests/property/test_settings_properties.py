@@ -20,7 +20,24 @@ SCALARS = st.one_of(
     st.integers(),
     st.floats(),
     st.text(max_size=12),
-    st.sampled_from(["5%", "0.5pp", "10s", "v1", "10.0.0.1:80", "[::1]:80", "0.0.0.0:1", "(", "*", "", "2001-01-01"]),
+    st.sampled_from(
+        [
+            "5%",
+            "0.5pp",
+            "10s",
+            "v1",
+            "10.0.0.1:80",
+            "[::1]:80",
+            "0.0.0.0:1",
+            "10.0.0.0/8",
+            "::/0",
+            "{}",
+            "(",
+            "*",
+            "",
+            "2001-01-01",
+        ]
+    ),
 )
 KEYS = st.one_of(
     st.text(max_size=8),
@@ -40,6 +57,11 @@ KEYS = st.one_of(
             "to",
             "file",
             "registered",
+            "cookies",
+            "source",
+            "claims",
+            "jwt",
+            "jwks",
             "endpoints",
             "[listed]",
         ]

@@ -213,7 +213,7 @@ class MeshStatus(_message.Message):
     def __init__(self, path: _Optional[str] = ..., read_unix_ns: _Optional[int] = ..., refused: _Optional[str] = ..., waiting: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ServiceStatus(_message.Message):
-    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio", "log_check", "notes")
+    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio", "log_check", "notes", "seen_s")
     class RoutedByEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -239,6 +239,7 @@ class ServiceStatus(_message.Message):
     SAMPLE_RATIO_FIELD_NUMBER: _ClassVar[int]
     LOG_CHECK_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
+    SEEN_S_FIELD_NUMBER: _ClassVar[int]
     service: str
     rollout: str
     state: str
@@ -257,7 +258,8 @@ class ServiceStatus(_message.Message):
     sample_ratio: SampleRatio
     log_check: LogCheck
     notes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., log_check: _Optional[_Union[LogCheck, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+    seen_s: float
+    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., log_check: _Optional[_Union[LogCheck, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., seen_s: _Optional[float] = ...) -> None: ...
 
 class LogCheck(_message.Message):
     __slots__ = ("nodes", "carriers", "total", "versions")
@@ -304,7 +306,7 @@ class SampleRatio(_message.Message):
     def __init__(self, people: _Optional[int] = ..., on_canary: _Optional[int] = ..., asked: _Optional[float] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ...) -> None: ...
 
 class SegmentStatus(_message.Message):
-    __slots__ = ("segment", "phase", "health", "split", "cap", "verdict", "reason", "leading_kpi", "evidence", "evidence_needed", "canary_sessions", "baseline_sessions", "needed_sessions", "needed_minutes", "excess_sessions", "worst_excess_rate", "anomaly", "breach_probability", "kpis", "baseline", "canary", "largest_split", "exposed_sessions", "sample_ratio")
+    __slots__ = ("segment", "phase", "health", "split", "cap", "verdict", "reason", "leading_kpi", "evidence", "evidence_needed", "canary_sessions", "baseline_sessions", "needed_sessions", "needed_minutes", "excess_sessions", "worst_excess_rate", "anomaly", "breach_probability", "kpis", "baseline", "canary", "largest_split", "exposed_sessions", "sample_ratio", "seen_requests", "seen_people")
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
@@ -329,6 +331,8 @@ class SegmentStatus(_message.Message):
     LARGEST_SPLIT_FIELD_NUMBER: _ClassVar[int]
     EXPOSED_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    SEEN_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    SEEN_PEOPLE_FIELD_NUMBER: _ClassVar[int]
     segment: str
     phase: str
     health: str
@@ -353,7 +357,9 @@ class SegmentStatus(_message.Message):
     largest_split: float
     exposed_sessions: int
     sample_ratio: SampleRatio
-    def __init__(self, segment: _Optional[str] = ..., phase: _Optional[str] = ..., health: _Optional[str] = ..., split: _Optional[float] = ..., cap: _Optional[float] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., leading_kpi: _Optional[str] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ..., canary_sessions: _Optional[int] = ..., baseline_sessions: _Optional[int] = ..., needed_sessions: _Optional[int] = ..., needed_minutes: _Optional[float] = ..., excess_sessions: _Optional[float] = ..., worst_excess_rate: _Optional[float] = ..., anomaly: _Optional[float] = ..., breach_probability: _Optional[float] = ..., kpis: _Optional[_Iterable[_Union[KpiStatus, _Mapping]]] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., largest_split: _Optional[float] = ..., exposed_sessions: _Optional[int] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ...) -> None: ...
+    seen_requests: int
+    seen_people: int
+    def __init__(self, segment: _Optional[str] = ..., phase: _Optional[str] = ..., health: _Optional[str] = ..., split: _Optional[float] = ..., cap: _Optional[float] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., leading_kpi: _Optional[str] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ..., canary_sessions: _Optional[int] = ..., baseline_sessions: _Optional[int] = ..., needed_sessions: _Optional[int] = ..., needed_minutes: _Optional[float] = ..., excess_sessions: _Optional[float] = ..., worst_excess_rate: _Optional[float] = ..., anomaly: _Optional[float] = ..., breach_probability: _Optional[float] = ..., kpis: _Optional[_Iterable[_Union[KpiStatus, _Mapping]]] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., largest_split: _Optional[float] = ..., exposed_sessions: _Optional[int] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., seen_requests: _Optional[int] = ..., seen_people: _Optional[int] = ...) -> None: ...
 
 class KpiStatus(_message.Message):
     __slots__ = ("kpi", "canary", "baseline", "tolerance", "evidence", "canary_n", "baseline_n")

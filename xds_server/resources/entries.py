@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from xds_server import mesh as m
 from xds_server.node import NodeKind
@@ -26,6 +26,8 @@ class Entry:
     to: str | None = None
     is_scoped: bool = False
     traced: float | None = None
+    trusted_hops: int = 0
+    jwt: Mapping[str, m.JwtProvider] = field(default_factory=dict)
 
     def routes_name(self, service: m.Service) -> str:
         """Name of the route configuration that a service's requests are routed by."""
@@ -35,6 +37,21 @@ class Entry:
     def asks_who_is_learned(self) -> bool:
         """Whether requests may have to be told apart by what has been learnt of their people."""
         return self.to is None and any(service.learned for service in self.services)
+
+    @property
+    def looks_at_source(self) -> bool:
+        """Whether any segment asks where requests come from."""
+        return any(match.source for service in self.services for match in _matches(service))
+
+    @property
+    def holds(self) -> bool:
+        """Whether people of any service stay in the segment in which their session began."""
+        return any(service.held_segments for service in self.services)
+
+    def providers(self, service: m.Service) -> tuple[m.JwtProvider, ...]:
+        """Whose tokens the segments of a service look into."""
+        names = {claim.provider for match in _matches(service) for claim in match.claims}
+        return tuple(self.jwt[name] for name in sorted(names))
 
     @property
     def idle_timeout_ms(self) -> int:
@@ -61,18 +78,27 @@ def _entries_of(mesh: m.Mesh, node: NodeKind) -> tuple[Entry, ...]:
                 strip=gateway.strip,
                 to=gateway.to,
                 is_scoped=gateway.to is None and _are_exact(services),
+                trusted_hops=gateway.trusted_hops,
+                jwt=mesh.jwt,
             ),
         )
     if node.name:
         listen, services = mesh.sidecars[node.name].listen, tuple(seen.values())
         name = f"sidecar|{node.name}"
-        return (Entry(name=name, kind=node, listen=listen, services=services, is_scoped=_are_exact(services)),)
+        is_scoped = _are_exact(services)
+        return (Entry(name=name, kind=node, listen=listen, services=services, is_scoped=is_scoped, jwt=mesh.jwt),)
     by_port: dict[int, list[m.Service]] = {}
     for service in seen.values():
         by_port.setdefault(service.port, []).append(service)
     # Not scoped: a scope is not for one listener alone, and the same domain may be on two ports.
     return tuple(
-        Entry(name=f"sidecar|{port}", kind=node, listen=("0.0.0.0", port), services=tuple(services))  # noqa: S104
+        Entry(
+            name=f"sidecar|{port}",
+            kind=node,
+            listen=("0.0.0.0", port),  # noqa: S104
+            services=tuple(services),
+            jwt=mesh.jwt,
+        )
         for port, services in sorted(by_port.items())
     )
 
@@ -86,6 +112,10 @@ def destinations(mesh: m.Mesh, entry: Entry) -> Iterator[tuple[str, str, m.Versi
     for service in entry.services:
         for version in service.versions.values():
             yield cluster_name(service.name, version.name), service.name, version
+
+
+def _matches(service: m.Service) -> Iterator[m.SegmentMatch]:
+    return (match for match in service.matches.values() if match is not None)
 
 
 def _sees(node: NodeKind, service: str) -> bool:

@@ -135,6 +135,9 @@ def _unmatched(match: m.SegmentMatch) -> Iterator[str]:
         yield "a client does not ask who is in a learned segment"
     if match.query:
         yield "an RPC has no query parameters"
+    for part, given in (("cookies", match.cookies), ("source", match.source), ("claims", match.claims)):
+        if given:
+            yield f"gRPC chooses routes without {part}"
     for header in match.headers:
         if not sees(header.name):
             yield f"gRPC chooses routes without the header {header.name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib.resources import files
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
@@ -34,9 +33,11 @@ from envoy.type.v3.percent_pb2 import Percent
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from xds_server.resources import learned
+from xds_server.resources.claims import claims_filters
 from xds_server.resources.entries import Entry
 from xds_server.resources.parts import (
     CONTROL_CLUSTER,
+    HOLD_FILTER,
     HOP_HEADER,
     KEY_HEADER,
     LUA_FILTER,
@@ -50,10 +51,12 @@ from xds_server.resources.parts import (
     milliseconds,
     packed,
 )
+from xds_server.resources.source import TAGS_HEADER, ip_detection, source_filters
 from xds_server.stamp import MAX_CONTENT_TYPE, MAX_GRPC_STATUS, TAG
 
 HOST_LUA = files("xds_server").joinpath("host.lua").read_text("utf-8")
 IDENTITY_LUA = files("xds_server").joinpath("identity.lua").read_text("utf-8")
+SEGMENT_LUA = files("xds_server").joinpath("segment.lua").read_text("utf-8")
 
 TAG_LINES = (
     f"%METADATA(ROUTE:{METADATA}:{STAMP})%",
@@ -115,8 +118,11 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
         scoped_routes=_scoped_routes(entry.name) if entry.is_scoped else None,
         http_filters=[
             *([lua("serinus.host", HOST_LUA)] if entry.is_scoped else []),
+            *source_filters(entry),
+            *claims_filters(entry),
             lua(LUA_FILTER, IDENTITY_LUA),
             *(learned.filters() if entry.asks_who_is_learned else ()),
+            *([lua(HOLD_FILTER, SEGMENT_LUA)] if entry.holds and entry.to is None else []),
             HttpFilter(name="envoy.filters.http.router", typed_config=packed(Router())),
         ],
         access_log=[AccessLog(name="envoy.access_loggers.http_grpc", typed_config=packed(_access_log()))],
@@ -127,10 +133,12 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
         generate_request_id=BoolValue(value=True),
         # The client's own address ends up in x-forwarded-for, and what it claims of itself is not believed.
         use_remote_address=BoolValue(value=at_edge),
+        xff_num_trusted_hops=entry.trusted_hops,
         # A path prefix must mean the same to the routes here and to the application behind them.
         normalize_path=BoolValue(value=True),
         merge_slashes=True,
-        early_header_mutation_extensions=[_strip(entry.strip)] if at_edge else [],
+        early_header_mutation_extensions=[_strip(entry)] if at_edge or entry.looks_at_source else [],
+        original_ip_detection_extensions=[] if at_edge or not entry.looks_at_source else ip_detection(),
     )
 
 
@@ -166,13 +174,15 @@ def _scoped_routes(name: str) -> ScopedRoutes:
     )
 
 
-def _strip(names: Iterable[str]) -> TypedExtensionConfig:
-    """Drop what clients must not set, before the first choice of a route.
+def _strip(entry: Entry) -> TypedExtensionConfig:
+    """Drop what those who ask must not set, before the first choice of a route.
 
     `request_headers_to_remove` of a route would come too late: the route has been matched by then.
     """
     reserved = HeaderMutation.RemoveOnMatch(key_matcher=StringMatcher(prefix=RESERVED_PREFIX))
-    mutations = [HeaderMutation(remove_on_match=reserved), *(HeaderMutation(remove=name) for name in names)]
+    mutations = [HeaderMutation(remove=TAGS_HEADER)]
+    if entry.kind.role == "gateway":
+        mutations = [HeaderMutation(remove_on_match=reserved), *(HeaderMutation(remove=name) for name in entry.strip)]
     return TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation",
         typed_config=packed(EarlyHeaderMutation(mutations=mutations)),

@@ -22,6 +22,11 @@ KEY_HEADER = "x-serinus-key"
 HOP_HEADER = "x-serinus-hop"
 SEGMENT_HEADER = "x-serinus-segment"
 """The learned segment that a request's person is in, by the name that people were adopted under."""
+HELD_HEADER = "x-serinus-held"
+"""The segment that a request's person is held in, as the mesh file calls it."""
+
+CLAIMS_FILTER = "serinus.claims"
+HOLD_FILTER = "serinus.hold"
 RESERVED_PREFIX = "x-serinus-"
 METADATA = "serinus"
 STAMP = "stamp"
@@ -56,6 +61,12 @@ def milliseconds(value: int) -> Duration:
     duration = Duration()
     duration.FromMilliseconds(value)
     return duration
+
+
+def cookie_attributes(max_age_s: int) -> str:
+    """What follows a cookie's value when it is set."""
+    # Lax: the visitor keeps the version when a link leads here from elsewhere.
+    return f"; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax"
 
 
 def strings(fields: Mapping[str, str]) -> Struct:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator
 
@@ -18,9 +19,12 @@ from envoy.config.route.v3.route_components_pb2 import (
 )
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.lua.v3.lua_pb2 import LuaPerRoute
+from envoy.type.matcher.v3.metadata_pb2 import MetadataMatcher
+from envoy.type.matcher.v3.number_pb2 import DoubleMatcher
 from envoy.type.matcher.v3.regex_pb2 import RegexMatchAndSubstitute, RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
-from envoy.type.v3.range_pb2 import Int64Range
+from envoy.type.matcher.v3.value_pb2 import ListMatcher, OrMatcher, ValueMatcher
+from envoy.type.v3.range_pb2 import DoubleRange, Int64Range
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
@@ -28,21 +32,28 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 from analysis.spec import TOTAL_BP, SegmentSpec
 from xds_server import mesh as m
 from xds_server.node import Role
+from xds_server.pb import newer_pb2 as newer
 from xds_server.resources import learned
+from xds_server.resources.claims import JWT_METADATA, payload_key
 from xds_server.resources.clusters import cluster_name, forwarding_name
 from xds_server.resources.entries import Entry
+from xds_server.resources.hold import held_match, hold_context, hold_s_of
 from xds_server.resources.parts import (
+    HELD_HEADER,
+    HOLD_FILTER,
     HOP_HEADER,
     KEY_HEADER,
     LUA_FILTER,
     METADATA,
     SEGMENT_HEADER,
     STAMP,
+    cookie_attributes,
     milliseconds,
     packed,
     strings,
 )
 from xds_server.resources.runtime import while_canary_goes_on
+from xds_server.resources.source import TAGS_HEADER, source_header, source_matcher
 from xds_server.stamp import Stamp
 
 NO_SPLITS = m.ServiceSplits(rollout="", generation=0, segments={})
@@ -53,6 +64,10 @@ def route_configuration(entry: Entry, name: str) -> RouteConfiguration:
     config = RouteConfiguration(name=name, ignore_port_in_host_matching=True)
     if entry.to is None:
         config.request_headers_to_add.append(_hop(entry.kind.role))
+    if entry.looks_at_source:
+        config.request_headers_to_remove.append(TAGS_HEADER)
+    if entry.looks_at_source and entry.kind.role == "gateway":
+        config.request_headers_to_add.append(source_header())
     return config
 
 
@@ -64,6 +79,8 @@ def virtual_host(service: m.Service, splits: m.ServiceSplits, *, to: str | None 
     if service.learned and splits.learned is not None:
         for name, config in learned.per_service(service, splits.learned):
             host.typed_per_filter_config[name].CopyFrom(config)
+    if service.held_segments:
+        host.typed_per_filter_config[HOLD_FILTER].CopyFrom(packed(LuaPerRoute(filter_context=hold_context(service))))
     return host
 
 
@@ -93,25 +110,17 @@ def _identity(service: m.Service) -> Struct:
             case m.HeaderIdentity(header=header):
                 fields = {"header": header.lower()}
             case m.CookieIdentity(cookie=cookie, ttl_s=ttl_s):
-                fields = {"cookie": cookie, "attributes": _cookie_attributes(ttl_s)}
+                fields = {"cookie": cookie, "attributes": cookie_attributes(ttl_s)}
                 if place > 0:  # an identity before it may appear in mid-session
-                    fields |= _hold(service.spec.session.gap_s)
+                    fields |= _key_hold(service.spec.session.gap_s)
         sources.append(Value(struct_value=strings(fields)))
     return Struct(fields={"identity": Value(list_value=ListValue(values=sources))})
 
 
-def _cookie_attributes(max_age_s: int) -> str:
-    # Lax: the visitor keeps the version when a link leads here from elsewhere.
-    return f"; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite=Lax"
-
-
-def _hold(gap_s: float) -> dict[str, str]:
-    """How long the key of a session is held: written at its latest half a gap ago, it outlives a whole gap of silence.
-
-    Not written anew on every answer, since caches do not keep answers that set cookies.
-    """
-    hold_s = math.ceil(1.5 * gap_s) + 1  # times are in whole seconds
-    return {"hold": str(hold_s), "renew": f"{gap_s / 2:g}", "hold_attributes": _cookie_attributes(hold_s)}
+def _key_hold(gap_s: float) -> dict[str, str]:
+    """For how long the key of a session is held."""
+    hold_s = hold_s_of(gap_s)
+    return {"hold": str(hold_s), "renew": f"{gap_s / 2:g}", "hold_attributes": cookie_attributes(hold_s)}
 
 
 def _forwarding_route(service: m.Service, cluster: str) -> Route:
@@ -124,10 +133,16 @@ def _forwarding_route(service: m.Service, cluster: str) -> Route:
 
 
 def _service_routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
-    """Routes of one service: segments in order, each with every path that can still match there."""
+    """Routes of one service: segments in order, each with every path that can still match there.
+
+    Before them those of people who are held in a segment, whatever they match now.
+    """
     routes: list[Route] = []
-    for segment in service.spec.segments:
-        match = service.matches.get(segment.name) or m.SegmentMatch()
+    held = service.held_segments
+    segments = {segment.name: segment for segment in service.spec.segments}
+    ways = [(segments[name], held_match(name), "held") for name in held]
+    ways += [(segment, service.matches.get(name) or m.SegmentMatch(), "") for name, segment in segments.items()]
+    for segment, match, how in ways:
         split = split_of(service, segment, splits)
         first = len(routes)
         mortal = service.dead_man and 0 < split.canary_bp < TOTAL_BP  # a promoted version is no canary any more
@@ -135,10 +150,11 @@ def _service_routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
             for keyed, action in _actions(service.name, split, splits.rollout):
                 routes.append(
                     Route(
-                        name=f"{service.name}|{segment.name}|{len(routes) - first}",
+                        name=f"{service.name}|{segment.name}|{how}{len(routes) - first}",
                         match=route_match(match, prefix, keyed=keyed, mortal=keyed and mortal),
                         route=_with_options(action, path, service),
                         metadata=stamp_of(service.name, segment.name, splits, path),
+                        request_headers_to_remove=[HELD_HEADER] if how else [],
                     )
                 )
     return routes
@@ -176,14 +192,65 @@ def route_match(match: m.SegmentMatch, prefix: str, *, keyed: bool, mortal: bool
     headers = [_header_matcher(header) for header in match.headers]
     if match.learned is not None:
         headers.append(HeaderMatcher(name=SEGMENT_HEADER, string_match=StringMatcher(exact=match.learned)))
+    if match.source:
+        headers.append(source_matcher(match.source))
     if keyed:
         headers.append(HeaderMatcher(name=KEY_HEADER, present_match=True))
-    return RouteMatch(
+    result = RouteMatch(
         prefix=prefix,
         headers=headers,
         query_parameters=[_query_matcher(q) for q in match.query],
         runtime_fraction=while_canary_goes_on() if mortal else None,
+        dynamic_metadata=[_claim_matcher(claim) for claim in match.claims],
     )
+    # xds-protos do not know cookies yet; what they do not know they keep.
+    result.MergeFromString(newer.RouteMatch(cookies=map(_cookie_matcher, match.cookies)).SerializeToString())
+    return result
+
+
+def _cookie_matcher(match: m.ValueMatch) -> newer.CookieMatcher:
+    """Envoy takes the first cookie of that name, without quotes; one that is not there matches nothing."""
+    anything = StringMatcher(safe_regex=RegexMatcher(regex=".*"))
+    value = anything if match.kind == "present" else _string_matcher(match)
+    return newer.CookieMatcher(
+        name=match.name, string_match=value.SerializeToString(), invert_match=match.value is False
+    )
+
+
+def _claim_matcher(match: m.ClaimMatch) -> MetadataMatcher:
+    """A claim may be a text, a number or a truth, or a list: then one of its items is to match."""
+    ways = list(_claim_values(match))
+    either = [*ways, *(ValueMatcher(list_match=ListMatcher(one_of=way)) for way in ways if match.kind != "present")]
+    value = either[0] if len(either) == 1 else ValueMatcher(or_match=OrMatcher(value_matchers=either))
+    return MetadataMatcher(
+        filter=JWT_METADATA,
+        path=[MetadataMatcher.PathSegment(key=key) for key in (payload_key(match.provider), *match.path)],
+        value=value,
+        invert=match.value is False,
+    )
+
+
+def _claim_values(match: m.ClaimMatch) -> Iterator[ValueMatcher]:
+    if match.kind == "present":
+        yield ValueMatcher(present_match=True)
+    elif match.kind == "range" and isinstance(match.value, tuple):
+        first, end = match.value
+        yield ValueMatcher(double_match=DoubleMatcher(range=DoubleRange(start=first, end=end)))
+    else:
+        yield ValueMatcher(string_match=_string_matcher(match))
+        if match.kind == "exact" and match.value in ("true", "false"):
+            yield ValueMatcher(bool_match=match.value == "true")
+        elif match.kind == "exact" and (number := _number(str(match.value))) is not None:
+            yield ValueMatcher(double_match=DoubleMatcher(exact=number))
+
+
+def _number(text: str) -> float | None:
+    """What a JSON number says; None: it is none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
 
 def _header_matcher(match: m.ValueMatch) -> HeaderMatcher:
@@ -196,13 +263,13 @@ def _header_matcher(match: m.ValueMatch) -> HeaderMatcher:
 
 
 def _query_matcher(match: m.ValueMatch) -> QueryParameterMatcher:
-    """Envoy has no ranges of query parameters, and no test for the absence of one."""
-    if match.kind == "present" and match.value is True:
-        return QueryParameterMatcher(name=match.name, present_match=True)
+    """Envoy has no ranges of query parameters."""
+    if match.kind == "present":
+        return QueryParameterMatcher(name=match.name, present_match=bool(match.value))
     return QueryParameterMatcher(name=match.name, string_match=_string_matcher(match))
 
 
-def _string_matcher(match: m.ValueMatch) -> StringMatcher:
+def _string_matcher(match: m.ValueMatch | m.ClaimMatch) -> StringMatcher:
     value = str(match.value)
     match match.kind:
         case "exact":
@@ -216,7 +283,7 @@ def _string_matcher(match: m.ValueMatch) -> StringMatcher:
         case "regex":  # of the whole value, in RE2's syntax
             return StringMatcher(safe_regex=RegexMatcher(regex=value))
         case _:
-            raise ValueError(f"{match.name}: Envoy cannot match {match.kind}={match.value!r} here")
+            raise ValueError(f"Envoy cannot match so: {match}")
 
 
 def _actions(service: str, split: m.SegmentSplit, rollout: str) -> Iterator[tuple[bool, RouteAction]]:

@@ -34,7 +34,7 @@ from xds_server.rollout.fleet import Fleet
 from xds_server.rollout.learnt import LearnedSegments
 from xds_server.rollout.publisher import Publisher
 from xds_server.rollout.reload import effective, only
-from xds_server.rollout.status import endpoints_status, log_check, node_statuses, service_status
+from xds_server.rollout.status import add_coverage, endpoints_status, log_check, node_statuses, service_status
 from xds_server.rollout.steered import SteeredService, reconciled
 from xds_server.rollout.taking_up import begin, take_up
 from xds_server.rollout.ticks import Ticks
@@ -400,6 +400,7 @@ class Controller:
         carriers = self._ingest.traffic_nodes(steered.name, TRAFFIC_WINDOW_S, self._fleet.clock.now_unix_ns() / 1e9)
         status = service_status(steered, self._ingest.generations(steered.name))
         status.notes.extend(self.learnt.notes(steered.service))
+        add_coverage(status, steered, self._fleet.clock.monotonic())
         if steered.is_running:
             status.log_check.CopyFrom(log_check(self._ingest.log_check(steered.name), len(carriers)))
         return status

@@ -45,6 +45,17 @@ def service_status(steered: SteeredService, routed_by: Mapping[str, int]) -> pb.
     return status
 
 
+def add_coverage(status: pb.ServiceStatus, steered: SteeredService, now_s: float) -> None:
+    """Say who has been seen in each segment lately; its segments are those of the service, in order."""
+    seen = steered.coverage.seen(now_s)
+    status.seen_s = steered.coverage.watched_s(now_s)
+    by_name = {segment.segment: segment for segment in status.segments}
+    for place, segment in enumerate(steered.service.spec.segments):
+        if seen is not None and place < len(seen.people) and segment.name in by_name:
+            by_name[segment.name].seen_requests = int(seen.requests[place])
+            by_name[segment.name].seen_people = seen.people_n(place)
+
+
 def log_check(check: LogCheck, carriers_n: int) -> pb.LogCheck:
     """What the access logs lack. `carriers_n`: Envoys whose logs have named the service lately."""
     return pb.LogCheck(

@@ -15,6 +15,7 @@ from analysis.sample import SAMPLE_DTYPE
 from analysis.segment import SegmentState
 from analysis.spec import TOTAL_BP
 from xds_server.mesh import SegmentSplit, Service, ServiceSplits
+from xds_server.rollout.coverage import Coverage
 from xds_server.store.journal import Journal
 from xds_server.store.records import DecisionRow, RolloutRow
 
@@ -45,6 +46,7 @@ class SteeredService:
     good: ServiceSplits | None = None  # the newest that were in force
     ticked_s: float = 0.0  # monotonic time of the last tick's end
     ticking: asyncio.Task[None] | None = None
+    coverage: Coverage = field(default_factory=Coverage)
 
     @property
     def name(self) -> str:

@@ -18,6 +18,7 @@ from analysis.segment import SegmentState
 from analysis.spec import Mode
 from xds_server.errors import JournalError
 from xds_server.ingest.ingest import Ingest
+from xds_server.rollout.coverage import seen_in
 from xds_server.rollout.execution import Execution
 from xds_server.rollout.fleet import Fleet
 from xds_server.rollout.steered import SteeredService, held_because
@@ -104,6 +105,8 @@ class Ticks:
         now_ns = self._fleet.clock.now_unix_ns()
         rows, labels = steered.take_rows(), self._labels(steered)
         logs = self._ingest.log_check(steered.name)
+        seen = await asyncio.to_thread(seen_in, rows, len(steered.service.spec.segments))
+        steered.coverage.add(seen, self._fleet.clock.monotonic())
         decisions = await asyncio.to_thread(_advance, steered.engine, rows, now_ns, labels, logs)
         if steered.held:  # it may have come to be held while the engine was at it
             decisions = self._execution.without_rises(steered, decisions, before, now_ns)

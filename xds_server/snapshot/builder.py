@@ -233,7 +233,8 @@ def _left(
 
 def _is_alike(one: tuple[Entry, tuple[Service, ...]], other: tuple[Entry, tuple[Service, ...]]) -> bool:
     """Whether two route configurations have the same head; their hosts are looked at one by one."""
-    return (one[0].to, one[0].kind.role, len(one[1])) == (other[0].to, other[0].kind.role, len(other[1]))
+    heads = [(entry.to, entry.kind.role, entry.looks_at_source, len(services)) for entry, services in (one, other)]
+    return heads[0] == heads[1]
 
 
 def exposed_segments(service: Service, splits: ServiceSplits) -> Iterator[str]:

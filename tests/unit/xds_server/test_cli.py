@@ -132,7 +132,20 @@ def test_a_good_mesh_file_is_called_fine(mesh: Path) -> None:
     """People and scripts are told."""
     done = serinus("validate", mesh)
     assert (done.returncode, done.stdout) == (0, f"{mesh}: fine; services: checkout\n")
-    assert json.loads(serinus("validate", mesh, "--json").stdout) == {"ok": True, "problems": []}
+    assert json.loads(serinus("validate", mesh, "--json").stdout) == {"ok": True, "problems": [], "notes": []}
+
+
+def test_where_segments_overlap_is_worth_a_note(mesh: Path) -> None:
+    """Nothing is wrong with it, and it is said which one people are in."""
+    segments = "{beta: {match: {path: /a}}, eu: {match: {source: [10.0.0.0/8]}}}"
+    text = MESH.rstrip() + f"\n    segments: {segments}\n"
+    mesh.write_text(text)
+    done = serinus("validate", mesh)
+    line = text[: text.index("segments:")].count("\n") + 1
+    said = "services.checkout.segments.eu: whoever also matches beta is there and not here: the first match decides"
+    assert (done.returncode, done.stdout.splitlines()[1:]) == (0, [f"note: {mesh}:{line}: {said}"])
+    (note,) = json.loads(serinus("validate", mesh, "--json").stdout)["notes"]
+    assert (note["line"], note["key"]) == (line, "services.checkout.segments.eu")
 
 
 def test_a_learned_segment_is_said_to_need_somebody_who_adopts_it(mesh: Path) -> None:

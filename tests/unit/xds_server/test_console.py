@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from xds_server.console import _connected, _doubts, endpoints_view
+from xds_server.console import _connected, _doubts, endpoints_view, status_view
 from xds_server.pb import control_pb2 as pb
 from xds_server.pb import registry_pb2 as registry
 
@@ -50,3 +50,22 @@ def test_endpoints_are_listed_with_where_they_come_from_and_what_is_left_of_thei
     text = console.file.getvalue()
     for part in ("12 s of 30 s", "not renewed, kept", "none", "v3.txt: no such file", "2001-09-09 01:46:40Z"):
         assert part in text
+
+
+def test_who_was_seen_in_each_segment_is_shown_and_who_has_not_been_for_long() -> None:
+    def text(*requests: int, seen_s: float = 300.0) -> str:
+        segments = [
+            pb.SegmentStatus(segment=name, seen_requests=n, seen_people=n // 2)
+            for name, n in zip(("beta", "power", "default"), requests, strict=True)
+        ]
+        console = Console(width=140, file=io.StringIO())
+        status = pb.Status(services=[pb.ServiceStatus(service="shop", segments=segments, seen_s=seen_s)])
+        console.print(status_view(status))
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    shown = text(0, 10, 30)
+    for part in ("0.0% 0", "25.0% 5", "75.0% 15", "nobody seen in beta for 5 minutes"):
+        assert part in shown
+    for quiet in (text(0, 0, 0), text(0, 10, 30, seen_s=30.0), text(1, 10, 30)):
+        assert "nobody" not in quiet

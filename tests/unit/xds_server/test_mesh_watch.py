@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from tests.tokens import Issuer
 from tests.waiting import until
 from xds_server.errors import JournalError, RefusedError
 from xds_server.mesh import Mesh
@@ -31,12 +32,14 @@ class Served:
         self.refused: list[str] = []
         self.refusal = ""
         self.error: type[Exception] = RefusedError
+        self.keys: list[str] = []
         self.watch = MeshWatch(path, adopt=self.adopt, refuse=self.refused.append)
 
     async def adopt(self, mesh: Mesh) -> None:
         if self.refusal:
             raise self.error(self.refusal)
         self.ports.append(mesh.services["shop"].port)
+        self.keys += [provider.jwks for provider in mesh.jwt.values()]
 
 
 @contextlib.asynccontextmanager
@@ -144,5 +147,24 @@ def test_a_journal_that_fails_does_not_end_the_watch(tmp_path):
             it.refusal = ""
             it.watch.ask()
             await until(lambda: it.ports == [1000])
+
+    asyncio.run(scenario())
+
+
+def test_keys_in_a_file_beside_it_are_part_of_it(tmp_path):
+    """From when the mesh names the file; what is no key set is refused, and the keys before it stay."""
+
+    async def scenario() -> None:
+        path, keys = tmp_path / "mesh.yaml", tmp_path / "keys.json"
+        first, second = Issuer().jwks, Issuer().jwks
+        keys.write_text(first)
+        async with served(path) as it:
+            path.write_text(MESH.format(port=1001) + "jwt: {people: {jwks: {file: keys.json}}}\n")
+            await until(lambda: it.keys == [first])
+            keys.write_text("{}")
+            await until(lambda: len(it.refused) == 1)
+            assert "jwt.people.jwks.file: keys.json: no list of keys in it" in it.refused[0]
+            keys.write_text(second)
+            await until(lambda: it.keys == [first, second])
 
     asyncio.run(scenario())

@@ -189,7 +189,7 @@ def test_what_envoy_cannot_match_is_refused(mesh: Mesh) -> None:
     odd = SegmentMatch(query=(ValueMatch(name="q", kind="range", value=(1, 2)),))
     service: Service = mesh.services["shop"]
     service = replace(service, matches={**service.matches, "beta": odd})
-    with pytest.raises(ValueError, match="q: Envoy cannot match range"):
+    with pytest.raises(ValueError, match=r"Envoy cannot match so: .*range"):
         build(replace(mesh, services={"shop": service}), splits(), ANY_SIDECAR)
 
 

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 
 from analysis.spec import HarmSpec, KpiKind, KpiSpec, Mode, Outcome, RolloutSpec, SegmentSpec, SessionSpec
+from tests.tokens import Issuer
 from xds_server.mesh import (
+    ClaimMatch,
     CookieIdentity,
     EndpointFile,
     ErrorRule,
     HeaderIdentity,
     HealthCheck,
+    JwtProvider,
     Mesh,
     Registered,
     Route,
     SegmentMatch,
     ValueMatch,
+    with_hold_secret,
 )
 from xds_server.settings import MeshError, load_mesh, mesh_schema, parse_mesh
 
@@ -70,6 +75,7 @@ ENDPOINTS = "host:port, such as 10.0.0.1:8080, [::1]:8080 or shop.internal:8080"
 GIVEN_ENDPOINTS = f"a list, each item {ENDPOINTS}, or a mapping with file, registered"
 LISTEN = "IP:port, such as 127.0.0.1:10000, 0.0.0.0:10000 or [::]:10000"
 TOP = "a YAML mapping with services (required), gateways, sidecars"
+NETWORKS = "an IP network such as 10.1.0.0/16 or 2001:db8::/32, or an IP address"
 DURATIONS = "such as 500ms, 10s, 30m, 2h or 30d"
 HEADER = "a header name such as x-plan, not x-serinus-*"
 NEEDS_GOAL = "session: {goal: {path: /...}} with it, so that a session can be complete or abandoned"
@@ -222,7 +228,7 @@ WRONG = [
         "a range of a query parameter, which Envoy cannot match",
         "prefix: eu",
         "range: [1, 2]",
-        "15: services.shop.segments.eu.match.query[0].range: Envoy matches a range in headers only; "
+        "15: services.shop.segments.eu.match.query[0].range: Envoy matches a range in headers and claims only; "
         "legal: name, exact, prefix, suffix, contains, regex, present",
     ),
     (
@@ -230,7 +236,8 @@ WRONG = [
         "match: {headers: [{name: x-plan, exact: vip}]}",
         "match: {}",
         "14: services.shop.segments.vip.match: empty: it would match everybody; "
-        "legal: one or more of headers, query, path",
+        "legal: one or more of headers, cookies, query, "
+        "path, source, claims",
     ),
     (
         "a bad regex",
@@ -334,16 +341,63 @@ WRONG = [
         "legal: segments: {NAME: {learned: NAME}} with it",
     ),
     (
-        "a match by source address",
+        "a network that is none",
         "match: {query: [{name: region, prefix: eu}]}",
-        "match: {source: [10.1.0.0/16]}",
-        "15: services.shop.segments.eu.match.source: not supported yet; legal: headers, query, path",
+        "match: {source: [10.1.0.0/33]}",
+        f"15: services.shop.segments.eu.match.source[0]: 10.1.0.0/33: not a network; legal: {NETWORKS}",
     ),
     (
-        "a match by cookie",
+        "a network with bits behind its prefix",
         "match: {query: [{name: region, prefix: eu}]}",
-        "match: {path: /, cookies: [{name: a, exact: b}]}",
-        "15: services.shop.segments.eu.match.cookies: not supported yet; legal: headers, query, path",
+        "match: {source: ['2001:db8::1/32']}",
+        "15: services.shop.segments.eu.match.source[0]: 2001:db8::1/32: has bits set behind its prefix; "
+        f"did you mean 2001:db8::/32? legal: {NETWORKS}",
+    ),
+    (
+        "a network with a zone",
+        "match: {query: [{name: region, prefix: eu}]}",
+        "match: {source: ['fe80::1%eth0']}",
+        "15: services.shop.segments.eu.match.source[0]: fe80::1%eth0: a zone means something on one machine only; "
+        f"legal: {NETWORKS}",
+    ),
+    (
+        "a network twice",
+        "match: {query: [{name: region, prefix: eu}]}",
+        "match: {source: [10.0.0.1, 10.0.0.1]}",
+        "15: services.shop.segments.eu.match.source[1]: 10.0.0.1: given twice; legal: each network once",
+    ),
+    (
+        "a cookie that no browser can have",
+        "match: {query: [{name: region, prefix: eu}]}",
+        "match: {cookies: [{name: 'a b', exact: b}]}",
+        "15: services.shop.segments.eu.match.cookies[0].name: 'a b': not a token; legal: a name such as sid",
+    ),
+    (
+        "a cookie matched in two ways",
+        "match: {query: [{name: region, prefix: eu}]}",
+        "match: {cookies: [{name: a, exact: b, present: true}]}",
+        "15: services.shop.segments.eu.match.cookies[0]: exact and present at once; "
+        "legal: exactly one of exact, prefix, suffix, contains, regex, present",
+    ),
+    (
+        "a claim without anybody who could make it",
+        "match: {query: [{name: region, prefix: eu}]}",
+        "match: {claims: [{name: plan, exact: pro}]}",
+        "15: services.shop.segments.eu.match.claims[0]: nobody is there whose tokens could be verified; "
+        "legal: jwt: {NAME: ...}",
+    ),
+    (
+        "a claim of a provider that is not there",
+        "match: {query: [{name: region, prefix: eu}]}",
+        "match: {claims: [{name: plan, exact: pro, provider: people}]}",
+        "15: services.shop.segments.eu.match.claims[0].provider: people: unknown provider; legal: none are defined",
+    ),
+    (
+        "a claim without a name between its dots",
+        "match: {query: [{name: region, prefix: eu}]}",
+        "match: {claims: [{name: a..b, exact: pro}]}",
+        "15: services.shop.segments.eu.match.claims[0].name: a..b: empty between two dots; legal: the name of a claim, "
+        "such as plan, realm_access.roles (a claim in a claim) or https://shop.example/plan",
     ),
     (
         "a policy of later",
@@ -687,7 +741,9 @@ def test_the_full_example_becomes_what_it_says() -> None:
     assert service.idle_timeout_ms == 3_600_000
     assert service.versions["v1"].endpoints == (("127.0.0.1", 9001), ("127.0.0.1", 9011))
     assert service.versions["v1"].health == HealthCheck(path="/healthz", interval_ms=2_000, timeout_ms=1_000)
-    assert list(service.matches) == ["internal", "vip", "power", "beta", "trial", "newcomers", "default"]
+    assert list(service.matches) == [
+        *("internal", "vip", "power", "beta", "invited", "europe", "trial", "newcomers", "default")
+    ]
     assert service.matches["beta"] == SegmentMatch(
         query=(ValueMatch(name="beta", kind="regex", value="1|true"),), path_prefix="/api/"
     )
@@ -703,8 +759,83 @@ def test_the_full_example_becomes_what_it_says() -> None:
         "anomaly": (None, None, 0.1),
     }
     assert service.spec.rollout.max_step_bp == 2_500
+    assert service.holds
+    assert service.matches["europe"] == SegmentMatch(source=(ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")))
+    assert service.matches["trial"] == SegmentMatch(
+        claims=(ClaimMatch(provider="people", path=("shop", "plan"), kind="exact", value="trial"),)
+    )
+    assert service.matches["invited"].cookies == (ValueMatch(name="invited", kind="present", value=True),)
+    assert mesh.jwt["people"].issuer == "https://login.shop.example"
+    assert mesh.jwt["people"].audiences == ("shop",)
+    assert mesh.gateways["edge"].trusted_hops == 1
     assert mesh.gateways["edge"].to == "web"
     assert mesh.sidecars["web"].listen == ("127.0.0.1", 10_000)
+
+
+def test_keys_of_an_issuer_are_checked_each_mistake_in_one_line(tmp_path: Path) -> None:
+    """What Envoy could verify nothing with, and what must not be handed out."""
+    expected = 'a JWK set of public keys, {"keys": [...]}'
+    key = json.loads(Issuer().jwks)["keys"][0]
+    mistakes = {
+        "file: keys.json": "keys.json: no such file",
+        "file: .": ".: no such file",
+        "inline: '{'": "not JSON",
+        "inline: '[]'": "no list of keys in it",
+        "inline: '{\"keys\": []}'": "no list of keys in it",
+        'inline: \'{"keys": [{"kty": "RSA", "e": "AQAB"}]}\'': (
+            "no key of a known type: RSA, EC, OKP, each with its parts"
+        ),
+        f"inline: '{json.dumps({'keys': [{**key, 'd': 'x'}]})}'": (
+            "key 0 is a private or secret key; every Envoy is sent these keys"
+        ),
+        'inline: \'{"keys": [{"kty": "oct", "k": "x"}]}\'': (
+            "key 0 is a private or secret key; every Envoy is sent these keys"
+        ),
+    }
+    for given, said in mistakes.items():
+        with pytest.raises(MeshError) as caught:
+            parse_mesh(f"{BASE}\njwt: {{people: {{jwks: {{{given}}}}}}}\n", str(tmp_path / "mesh.yaml"))
+        way = given.partition(":")[0]
+        (problem,) = caught.value.problems
+        assert str(problem).partition(": ")[2] == f"jwt.people.jwks.{way}: {said}; legal: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{}", "jwt.people.jwks: no keys; legal: exactly one of file, inline"),
+        ("{file: a, inline: b}", "jwt.people.jwks: file and inline at once; legal: exactly one of file, inline"),
+    ],
+)
+def test_keys_of_an_issuer_are_in_one_place(given: str, said: str) -> None:
+    with pytest.raises(MeshError) as caught:
+        parse_mesh(f"{BASE}\njwt: {{people: {{jwks: {given}}}}}\n", "mesh.yaml")
+    assert [str(problem).partition(": ")[2] for problem in caught.value.problems] == [said]
+
+
+def test_a_token_is_where_it_is_said_to_be() -> None:
+    """After `Bearer` where nothing is said; in another header, without."""
+    jwks = Issuer().jwks
+    places = {
+        "": ("authorization", "Bearer ", None),
+        "token: {header: Authorization}": ("authorization", "Bearer ", None),
+        "token: {header: x-token}": ("x-token", "", None),
+        "token: {header: x-token, prefix: 'T '}": ("x-token", "T ", None),
+        "token: {cookie: id}": ("", "", "id"),
+    }
+    for given, (header, prefix, cookie) in places.items():
+        text = f"{BASE}\njwt: {{people: {{jwks: {{inline: '{jwks}'}}, {given}}}}}\n"
+        provider = JwtProvider(name="people", jwks=jwks, header=header, prefix=prefix, cookie=cookie)
+        assert parse_mesh(text, "mesh.yaml").jwt == {"people": provider}
+    for given, said in (
+        ("{}", "no place; legal: exactly one of header, cookie"),
+        ("{header: a, cookie: b}", "header and cookie at once; legal: exactly one of header, cookie"),
+        ("{cookie: b, prefix: x}", "prefix: x: does nothing: only a header has a prefix; legal: header with it"),
+    ):
+        with pytest.raises(MeshError) as caught:
+            parse_mesh(f"{BASE}\njwt: {{people: {{jwks: {{inline: '{jwks}'}}, token: {given}}}}}\n", "mesh.yaml")
+        (problem,) = caught.value.problems
+        assert said in str(problem)
 
 
 def test_the_full_example_shows_every_key_there_is() -> None:
@@ -806,3 +937,20 @@ def test_the_schema_knows_every_key_and_allows_no_other() -> None:
     assert schema["$defs"]["ServiceShape"]["required"] == ["domains", "port", "identity", "versions", "baseline"]
     for shape in schema["$defs"].values():
         assert shape["additionalProperties"] is False
+
+
+def test_people_are_held_by_cookies_unless_told_otherwise_where_a_secret_signs_them() -> None:
+    """In segments of people: neither in what is pinned nor in what is of a request."""
+    text = BASE.replace(
+        "match: {query: [{name: region, prefix: eu}]}", "match: {headers: [{name: ':method', exact: PUT}]}"
+    )
+    mesh = with_hold_secret(parse_mesh(text, "mesh.yaml"), b"secret")
+    assert parse_mesh(text, "mesh.yaml").services["shop"].held_segments == ()
+    assert "secret" not in repr(mesh)
+    shop = mesh.services["shop"]
+    assert [segment.name for segment in shop.spec.segments] == ["staff", "vip", "eu", "default"]
+    assert shop.held_segments == ("staff", "default")
+    both = with_hold_secret(parse_mesh(BASE, "mesh.yaml"), b"secret").services["shop"]
+    assert both.held_segments == ("staff", "eu", "default")
+    off = parse_mesh(BASE.replace("{gap: 30m,", "{gap: 30m, hold: false,"), "mesh.yaml")
+    assert with_hold_secret(off, b"secret").services["shop"].held_segments == ()

@@ -9,7 +9,7 @@ from google.protobuf.any_pb2 import Any
 
 from xds_server.ads.response import Response, Variant, make_body
 from xds_server.mesh import Mesh, SegmentSplit, ServiceSplits
-from xds_server.node import ANY_SIDECAR
+from xds_server.node import ANY_SIDECAR, NodeKind
 from xds_server.resources import build, virtual_host
 from xds_server.settings import parse_mesh
 from xds_server.snapshot import InconsistentSnapshotError, ResourceType, Snapshot, content_version, pack
@@ -204,3 +204,24 @@ def test_what_was_built_beside_something_that_is_refused_is_not_taken_for_done()
             builder.build(mesh, both(**{refused: (2, 20_000), fine: (2, 0)}), ANY_SIDECAR)
         routes = builder.build(mesh, both(**{refused: (1, 500), fine: (2, 0)}), ANY_SIDECAR).resources[RDS]
         assert {name: n for r in routes.values() for name, n in r.generations.items()} == {refused: 1, fine: 2}
+
+
+def test_a_gateway_tells_where_people_are_from_when_the_first_service_asks() -> None:
+    """Also those that are routed to its other services: their configurations are built anew, as from nothing."""
+    text = """
+services:
+  shop: {domains: [shop], port: 1, identity: [{header: x-user-id}], versions: {v1: {endpoints: ["127.0.0.1:9"]}},
+         baseline: v1, segments: {few: {match: MATCH}}}
+  blog: {domains: [blog], port: 2, identity: [{header: x-user-id}], versions: {v1: {endpoints: ["127.0.0.1:9"]}},
+         baseline: v1}
+gateways: {edge: {listen: "127.0.0.1:80"}}
+"""
+    before, after = (
+        parse_mesh(text.replace("MATCH", match), "mesh.yaml") for match in ("{path: /a}", "{source: [10.0.0.0/8]}")
+    )
+    edge = NodeKind(role="gateway", name="edge")
+    builder = SnapshotBuilder()
+    builder.build(before, {}, edge)
+    routes = builder.build(after, {}, edge).resources[ResourceType.RDS]
+    assert routes == SnapshotBuilder().build(after, {}, edge).resources[ResourceType.RDS]
+    assert all(b"x-serinus-source" in resource.packed for resource in routes.values())
