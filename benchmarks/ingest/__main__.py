@@ -74,16 +74,13 @@ def _show_costs(costs: list[speed.Cost]) -> None:
 
 def _show_overload(over: Overload) -> None:
     print()
-    print(
-        f"{'load':<14} {'offered/s':>10} {'decoded/s':>10} {'given up/s':>11} {'push ms p50 / p99 / max':>26} {'RSS MB':>14}"
-    )
+    head = ("offered/s", "decoded/s", "given up/s")
+    print(f"{'load':<14}", *(f"{each:>11}" for each in head), f"{'push ms p50 / p99 / max':>26} {'RSS MB':>14}")
     for phase in over.phases:
         push = f"{phase.push_ms(0.5):.1f} / {phase.push_ms(0.99):.1f} / {phase.push_ms(1.0):.1f}"
         memory = f"{phase.rss_mb[0]:.0f}–{max(phase.rss_mb):.0f}"
-        print(
-            f"{phase.name:<14} {phase.offered_per_s:>10,.0f} {phase.decoded_per_s:>10,.0f} {phase.given_up_per_s:>11,.0f}"
-            f" {push:>26} {memory:>14}"
-        )
+        per_s = (phase.offered_per_s, phase.decoded_per_s, phase.given_up_per_s)
+        print(f"{phase.name:<14}", *(f"{each:>11,.0f}" for each in per_s), f"{push:>26} {memory:>14}")
 
 
 Goals = list[tuple[str, bool, str]]

@@ -1,4 +1,4 @@
-"""Envoys' access log streams at a given rate: `… PORT STREAMS`; commands on standard input, answers on standard output."""
+"""Envoys' access log streams at a given rate: `… PORT STREAMS`; commands on standard input, answers on its output."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def touch(logs: Any) -> int:
     n = 0
     for entry in logs.http_logs.log_entry:
         common = entry.common_properties
-        (
+        _ = (
             common.start_time.seconds,
             common.start_time.nanos,
             common.time_to_last_downstream_tx_byte.nanos,

@@ -26,7 +26,7 @@ TICK_S = 2
 FLOOR, TOUCHED, ROWS, WHOLE = "parse only", "parse, 8 fields", "bytes to rows", "bytes to windows"
 OWN = "own message, parse only"
 MEANING = {
-    OWN: "what Serinus parses: times, tag, flags and status as bytes",
+    OWN: "what Serinus parses: times and tag left as bytes",
     FLOOR: "(a) a plain lean message",
     TOUCHED: "(b) and eight of its fields read from Python",
     ROWS: "ingest: what a tick takes",
