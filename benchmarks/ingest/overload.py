@@ -16,8 +16,7 @@ from benchmarks.xds.children import Child
 LOG_STREAMS = 8
 XDS_STREAMS = 20
 PUSH_EVERY_S = 0.1
-WARM_UP_S = 4.0
-FLAT_OUT = 2_000_000.0
+FIRST_PER_S, RAISE, LADDER_S = 20_000.0, 1.5, 3.0
 
 
 @dataclass(slots=True)
@@ -50,7 +49,7 @@ class Phase:
 
 @dataclass(slots=True)
 class Overload:
-    """`carried_per_s`: decoded a second when more is offered than can be."""
+    """`carried_per_s`: the most that was decoded a second with nothing given up, or what was when it first was."""
 
     carried_per_s: float
     phases: list[Phase]
@@ -81,8 +80,7 @@ def overload(folder: Path, *, seconds: float) -> Overload:
                 raise AssertionError(f"{opened['ready']} of {XDS_STREAMS} xDS streams are ready")
             load.answer(120.0)
             rig = _Rig(server=server, load=load)
-            rig.run("warm-up", FLAT_OUT, WARM_UP_S)
-            carried = rig.run("flat out", FLAT_OUT, WARM_UP_S).decoded_per_s
+            carried = rig.climb()
             phases = [
                 rig.run("none", 0.0, seconds / 3),
                 rig.run("half", carried / 2, seconds / 3),
@@ -95,6 +93,15 @@ def overload(folder: Path, *, seconds: float) -> Overload:
 class _Rig:
     server: Child
     load: Child
+
+    def climb(self) -> float:
+        """Offer more and more until something is given up, or not even sent."""
+        per_s = FIRST_PER_S
+        while True:
+            phase = self.run("ladder", per_s, LADDER_S)
+            if phase.given_up_n or phase.offered_per_s < 0.8 * per_s:
+                return phase.decoded_per_s
+            per_s *= RAISE
 
     def run(self, name: str, per_s: float, seconds: float) -> Phase:
         """Offer so much for so long, and push all the while; then wait until all that was sent is accounted for."""

@@ -61,7 +61,9 @@ class AccessLogs:
         self.waiting_bytes += len(arrived.message)
         while self.waiting_bytes > self._limit_bytes or len(self._waiting) > self._limit_messages:
             self._ingest.give_up(self._next())
-        if self._working is None and self._waiting:
+        if not self._waiting and self._working is None:
+            self._done_n = self._put_n
+        elif self._working is None:
             self._working = asyncio.create_task(self._work())
 
     async def settled(self) -> None:

@@ -65,8 +65,8 @@ TAG_LINES = (
     f"%TRAILER(grpc-status):{MAX_GRPC_STATUS}%",
     f"%REQ({KEY_HEADER})%",
 )
-"""What comes in few forms, and the key. One tag: all but the key is read once for many requests then, while to look at a
-property of an entry costs as much as to parse a tenth of it. Lines, which no header's value can break."""
+"""What comes in few forms, and the key. One tag: all but the key is read once for many requests then, while to look at
+a property of an entry costs as much as to parse a tenth of it. Lines, which no header's value can break."""
 
 ALIVE_EVERY_MS = 10_000
 """How often a request that goes on is logged: whoever has a stream open is still there."""
