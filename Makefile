@@ -53,6 +53,10 @@ proto: $(STAMP)
 		--grpc_python_out=. xds_server/pb/registry.proto
 	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/ingest/v1 --python_out=. --pyi_out=. \
 		xds_server/pb/als.proto xds_server/pb/lrs.proto xds_server/pb/otlp.proto
+	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/window/v1 --python_out=. --pyi_out=. \
+		xds_server/pb/window.proto
+	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/learnt/v1 --python_out=. --pyi_out=. \
+		xds_server/pb/authz.proto
 
 # Versions and hashes only, never an index address.
 requirements:

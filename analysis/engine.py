@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from analysis.reading import ROLLBACK_LATENCY_S
 from analysis.session import NS
 from analysis.spec import KpiKind, ServiceSpec
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 POLICIES = ("budget", "fixed", "learned")
 
 
@@ -61,9 +61,9 @@ class ServiceEngine:
         self._frozen_thresholds = False
         self._ticked_ns: int | None = None
 
-    def observe(self, rows: npt.NDArray[np.void]) -> None:
-        """Take rows of this service (SAMPLE_DTYPE)."""
-        self.observer.observe(rows)
+    def observe(self, rows: npt.NDArray[np.void], labels: Sequence[str] = ()) -> None:
+        """Take rows of this service (SAMPLE_DTYPE); `labels`: all that its vocabulary holds by now."""
+        self.observer.observe(rows, labels)
 
     def start(self, rollout: Rollout) -> None:
         """Begin a rollout; nobody is exposed before the first decision that says so."""
@@ -73,25 +73,30 @@ class ServiceEngine:
         self.observer.begin(rollout.arms)
         self._frozen_thresholds = False
 
-    def tick(
-        self, now_ns: int, feature_labels: Mapping[str, int], logs: LogCheck = NO_CHECK
-    ) -> tuple[SegmentDecision, ...]:
+    def tick(self, now_ns: int, logs: LogCheck = NO_CHECK) -> tuple[SegmentDecision, ...]:
         """Judge what is due and decide; empty while no rollout runs. Splits decided here count as in force from now.
 
         `logs`: what the access logs lack by now, as far as is known.
         """
         self._doubt_absence(now_ns)
-        window = self.observer.window(now_ns, feature_labels)
+        window = self.observer.window(now_ns)
         if self.ramp is None or self.rollout is None:
             return ()
         now_s = (now_ns - self.rollout.started_ns) / NS
         if not self._frozen_thresholds and now_s >= self.spec.rollout.warmup_s:
             self._frozen_thresholds = self.observer.freeze_thresholds()
         if self._baseline_is_judged(now_s):
-            self.observer.behaviour.fit()
+            self.observer.behaviour.fit(self._rng)
         decisions = self.ramp.step(window, now_s=now_s, rng=self._rng, logs=logs)
         self._record(decisions, now_ns)
+        if self.ramp.is_finished:
+            self._finish(self.rollout, self.ramp, now_ns)
         return decisions
+
+    def _finish(self, rollout: Rollout, ramp: Ramp, now_ns: int) -> None:
+        promoted = {name for name, state in ramp.segments.items() if state.phase is Phase.PROMOTED}
+        serving = {name: canary if name in promoted else base for name, (base, canary) in rollout.arms.items()}
+        self.observer.finish(serving, now_ns)
 
     def _doubt_absence(self, now_ns: int) -> None:
         """Without ticks for long, Envoys' dead-man switch may have taken people off the canary.

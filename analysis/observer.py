@@ -2,25 +2,31 @@
 
 An arm is told from the person's hash bucket, which no treatment can change: *canary* are those whose bucket was below
 the split all the while from their first request to the judgement, *baseline* those whose bucket was never below it. Who
-was moved in between belongs to neither, whatever happened to them.
+was moved in between belongs to neither, whatever happened to them. Machines that say so are no people: they are
+counted, and judged for nothing.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from analysis.anomaly.behaviour import UNUSUAL, Behaviour, BehaviourModel
+from analysis.anomaly.behaviour import UNUSUAL, BehaviourModel
+from analysis.columns import Slots, Times
+from analysis.people import PeopleSeen
 from analysis.sample import NO_BUCKET, SAMPLE_DTYPE, UNKNOWN, SampleKind
-from analysis.session import HARM, NS, Judgement, Session, SessionTracker
+from analysis.session import HARM, NS, Judged, SessionTracker
+from analysis.sketch import Sketch
 from analysis.spec import KpiKind, ServiceSpec
-from analysis.window import BASELINE, CANARY, Window, empty
+from analysis.splits import IN_DOUBT, SKEW_S, SplitHistory
+from analysis.window import BASELINE, CANARY, Traffic, Window, empty
 
-SKEW_S = 1.0  # by which the clocks of Envoys and of Serinus differ at most
+__all__ = ["LATENESS_S", "SKEW_S", "Observer"]
+
 LATENESS_S = 1.5  # how long after its event time a log entry, span or event may come and still be judged
 RECENT_NS = 3 * NS  # span of the hard tier's look at people
 SLOW_QUANTILE = 0.95
@@ -28,62 +34,10 @@ SLOW_MIN_N = 30  # sessions of a segment before its own slow threshold is frozen
 DURATIONS_MAX = 20_000
 PEOPLE_MAX = 2_000_000  # people remembered as already counted; beyond it nobody new is counted (`uncounted_n`)
 
-
-class SplitHistory:
-    """The canary's share of one segment over the last `keep_s` seconds, in basis points.
-
-    Before that, the oldest kept.
-    """
-
-    def __init__(self, *, keep_s: float) -> None:
-        self._keep_ns = int(keep_s * NS)
-        self._changes: deque[tuple[int, int]] = deque([(0, 0)])
-        self._settled: deque[tuple[int, int]] = deque()  # when changes were decided, and when they were in force
-        self._changing_ns: int | None = None  # since when a change is not in force everywhere
-
-    def set(self, at_ns: int, split_bp: int) -> None:
-        if self._changes[-1][1] != split_bp:
-            self._changes.append((at_ns, split_bp))
-            self._changing_ns = at_ns if self._changing_ns is None else self._changing_ns
-        while len(self._changes) > 1 and self._changes[1][0] < at_ns - self._keep_ns:
-            self._changes.popleft()
-        while self._settled and self._settled[0][1] + SKEW_S * NS < self._changes[0][0]:
-            self._settled.popleft()
-
-    def settle(self, at_ns: int) -> None:
-        """The newest share is in force, from now on, wherever the traffic is."""
-        if self._changing_ns is not None:
-            self._settled.append((self._changing_ns, at_ns))
-            self._changing_ns = None
-
-    def doubt(self, since_ns: int, until_ns: int) -> None:
-        """Envoys may not have gone by what was asked for then."""
-        self._settled.append((since_ns, until_ns))
-        while self._settled[0][1] < until_ns - self._keep_ns:
-            self._settled.popleft()
-
-    def asked(self, at_ns: int) -> int | None:
-        """The share that every request of that time was asked to be routed by.
-
-        None while a change was under way or it is in doubt, within SKEW_S of that, and from before the history.
-        """
-        early_ns, late_ns = at_ns - int(SKEW_S * NS), at_ns + int(SKEW_S * NS)
-        changing = self._changing_ns is not None and self._changing_ns <= late_ns
-        if changing or at_ns < self._changes[0][0]:
-            return None
-        if any(decided_ns <= late_ns and early_ns <= in_force_ns for decided_ns, in_force_ns in self._settled):
-            return None
-        return self.extremes(at_ns, at_ns)[0]
-
-    def extremes(self, since_ns: int, until_ns: int) -> tuple[int, int]:
-        """Lowest and highest share that was in force at any time in [since, until]."""
-        values = [self._changes[0][1]]
-        for at_ns, split_bp in self._changes:
-            if at_ns <= since_ns:
-                values = [split_bp]
-            elif at_ns <= until_ns:
-                values.append(split_bp)
-        return min(values), max(values)
+Rows = npt.NDArray[np.void]
+Flags = npt.NDArray[np.bool_]
+NEITHER = -1
+_TRAFFIC = ("segment", "version", "error", "duration_ms", "first_byte_ms")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -94,6 +48,7 @@ class _Arms:
     canary: int
     since_ns: int
     history: SplitHistory
+    over: tuple[int, int] | None = None  # when the rollout ended, and the version that the segment is on since
 
 
 class Observer:
@@ -102,19 +57,25 @@ class Observer:
     def __init__(self, spec: ServiceSpec) -> None:
         self._spec = spec
         self.tracker = SessionTracker(spec)
-        self.behaviour = BehaviourModel(len(spec.segments))
         self._arms: dict[int, _Arms] = {}
-        self._people: set[int] = set()
-        self._recent: deque[npt.NDArray[np.void]] = deque()
-        self._durations: deque[npt.NDArray[np.void]] = deque(maxlen=200)
+        self._people = PeopleSeen(PEOPLE_MAX)
+        self._labels: Sequence[str] = ()
+        self._fresh: list[Rows] = []  # requests of this tick
+        self._durations: deque[Rows] = deque(maxlen=200)
         self._anomaly = next((i for i, kpi in enumerate(spec.kpis) if kpi.kind is KpiKind.ANOMALY), None)
+        age_s = spec.oldest_judged_s if self._anomaly is None else spec.kpis[self._anomaly].judge_after_s
+        self.behaviour = BehaviourModel(len(spec.segments), age_s=age_s)
         ages = [(kpi.judge_after_s, i) for i, kpi in enumerate(spec.kpis) if kpi.kind is not KpiKind.ANOMALY]
         self._first_judged = min(ages)[1] if ages else HARM
         self._exposed = np.zeros(len(spec.segments), np.int64)
         self._arrived = np.zeros(len(spec.segments), np.int64)
         self._entries = 0
         self.newest_ns = 0
-        self.uncounted_n = 0
+
+    @property
+    def uncounted_n(self) -> int:
+        """People who were not counted since there were PEOPLE_MAX."""
+        return self._people.refused_n
 
     def begin(self, arms: Mapping[str, tuple[str, str]]) -> None:
         """A rollout begins: (baseline, canary) of each segment that takes part. Nobody is exposed yet."""
@@ -148,6 +109,13 @@ class Observer:
         for arms in self._arms.values():
             arms.history.doubt(since_ns, until_ns)
 
+    def finish(self, serving: Mapping[str, str], at_ns: int) -> None:
+        """The rollout has ended, each segment is on that version: what people do there is usual again, after a gap."""
+        for name, version in serving.items():
+            arms = self._arms.get(self._spec.segment_index[name])
+            if arms is not None and arms.over is None:
+                arms.over = at_ns + int(self._spec.session.gap_s * NS), self._spec.version_index[version]
+
     def freeze_thresholds(self) -> bool:
         """Freeze what 'slow' means; a limit in the specification goes first.
 
@@ -171,145 +139,213 @@ class Observer:
                 self.tracker.slow_ms[i] = float(np.quantile(sample, SLOW_QUANTILE)) * (1 + kpi.regression)
         return len(slowest) > 0
 
-    def _baseline_requests(self) -> npt.NDArray[np.void]:
-        """The requests kept, without those of a version that is on trial."""
+    def _baseline_requests(self) -> Rows:
+        """The requests kept, without those of a version that is on trial and those of machines."""
         kept = [np.empty(0, SAMPLE_DTYPE)]
         for rows in self._durations:
-            on_trial = np.zeros(len(rows), np.bool_)
+            left_out = rows["bot"].copy()
             for segment, arms in self._arms.items():
-                on_trial |= (rows["segment"] == segment) & (rows["version"] != arms.baseline)
-            kept.append(rows[~on_trial])
+                left_out |= (rows["segment"] == segment) & (rows["version"] != arms.baseline)
+            kept.append(rows[~left_out])
         return np.concatenate(kept)
 
-    def observe(self, rows: npt.NDArray[np.void]) -> None:
-        """Take rows of this service (SAMPLE_DTYPE), in any order."""
+    def observe(self, rows: Rows, labels: Sequence[str] = ()) -> None:
+        """Take rows of this service (SAMPLE_DTYPE), in any order. `labels`: all that its vocabulary holds by now."""
+        self._labels = labels if len(labels) > len(self._labels) else self._labels
         if len(rows) == 0:
             return
         self.newest_ns = max(self.newest_ns, int(rows["start_unix_ns"].max()))
         requests = rows[rows["kind"] == SampleKind.REQUEST]
         self._entries += len(requests)
+        self._fresh.append(requests)
+        self._remember_durations(requests)
+        self._started(self.tracker.observe(rows, self._labels))
+
+    def _remember_durations(self, requests: Rows) -> None:
+        requests = requests[-DURATIONS_MAX:]
         self._durations.append(requests[(requests["segment"] != UNKNOWN) & np.isfinite(requests["duration_ms"])])
         while sum(map(len, self._durations)) > DURATIONS_MAX and len(self._durations) > 1:
             self._durations.popleft()
-        self._recent.append(requests[(requests["user"] != 0) & (requests["segment"] != UNKNOWN)])
-        for session in self.tracker.observe(rows):
-            self._started(session)
 
-    def _started(self, session: Session) -> None:
-        self._arrived[session.segment] += 1
-        arms = self._arms.get(session.segment)
-        if arms is None or arms.since_ns == 0 or session.start_ns < arms.since_ns:
-            return
-        if session.version == arms.canary:
-            self._exposed[session.segment] += 1
-        if session.user in self._people:
-            return
-        if len(self._people) >= PEOPLE_MAX:
-            self.uncounted_n += 1
-            return
-        self._people.add(session.user)
-        session.counts = True
+    def _started(self, slots: Slots) -> None:
+        c = self.tracker.columns
+        slots = slots[~c["bot"][slots]]
+        segments, start, version = c["segment"][slots], c["start_unix_ns"][slots], c["version"][slots]
+        self._arrived += self._per_segment(segments)
+        after = np.zeros(len(slots), np.bool_)
+        on_canary = np.zeros_like(after)
+        for segment, arms in self._arms.items():
+            if arms.since_ns:
+                here = (segments == segment) & (start >= arms.since_ns)
+                after |= here
+                on_canary |= here & (version == arms.canary)
+        self._exposed += self._per_segment(segments[on_canary])
+        order = np.argsort(start[after], kind="stable")
+        candidates = slots[after][order]
+        c["counts"][candidates[self._people.add(c["user"][candidates])]] = True
 
-    def window(self, now_ns: int, feature_labels: Mapping[str, int]) -> Window:
+    def _per_segment(self, segments: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+        n = len(self._spec.segments)
+        return np.bincount(segments[segments < n], minlength=n)
+
+    def window(self, now_ns: int) -> Window:
         """All that has fallen due by `now_ns`, less LATENESS_S for what is still under way."""
         window = empty(len(self._spec.segments), len(self._spec.kpis))
         watermark_ns = now_ns - int(LATENESS_S * NS)
-        odd: dict[int, list[Session]] = {}
-        for judgement in self.tracker.judge(watermark_ns, dict(feature_labels)):
-            if judgement.kpi == self._anomaly:
-                odd.setdefault(judgement.session.segment, []).append(judgement.session)
-            else:
-                self._count(window, judgement)
-            if judgement.kpi == self._first_judged:
-                self._count_newcomer(window, judgement.session)
-        self._judge_behaviour(window, odd)
+        for judged in self.tracker.judge(watermark_ns):
+            self._take_up(window, judged)
         people, failing = self._recent_people(now_ns)
         exposed, self._exposed = self._exposed, np.zeros_like(self._exposed)
         arrived, self._arrived = self._arrived, np.zeros_like(self._arrived)
         entries, self._entries = self._entries, 0
-        return replace(window, exposed=exposed, arrived=arrived, people=people, failing=failing, entries=entries)
+        return replace(
+            window, exposed=exposed, arrived=arrived, people=people, failing=failing, traffic=self._traffic(),
+            entries=entries,
+        )  # fmt: skip
 
-    def _count(self, window: Window, judgement: Judgement) -> None:
-        session, kpi = judgement.session, judgement.kpi
+    def take_over(self) -> tuple[Rows, Flags]:
+        """Sessions (SESSION_DTYPE) that are over since the last call, and which of them show what is usual.
+
+        Those of people, on the baseline, from before the exposure or long enough after the end of the last rollout.
+        """
+        rows = self.tracker.take_over()
+        segments, start, version = rows["segment"], rows["start_unix_ns"], rows["version"]
+        usual = self._unexposed(segments, start, version)
+        for segment, arms in self._arms.items():
+            if arms.over is not None:
+                since_ns, serving = arms.over
+                usual |= (segments == segment) & (start >= since_ns) & (version == serving)
+        return rows, usual & ~rows["bot"]
+
+    def _take_up(self, window: Window, judged: Judged) -> None:
+        bots = self.tracker.columns["bot"][judged.slots]
+        if bots.any():
+            if judged.kpi == self._first_judged:
+                window.bots[:] += self._per_segment(self.tracker.columns["segment"][judged.slots[bots]])
+            judged = Judged(kpi=judged.kpi, slots=judged.slots[~bots], bad=judged.bad[~bots])
+        if judged.kpi == self._anomaly:
+            self._judge_behaviour(window, judged.slots)
+        else:
+            self._count(window, judged)
+        if judged.kpi == self._first_judged:
+            self._count_newcomers(window, judged.slots)
+
+    def _count(self, window: Window, judged: Judged) -> None:
+        kpi, c = judged.kpi, self.tracker.columns
+        segments, start = c["segment"][judged.slots], c["start_unix_ns"][judged.slots]
         age_s = self._spec.oldest_judged_s if kpi == HARM else self._spec.kpis[kpi].judge_after_s
-        arm = self._arm(session, age_s)
-        if self._is_unexposed(session) and kpi == HARM:
-            window.unexposed_harm_n[session.segment] += 1
-            window.unexposed_harm_bad[session.segment] += judgement.bad
-        elif self._is_unexposed(session):
-            window.unexposed_n[session.segment, kpi] += 1
-            window.unexposed_bad[session.segment, kpi] += judgement.bad
-        elif arm is not None and kpi == HARM:
-            window.harm_n[session.segment, arm] += 1
-            window.harm_bad[session.segment, arm] += judgement.bad
-        elif arm is not None and session.counts:
-            window.n[session.segment, kpi, arm] += 1
-            window.bad[session.segment, kpi, arm] += judgement.bad
+        unexposed = self._are_unexposed(judged.slots)
+        arm = self._arm(judged.slots, segments, start, age_s)
+        for which, (n, bad) in self._tallies(window, kpi).items():
+            mine = unexposed if which is None else (arm == which) & ~unexposed
+            if which is not None and kpi != HARM:
+                mine &= c["counts"][judged.slots]
+            n[:] += self._per_segment(segments[mine])
+            bad[:] += self._per_segment(segments[mine & judged.bad])
 
-    def _count_newcomer(self, window: Window, session: Session) -> None:
+    @staticmethod
+    def _tallies(window: Window, kpi: int) -> Mapping[int | None, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """Where a KPI's sessions and the bad ones among them are counted, by arm; None: from before the exposure."""
+        if kpi == HARM:
+            return {
+                None: (window.unexposed_harm_n, window.unexposed_harm_bad),
+                **{arm: (window.harm_n[:, arm], window.harm_bad[:, arm]) for arm in (BASELINE, CANARY)},
+            }
+        return {
+            None: (window.unexposed_n[:, kpi], window.unexposed_bad[:, kpi]),
+            **{arm: (window.n[:, kpi, arm], window.bad[:, kpi, arm]) for arm in (BASELINE, CANARY)},
+        }
+
+    def _count_newcomers(self, window: Window, slots: Slots) -> None:
         """Count a person once, by the first session, however many requests follow.
 
         At a fixed age, since a request is logged when it ends: a slow version's would be missing at first.
         """
-        arms = self._arms.get(session.segment)
-        if arms is None or not session.counts or arms.since_ns == 0 or session.start_ns < arms.since_ns:
-            return
-        asked_bp = arms.history.asked(session.start_ns)
-        if asked_bp is not None:
-            arm = CANARY if session.version == arms.canary else BASELINE
-            window.newcomers[session.segment, asked_bp, arm] += 1
+        c = self.tracker.columns
+        slots = slots[c["counts"][slots]]
+        for segment, arms in self._arms.items():
+            if arms.since_ns == 0:
+                continue
+            here = slots[(c["segment"][slots] == segment) & (c["start_unix_ns"][slots] >= arms.since_ns)]
+            asked = arms.history.asked(c["start_unix_ns"][here])
+            on = np.where(c["version"][here] == arms.canary, CANARY, BASELINE)
+            known = asked != IN_DOUBT
+            for (asked_bp, arm), n in Counter(zip(asked[known].tolist(), on[known].tolist(), strict=True)).items():
+                window.newcomers[segment, asked_bp, arm] += n
 
-    def _is_unexposed(self, session: Session) -> bool:
-        """A baseline session that began before anybody of its segment was exposed."""
-        arms = self._arms.get(session.segment)
-        if arms is None:
-            return True
-        return (arms.since_ns == 0 or session.start_ns < arms.since_ns) and session.version == arms.baseline
+    def _are_unexposed(self, slots: Slots) -> Flags:
+        c = self.tracker.columns
+        return self._unexposed(c["segment"][slots], c["start_unix_ns"][slots], c["version"][slots])
 
-    def _arm(self, session: Session, age_s: float) -> int | None:
-        arms = self._arms.get(session.segment)
-        if arms is None or arms.since_ns == 0 or session.start_ns < arms.since_ns or session.bucket == NO_BUCKET:
-            return None
-        low, high = arms.history.extremes(session.start_ns, session.start_ns + int(age_s * NS))
-        if session.version == arms.canary and session.bucket < low:
-            return CANARY
-        if session.version == arms.baseline and session.bucket >= high:
-            return BASELINE
-        return None
+    def _unexposed(self, segments: npt.NDArray[np.uint16], start: Times, version: npt.NDArray[np.uint16]) -> Flags:
+        """Which are baseline sessions that began before anybody of their segment was exposed."""
+        result = np.ones(len(segments), np.bool_)
+        for segment, arms in self._arms.items():
+            here = segments == segment
+            before = np.ones(len(segments), np.bool_) if arms.since_ns == 0 else start < arms.since_ns
+            result[here] = (before & (version == arms.baseline))[here]
+        return result
 
-    def _judge_behaviour(self, window: Window, sessions: Mapping[int, list[Session]]) -> None:
-        if self._anomaly is None:
-            return
-        age_s = self._spec.kpis[self._anomaly].judge_after_s
-        for segment, judged in sessions.items():
-            behaviours = [Behaviour.of(session, age_s) for session in judged]
-            for session, behaviour in zip(judged, behaviours, strict=True):
-                if self._is_unexposed(session):
-                    self.behaviour.learn(segment, behaviour)
-            p_values = self.behaviour.p_values(segment, behaviours)
-            for session, p in zip(judged, p_values, strict=True):
-                if not np.isnan(p):
-                    self._count(window, Judgement(session=session, kpi=self._anomaly, bad=bool(p < UNUSUAL)))
+    def _arm(self, slots: Slots, segments: npt.NDArray[np.uint16], start: Times, age_s: float) -> npt.NDArray[np.int8]:
+        """The arm of each session, (n,): whoever a split has moved while they were watched belongs to NEITHER."""
+        c = self.tracker.columns
+        buckets, versions = c["bucket"][slots], c["version"][slots]
+        result = np.full(len(slots), NEITHER, np.int8)
+        for segment, arms in self._arms.items():
+            here = np.flatnonzero((segments == segment) & (start >= arms.since_ns) & (buckets != NO_BUCKET))
+            if arms.since_ns == 0 or not len(here):
+                continue
+            low, high = arms.history.extremes(start[here], int(age_s * NS))
+            bucket, version = buckets[here], versions[here]
+            result[here[(version == arms.canary) & (bucket < low)]] = CANARY
+            result[here[(version == arms.baseline) & (bucket >= high)]] = BASELINE
+        return result
+
+    def _judge_behaviour(self, window: Window, slots: Slots) -> None:
+        assert self._anomaly is not None  # noqa: S101 -- the caller compared it with a KPI
+        unexposed = self._are_unexposed(slots)
+        segments = self.tracker.columns["segment"][slots]
+        for segment in np.unique(segments).tolist():
+            here = np.flatnonzero(segments == segment)
+            sessions = self.tracker.columns.rows(slots[here])
+            self.behaviour.learn(segment, sessions[unexposed[here]], self._labels)
+            p = self.behaviour.p_values(segment, sessions, self._labels)
+            known = ~np.isnan(p)
+            self._count(window, Judged(kpi=self._anomaly, slots=slots[here][known], bad=p[known] < UNUSUAL))
+
+    def _traffic(self) -> dict[tuple[int, int], Traffic]:
+        """The requests of this tick by segment and version."""
+        batches, self._fresh = self._fresh, []
+        if not any(map(len, batches)):
+            return {}
+        c = {name: np.concatenate([rows[name] for rows in batches]) for name in _TRAFFIC}
+        keys, which = np.unique(c["segment"].astype(np.int64) << 16 | c["version"], return_inverse=True)
+        slow_ms = np.append(self.tracker.slow_ms, np.nan)[np.minimum(c["segment"], len(self._spec.segments))]
+        n, errors, slow = (
+            np.bincount(which[mine], minlength=len(keys)).tolist()
+            for mine in (np.ones(len(which), np.bool_), c["error"], c["duration_ms"] > slow_ms)
+        )
+        duration, first_byte = (
+            Sketch.of_groups(c[name], which, len(keys)) for name in ("duration_ms", "first_byte_ms")
+        )
+        return {
+            (key >> 16, key & 0xFFFF): Traffic(
+                requests=n[i], errors=errors[i], slow=slow[i], duration=duration[i], first_byte=first_byte[i]
+            )
+            for i, key in enumerate(keys.tolist())
+        }
 
     def _recent_people(self, now_ns: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """People of the last RECENT_NS by segment and arm, and those whose newest request failed: (S, 2) each."""
-        while self._recent and (
-            len(self._recent[0]) == 0 or self._recent[0]["start_unix_ns"].max() < now_ns - RECENT_NS
-        ):
-            self._recent.popleft()
+        c = self.tracker.columns
+        slots = self.tracker.recent(now_ns - RECENT_NS)
+        segments, versions, failed = (c[name][slots] for name in ("segment", "newest_version", "newest_failed"))
         people = np.zeros((len(self._spec.segments), 2), np.int64)
         failing = np.zeros_like(people)
-        if not self._recent:
-            return people, failing
-        rows = np.concatenate(list(self._recent))
-        rows = rows[np.argsort(rows["start_unix_ns"], kind="stable")[::-1]]
-        rows = rows[rows["start_unix_ns"] >= now_ns - RECENT_NS]
-        _, newest = np.unique(rows["user"], return_index=True)
-        rows = rows[newest]
         for segment, arms in self._arms.items():
-            here = rows["segment"] == segment
+            here = segments == segment
             for arm, version in ((BASELINE, arms.baseline), (CANARY, arms.canary)):
-                mine = here & (rows["version"] == version)
+                mine = here & (versions == version)
                 people[segment, arm] = int(mine.sum())
-                failing[segment, arm] = int((mine & rows["error"]).sum())
+                failing[segment, arm] = int((mine & failed).sum())
         return people, failing

@@ -2,98 +2,64 @@
 
 A judgement at age a looks only at what happened up to `start + a`, however late it is computed: counting bad sessions
 at once and good ones when they close would reject in every A/A run, since abandoned visits are shorter (design 3.2).
+
+Sessions are rows of columns: a batch of a thousand requests is a few dozen operations on arrays, whatever the number of
+people.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from analysis.sample import UNKNOWN, SampleKind
+from analysis.columns import NEVER, SESSION_DTYPE, Columns, Due, Slots
+from analysis.sample import SAMPLE_DTYPE, UNKNOWN, SampleKind
 from analysis.spec import KpiKind, KpiSpec, Outcome, ServiceSpec
+from analysis.steps import Steps
+from analysis.user_index import UserIndex
+
+__all__ = ["HARM", "NEVER", "NS", "SESSION_DTYPE", "Judged", "SessionTracker"]
 
 NS = 1_000_000_000
-MAX_PATH = 64  # steps of a click path that are kept; later ones only count
+MS_NS = 1_000_000
 MAX_OPEN = 1_000_000  # sessions tracked at once; beyond it the oldest are judged no more (`evicted_n`)
+MAX_OVER = 20_000  # sessions that are over and wait for whom they may teach; the oldest go first
 MAX_PENDING = 20_000  # events that arrived before the access log entry of their request
 PENDING_NS = 10 * NS
-
-
-NEVER = 0xFFFF_FFFF
-"""Offset of what has not happened."""
-
-PATH_STEPS = 48
-"""Steps of a click path that are kept; later ones only count."""
-
-SESSION_DTYPE = np.dtype(
-    [
-        ("user", np.uint64),  # keyed hash of the person's sticky key
-        ("start_unix_ns", np.int64),
-        ("last_unix_ns", np.int64),
-        ("segment", np.uint16),
-        ("version", np.uint16),
-        ("bucket", np.uint16),  # or NO_BUCKET
-        ("n_requests", np.uint16),  # counts stop at 65,535
-        ("n_pages", np.uint16),
-        ("n_calls", np.uint16),
-        ("n_clicks", np.uint16),
-        ("n_errors", np.uint16),
-        ("n_slow", np.uint16),
-        ("first_error_ms", np.uint32),  # offset from the start, or NEVER
-        ("first_slow_ms", np.uint32),
-        ("goal_ms", np.uint32),
-        ("slowest_ms", np.float32),
-        ("features", np.uint64),  # bit i: guarded feature i, in the order of ServiceSpec.kpis, within its age
-        ("bot", np.bool_),
-        ("counts", np.bool_),  # the person's first session since the exposure: the one that evidence counts
-        ("n_path", np.uint8),  # steps kept, at most PATH_STEPS
-        ("path", np.uint16, (PATH_STEPS,)),  # labels of the service's Vocabulary, in order of time
-        ("path_ds", np.uint16, (PATH_STEPS,)),  # when, in tenths of a second from the start; stops at 65,535
-    ]
-)
-"""One visit of one person, as far as it has been seen."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Session:
-    """One visit of one person. Times in Unix ns, 0 where a thing has not happened."""
-
-    user: int
-    start_ns: int
-    last_ns: int
-    segment: int
-    version: int
-    bucket: int
-    counts: bool = False  # the person's first session since the exposure: the one that evidence counts
-    n_requests: int = 0
-    slowest_ms: float = 0.0
-    first_error_ns: int = 0
-    first_slow_ns: int = 0
-    goal_ns: int = 0
-    features: dict[int, int] = field(default_factory=dict)  # label to first use
-    path: list[tuple[int, int]] = field(default_factory=list)  # (time, label) of each request, at most MAX_PATH
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judgement:
-    """A session that has reached the age at which `kpi` (index into ServiceSpec.kpis; -1: harm) is judged."""
-
-    session: Session
-    kpi: int
-    bad: bool
-
+COUNT_MAX = 0xFFFF
+LONG_AGO_NS = -(1 << 62)
 
 HARM = -1
 """Index of the composite judgement 'was this a bad session', by `harm.bad`, at the oldest age."""
 
+_EVENTS = (SampleKind.SPAN_ERROR, SampleKind.FEATURE, SampleKind.PAGE, SampleKind.CLICK)
+
+Rows = npt.NDArray[np.void]
+Times = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.signedinteger]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """Sessions that have reached the age at which `kpi` (index into ServiceSpec.kpis; HARM) is judged.
+
+    `slots` : (n,) where they are in `SessionTracker.columns`, until the tracker's next call
+    `bad` : (n,) whether each showed the KPI's bad side; all False for the anomaly, which a profile judges
+    """
+
+    kpi: int
+    slots: Slots
+    bad: Flags
+
 
 class SessionTracker:
-    """Open sessions of one service, and the judgements that fall due. One owner; O(1) a row; bounded memory.
+    """Open sessions of one service, and the judgements that fall due. One owner; bounded memory.
 
     `slow_ms`: threshold above which a request is slow, per segment; NaN: not frozen yet, nothing is slow.
     `evicted_n`: sessions dropped because more than MAX_OPEN were open.
@@ -102,16 +68,18 @@ class SessionTracker:
     def __init__(self, spec: ServiceSpec) -> None:
         self._spec = spec
         self._gap_ns = int(spec.session.gap_s * NS)
-        self._open: dict[int, Session] = {}
-        self._started: list[Session] = []
-        ages = [(i, int(kpi.judge_after_s * NS)) for i, kpi in enumerate(spec.kpis)]
-        self._ages = [*ages, (HARM, int(spec.oldest_judged_s * NS))]
-        self._keep_ns = max(age for _, age in self._ages)
-        self._due: list[list[tuple[int, int, Session]]] = [[] for _ in self._ages]  # heaps by start: one row with a
-        # clock that runs ahead must not keep the others waiting
-        self._begun_n = 0
-        self._pending: deque[tuple[int, ...]] = deque(maxlen=MAX_PENDING)
-        self._sweep: list[tuple[int, int, Session]] = []  # heap by when to look
+        self.columns = Columns(MAX_OPEN)
+        self._open = UserIndex()  # a person's newest session
+        ages = {index: int(kpi.judge_after_s * NS) for index, kpi in enumerate(spec.kpis)}
+        ages[HARM] = int(spec.oldest_judged_s * NS)
+        self._due = {age_ns: Due() for age_ns in sorted(set(ages.values()))}
+        self._judged_at = {age_ns: [kpi for kpi, age in ages.items() if age == age_ns] for age_ns in self._due}
+        self._keep_ns = max(ages.values())
+        self._sweep = Due()
+        self._steps = Steps(spec, self.columns)
+        self._pending = np.empty(0, SAMPLE_DTYPE)
+        self._over: deque[Rows] = deque()
+        self._over_n = 0
         self.slow_ms = np.full(len(spec.segments), np.nan)
         self.evicted_n = 0
 
@@ -119,116 +87,247 @@ class SessionTracker:
     def open_n(self) -> int:
         return len(self._open)
 
-    def observe(self, rows: npt.NDArray[np.void]) -> list[Session]:
-        """Take rows (SAMPLE_DTYPE, any order); returns the sessions that they started.
+    def segment_of(self, user: int) -> int | None:
+        """Index of the segment in which a person's session began, while it is open."""
+        slot = int(self._open.find(np.array([user], np.uint64))[0])
+        return None if slot < 0 else int(self.columns["segment"][slot])
 
-        Events are joined to the person's session; those that come before their request's log entry wait PENDING_NS.
+    # --- in
+
+    def observe(self, rows: Rows, labels: Sequence[str] = ()) -> Slots:
+        """Take rows (SAMPLE_DTYPE, any order); returns the slots of the sessions that they started.
+
+        `labels`: the service's vocabulary so far. Events are joined to the person's session; those that come before
+        their request's log entry wait PENDING_NS.
         """
-        self._started = []
-        requests = rows[rows["kind"] == SampleKind.REQUEST]
-        for row in requests.tolist():
-            self._request(row)
-        events = list(self._pending)
-        self._pending.clear()
-        for row in [*events, *rows[rows["kind"] != SampleKind.REQUEST].tolist()]:
-            self._event(row, newest_ns=int(rows["start_unix_ns"].max()) if len(rows) else row[0])
-        return self._started
+        self._steps.learn(labels)
+        kinds = rows["kind"]
+        visits = (kinds == SampleKind.REQUEST) | (kinds == SampleKind.ALIVE)
+        known = (rows["user"] != 0) & (rows["segment"] != UNKNOWN)  # else judged by no one, and counted by ingest
+        started = self._visit_all(rows[visits & known])
+        events = rows[np.isin(kinds, _EVENTS) & (rows["user"] != 0)]
+        if len(events) or len(self._pending):
+            newest_ns = int(rows["start_unix_ns"].max()) if len(rows) else LONG_AGO_NS
+            self._join(np.concatenate([self._pending, events]), newest_ns)
+        return started
 
-    def _request(self, row: tuple[int, float, float, int, int, int, int, int, int, bool, bool, bool]) -> None:
-        start, duration_ms, _, user, bucket, segment, version, label, _, error, goal, _ = row
-        if user == 0 or segment == UNKNOWN:
-            return  # nobody to attribute it to: counted by ingest, judged by no one
-        session = self._open.get(user)
-        if session is None or start - session.last_ns > self._gap_ns:
-            if version == UNKNOWN:
-                return  # refused before a version was chosen: belongs to neither arm
-            session = self._begin(start, user, bucket, segment, version)
-        elif start < session.start_ns - self._gap_ns:
-            return  # too late: of an earlier visit, which has been judged
-        session.last_ns = max(session.last_ns, start)
-        session.n_requests += 1
-        session.slowest_ms = max(session.slowest_ms, duration_ms)
-        if len(session.path) < MAX_PATH:
-            session.path.append((start, label))
-        if error:
-            session.first_error_ns = _earliest(session.first_error_ns, start)
-        if duration_ms > self.slow_ms[session.segment]:  # False while the threshold is NaN
-            session.first_slow_ns = _earliest(session.first_slow_ns, start)
-        if goal:
-            session.goal_ns = _earliest(session.goal_ns, start)
+    def _visit_all(self, rows: Rows) -> Slots:
+        most = max(MAX_OPEN // 2, 1)  # else sessions of this very batch would have to give way to others of it
+        if len(rows) <= most:
+            return self._visit(rows)
+        begun = np.unique(np.concatenate([self._visit(rows[i : i + most]) for i in range(0, len(rows), most)]))
+        alive: Slots = begun[self.columns.number[begun] != 0]
+        return alive
 
-    def _begin(self, start: int, user: int, bucket: int, segment: int, version: int) -> Session:
-        session = Session(user=user, start_ns=start, last_ns=start, segment=segment, version=version, bucket=bucket)
-        if len(self._open) >= MAX_OPEN:
-            del self._open[next(iter(self._open))]
-            self.evicted_n += 1
-        self._open[user] = session
-        self._started.append(session)
-        self._begun_n += 1
-        for heap in self._due:
-            heappush(heap, (start, self._begun_n, session))
-        heappush(self._sweep, (start + self._keep_ns, self._begun_n, session))
-        return session
+    def _visit(self, rows: Rows) -> Slots:
+        """Put requests into their people's sessions, and begin those that are new."""
+        rows = rows[np.lexsort((rows["start_unix_ns"], rows["user"]))]
+        visits = self._visits(rows)
+        if visits is None:
+            return np.empty(0, np.int32)
+        rows, first, slots, is_new = visits
+        begun = self._begin(rows[first[is_new]], slots[~is_new])
+        slots[is_new] = begun
+        self._count(rows, first, slots)
+        return begun
 
-    def _event(self, row: tuple[int, ...], *, newest_ns: int) -> None:
-        at, user, label, kind = row[0], row[3], row[7], row[8]
-        session = self._open.get(user)
-        if session is None or at < session.start_ns - NS:
-            if newest_ns - at < PENDING_NS:
-                self._pending.append(row)
-            return
-        at = max(at, session.start_ns)
-        if kind == SampleKind.SPAN_ERROR:
-            session.first_error_ns = _earliest(session.first_error_ns, at)
-        elif kind == SampleKind.FEATURE:
-            session.features[label] = _earliest(session.features.get(label, 0), at)
-
-    def judge(self, watermark_ns: int, feature_labels: dict[str, int]) -> Iterator[Judgement]:
-        """Yield every judgement that is due at `watermark_ns`: all events up to then are taken to have arrived.
-
-        `feature_labels`: index of each guarded feature in the service's vocabulary.
-        """
-        for (kpi, age_ns), heap in zip(self._ages, self._due, strict=True):
-            while heap and heap[0][0] + age_ns <= watermark_ns:
-                _, _, session = heappop(heap)
-                bad = self._is_harm(session) if kpi == HARM else self._is_bad(session, kpi, feature_labels)
-                yield Judgement(session=session, kpi=kpi, bad=bad)
-        self._forget(watermark_ns)
-
-    def _is_bad(self, session: Session, index: int, feature_labels: dict[str, int]) -> bool:
-        kpi = self._spec.kpis[index]
-        if kpi.kind is KpiKind.FEATURE and kpi.feature is not None:
-            label = feature_labels.get(kpi.feature, -1)
-            return not _happened(session.features.get(label, 0), session, kpi)
-        outcome = _OUTCOME_OF.get(kpi.kind)
-        return outcome is not None and self._shows(session, outcome, kpi)
+    def _visits(self, rows: Rows) -> tuple[Rows, Places, Slots, Flags] | None:
+        """Sorted rows that belong to sessions; each session's first row, its slot (-1: to be begun), whether new."""
+        users, at = rows["user"].copy(), rows["start_unix_ns"].copy()
+        if not len(rows):
+            return None
+        changes = np.append(True, users[1:] != users[:-1])
+        who = np.cumsum(changes) - 1
+        current = self._open.find(users[changes])
+        known = current >= 0
+        start = np.where(known, self.columns["start_unix_ns"][current], LONG_AGO_NS)[who]
+        last = np.where(known, self.columns["last_unix_ns"][current], LONG_AGO_NS)[who]
+        late = at < start - self._gap_ns  # of an earlier visit, which has been judged
+        if late.any():
+            return self._visits(rows[~late])
+        before = np.maximum(np.append(LONG_AGO_NS, np.where(changes[1:], LONG_AGO_NS, at[:-1])), last)
+        begins = at - before > self._gap_ns
+        first = np.flatnonzero(changes | begins)
+        is_new = begins[first]
+        slots = np.where(is_new, -1, current[who[first]]).astype(np.int32)
+        return self._with_a_version(rows, first, slots, is_new)
 
     @staticmethod
-    def _shows(session: Session, outcome: Outcome, kpi: KpiSpec) -> bool:
+    def _with_a_version(
+        rows: Rows, first: Places, slots: Slots, is_new: Flags
+    ) -> tuple[Rows, Places, Slots, Flags] | None:
+        """A session begins with a request that a version was chosen for: what was refused before is neither arm's."""
+        n = len(rows)
+        known_at = np.minimum.reduceat(np.where(rows["version"] != UNKNOWN, np.arange(n), n), first)
+        begins_at = np.where(is_new, known_at, first)
+        visit = np.repeat(np.arange(len(first)), np.diff(np.append(first, n)))
+        keep = np.arange(n) >= begins_at[visit]
+        kept = begins_at < n
+        kept &= begins_at < np.append(first[1:], n)
+        keep &= kept[visit]
+        if keep.all():
+            return rows, first, slots, is_new
+        if not keep.any():
+            return None
+        where = np.cumsum(keep) - 1
+        return rows[keep], where[begins_at[kept]], slots[kept], is_new[kept]
+
+    def _begin(self, rows: Rows, in_use: Slots) -> Slots:
+        """Sessions that begin with these rows. Beyond MAX_OPEN the oldest give way, but none that is `in_use`."""
+        columns = self.columns
+        self._make_room(len(rows), in_use)
+        slots, numbers = columns.take(len(rows))
+        for name in ("user", "segment", "version", "bucket", "start_unix_ns"):
+            columns[name][slots] = rows[name]
+        columns["last_unix_ns"][slots] = rows["start_unix_ns"]
+        self._open.put(rows["user"], slots)
+        start_ns = rows["start_unix_ns"].copy()
+        for age_ns, due in self._due.items():
+            due.put(start_ns + age_ns, slots, numbers)
+        self._sweep.put(start_ns + self._keep_ns, slots, numbers)
+        return slots
+
+    def _make_room(self, n: int, in_use: Slots) -> None:
+        missing = n - (MAX_OPEN - self.columns.taken_n)
+        if missing <= 0:
+            return
+        oldest = self.columns.oldest(missing, in_use)
+        self.evicted_n += len(oldest)
+        self._forget(oldest)
+
+    def _count(self, rows: Rows, first: Places, slots: Slots) -> None:
+        """Add sorted rows to their sessions; `first`: where each session's rows begin, `slots`: where it is."""
+        c = self.columns
+        slot_of = np.repeat(slots, np.diff(np.append(first, len(rows))))
+        at, kinds = rows["start_unix_ns"].copy(), rows["kind"].copy()
+        offset = offsets_ms(at, c["start_unix_ns"][slot_of])
+        requests, duration_ms = kinds == SampleKind.REQUEST, rows["duration_ms"].copy()
+        error = rows["error"] & requests
+        slow = requests & (duration_ms > self.slow_ms[c["segment"][slot_of]])  # False where either is NaN
+        c["last_unix_ns"][slots] = np.maximum(c["last_unix_ns"][slots], np.maximum.reduceat(at, first))
+        for name, flags in (("n_requests", requests), ("n_errors", error), ("n_slow", slow)):
+            c.count(name, slots, np.add.reduceat(flags.astype(np.int64), first))
+        for name, flags in (("first_error_ms", error), ("first_slow_ms", slow), ("goal_ms", rows["goal"] & requests)):
+            earliest = np.minimum.reduceat(np.where(flags, offset, NEVER), first)
+            c[name][slots] = np.minimum(c[name][slots], earliest)
+        self._see(rows, first, slots, requests)
+        slowest_ms = np.fmax.reduceat(np.where(requests, duration_ms, 0.0).astype(np.float32), first)
+        c["slowest_ms"][slots] = np.fmax(c["slowest_ms"][slots], slowest_ms)
+        c["bot"][slots] |= np.logical_or.reduceat(rows["bot"], first)
+        self._steps.add(slot_of, rows["label"].copy(), offset, requests)
+
+    def _see(self, rows: Rows, first: Places, slots: Slots, requests: Flags) -> None:
+        """What each person met last, and at which version."""
+        c = self.columns
+        last = np.maximum.reduceat(np.where(requests, np.arange(len(rows)), -1), first)
+        slots, newest = slots[last >= 0], rows[last[last >= 0]]
+        newer = newest["start_unix_ns"] >= c["newest_unix_ns"][slots]
+        slots, newest = slots[newer], newest[newer]
+        c["newest_unix_ns"][slots] = newest["start_unix_ns"]
+        c["newest_version"][slots] = newest["version"]
+        c["newest_failed"][slots] = newest["error"]
+
+    def recent(self, since_ns: int) -> Slots:
+        """Sessions with a request that started at `since_ns` or later."""
+        c = self.columns
+        found: Slots = np.flatnonzero((c["newest_unix_ns"] >= since_ns) & (c.number != 0)).astype(np.int32)
+        return found
+
+    def _join(self, events: Rows, newest_ns: int) -> None:
+        """Join spans and events to their people's sessions; what comes before its request waits."""
+        events = events[np.lexsort((events["start_unix_ns"], events["user"]))]
+        slots = self._open.find(events["user"])
+        at, c = events["start_unix_ns"].copy(), self.columns
+        known = slots >= 0
+        start, last = c["start_unix_ns"][slots], c["last_unix_ns"][slots]
+        joins = known & (at >= start - NS) & (at <= last + self._gap_ns)
+        waits = ~joins & (at > newest_ns - PENDING_NS)
+        self._pending = events[waits][-MAX_PENDING:]
+        events, slots, at = events[joins], slots[joins], at[joins]
+        offset = offsets_ms(at, c["start_unix_ns"][slots])
+        kinds = events["kind"]
+        error = kinds == SampleKind.SPAN_ERROR
+        np.minimum.at(c["first_error_ms"], slots[error], offset[error])
+        np.maximum.at(c["last_unix_ns"], slots[~error], at[~error])
+        first = np.flatnonzero(np.append(True, slots[1:] != slots[:-1])) if len(slots) else np.empty(0, np.int64)
+        if len(first):
+            c.count("n_errors", slots[first], np.add.reduceat(error.astype(np.int64), first))
+        self._steps.add(slots, events["label"].copy(), offset, ~error, seen_again=kinds == SampleKind.PAGE)
+
+    # --- out
+
+    def judge(self, watermark_ns: int) -> Iterator[Judged]:
+        """Yield every judgement that is due at `watermark_ns`: all events up to then are taken to have arrived."""
+        for age_ns, due in self._due.items():
+            slots, numbers = due.take(watermark_ns, partial(self._reaches_ns, age_ns))
+            slots = slots[self.columns.number[slots] == numbers]
+            if len(slots):
+                for kpi in self._judged_at[age_ns]:
+                    yield Judged(kpi=kpi, slots=slots, bad=self._bad(kpi, slots))
+        self._forget_quiet(watermark_ns)
+
+    def _reaches_ns(self, age_ns: int, slots: Slots) -> Times:
+        """When each session reaches an age."""
+        reached: Times = self.columns["start_unix_ns"][slots] + age_ns
+        return reached
+
+    def _bad(self, kpi: int, slots: Slots) -> Flags:
+        if kpi == HARM:
+            return self._harm(slots)
+        spec = self._spec.kpis[kpi]
+        if spec.kind is KpiKind.FEATURE:
+            used: Flags = self.columns["features"][slots] & np.uint64(1 << self._steps.bit(kpi)) != 0
+            return ~used
+        outcome = _OUTCOME_OF.get(spec.kind)
+        return np.zeros(len(slots), np.bool_) if outcome is None else self._shows(outcome, spec, slots)
+
+    def _shows(self, outcome: Outcome, kpi: KpiSpec, slots: Slots) -> Flags:
+        age_ms = kpi.judge_after_s * 1e3
         if outcome is Outcome.ERROR:
-            return _happened(session.first_error_ns, session, kpi)
+            return self.columns["first_error_ms"][slots] <= age_ms
         if outcome is Outcome.SLOW:
-            return _happened(session.first_slow_ns, session, kpi)
-        return not _happened(session.goal_ns, session, kpi)
+            return self.columns["first_slow_ms"][slots] <= age_ms
+        return self.columns["goal_ms"][slots] > age_ms
 
-    def _is_harm(self, session: Session) -> bool:
-        return any(
-            self._shows(session, _OUTCOME_OF[kpi.kind], kpi)
-            for kpi in self._spec.kpis
-            if kpi.kind in _OUTCOME_OF and _OUTCOME_OF[kpi.kind] in self._spec.rollout.harm.bad
-        )
+    def _harm(self, slots: Slots) -> Flags:
+        bad = np.zeros(len(slots), np.bool_)
+        for kpi in self._spec.kpis:
+            outcome = _OUTCOME_OF.get(kpi.kind)
+            if outcome is not None and outcome in self._spec.rollout.harm.bad:
+                bad |= self._shows(outcome, kpi, slots)
+        return bad
 
-    def _forget(self, watermark_ns: int) -> None:
+    def _forget_quiet(self, watermark_ns: int) -> None:
         """Drop sessions that are judged for everything and have been quiet for the gap."""
-        while self._sweep and self._sweep[0][0] <= watermark_ns:
-            _, number, session = heappop(self._sweep)
-            if self._open.get(session.user) is not session:
-                continue
-            quiet_ns = session.last_ns + self._gap_ns
-            if quiet_ns < watermark_ns:
-                del self._open[session.user]
-            else:
-                heappush(self._sweep, (quiet_ns + 1, number, session))  # still active
+        c = self.columns
+        slots, numbers = self._sweep.take(watermark_ns)
+        alive = c.number[slots] == numbers
+        slots, numbers = slots[alive], numbers[alive]
+        quiet_ns = c["last_unix_ns"][slots] + self._gap_ns
+        over = (quiet_ns < watermark_ns) | (self._open.find(c["user"][slots]) != slots)
+        self._end(slots[over])
+        self._sweep.put(quiet_ns[~over] + 1, slots[~over], numbers[~over])  # still active
+
+    def _end(self, slots: Slots) -> None:
+        if not len(slots):
+            return
+        self._over.append(self.columns.rows(slots[-MAX_OVER:]))
+        self._over_n += len(self._over[-1])
+        while self._over_n > MAX_OVER:
+            self._over_n -= len(self._over.popleft())
+        self._forget(slots)
+
+    def take_over(self) -> Rows:
+        """Sessions (SESSION_DTYPE) that are over since the last call, judged for everything."""
+        rows = np.concatenate([np.empty(0, SESSION_DTYPE), *self._over])
+        self._over.clear()
+        self._over_n = 0
+        return rows
+
+    def _forget(self, slots: Slots) -> None:
+        users = self.columns["user"][slots]
+        self._open.remove(users[self._open.find(users) == slots])
+        self.columns.give_back(slots)
 
 
 _OUTCOME_OF = {
@@ -238,9 +337,7 @@ _OUTCOME_OF = {
 }
 
 
-def _earliest(known_ns: int, at_ns: int) -> int:
-    return at_ns if known_ns == 0 else min(known_ns, at_ns)
-
-
-def _happened(at_ns: int, session: Session, kpi: KpiSpec) -> bool:
-    return 0 < at_ns <= session.start_ns + int(kpi.judge_after_s * NS)
+def offsets_ms(at_ns: Times, start_ns: Times) -> Times:
+    """Milliseconds from the start, rounded up: what came a moment after an age has come after it."""
+    offset: Times = np.clip(-((start_ns - at_ns) // MS_NS), 0, NEVER - 1)
+    return offset

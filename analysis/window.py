@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
+from analysis.sketch import Sketch
+
 BASELINE, CANARY = 0, 1
 """Index of the two arms."""
 
 Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Requests of one segment to one version. `slow`: longer than the threshold frozen from the baseline.
+
+    `duration`: what the client waited for, in ms, until the last byte; `first_byte`: until the upstream's first one.
+    Streams have neither.
+    """
+
+    requests: int
+    errors: int
+    slow: int
+    duration: Sketch
+    first_byte: Sketch
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +47,8 @@ class Window:
     `newcomers` : by (segment, split asked for in basis points, arm), people new in this rollout, by where their first
     request went; without those who came while a split was changing
     `people`, `failing` : (S, 2) people seen in the last seconds, and those of them whose newest request failed
+    `bots` : (S,) sessions that were judged for nothing, since they say of themselves that they are machines
+    `traffic` : by (segment, version), UNKNOWN for what no version was chosen for
     `entries` : access log entries behind this window
     """
 
@@ -42,11 +65,23 @@ class Window:
     newcomers: Counter[tuple[int, int, int]]
     people: Counts
     failing: Counts
+    bots: Counts
+    traffic: Mapping[tuple[int, int], Traffic]
     entries: int
 
     def __add__(self, other: Window) -> Window:
         """The window of both: counts add, so merging is associative and loses nothing."""
-        return Window(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+        added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "traffic"}
+        return Window(**added, traffic=_merged(self.traffic, other.traffic))
+
+
+def _merged(
+    one: Mapping[tuple[int, int], Traffic], other: Mapping[tuple[int, int], Traffic]
+) -> dict[tuple[int, int], Traffic]:
+    both = dict(one)
+    for key, traffic in other.items():
+        both[key] = both[key] + traffic if key in both else traffic
+    return both
 
 
 def empty(n_segments: int, n_kpis: int) -> Window:
@@ -59,5 +94,6 @@ def empty(n_segments: int, n_kpis: int) -> Window:
     return Window(
         n=zeros(s, k, 2), bad=zeros(s, k, 2), harm_n=zeros(s, 2), harm_bad=zeros(s, 2), exposed=zeros(s),
         arrived=zeros(s), unexposed_n=zeros(s, k), unexposed_bad=zeros(s, k), unexposed_harm_n=zeros(s),
-        unexposed_harm_bad=zeros(s), newcomers=Counter(), people=zeros(s, 2), failing=zeros(s, 2), entries=0,
+        unexposed_harm_bad=zeros(s), newcomers=Counter(), people=zeros(s, 2), failing=zeros(s, 2), bots=zeros(s),
+        traffic={}, entries=0,
     )  # fmt: skip

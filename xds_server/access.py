@@ -32,6 +32,7 @@ RIGHTS: Final[tuple[tuple[str, Right], ...]] = (
     ("envoy.service.listener.v3.ListenerDiscoveryService/", "xds"),
     ("envoy.service.route.v3.", "xds"),
     ("envoy.service.runtime.v3.RuntimeDiscoveryService/", "xds"),
+    ("envoy.service.auth.v3.Authorization/", "xds"),
     ("envoy.service.accesslog.v3.AccessLogService/", "ingest"),
     ("envoy.service.load_stats.v3.LoadReportingService/", "ingest"),
     ("opentelemetry.proto.collector.", "ingest"),

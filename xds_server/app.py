@@ -33,6 +33,8 @@ from xds_server.ingest import Ingest
 from xds_server.ingest.als import FLUSH_S, add_als
 from xds_server.ingest.lrs import add_lrs
 from xds_server.ingest.otlp import add_otlp
+from xds_server.ingest.otlp_http import OtlpHttp
+from xds_server.learnt.servicer import add_authorization
 from xds_server.mesh import Mesh
 from xds_server.mesh_file import MeshError, Problem
 from xds_server.mesh_watch import MeshWatch
@@ -121,11 +123,13 @@ def _watch(parts: _Parts) -> None:
     telemetry.watch_ingest(
         entries=lambda: ingest.counts, depth=ingest.depths, dropped=ingest.dropped, samples=ingest.accepted
     )
+    telemetry.watch_labels(labels=ingest.labels, overflow=ingest.labels_overflow)
     telemetry.watch_sessions(followed=controller.open_sessions, evicted=controller.evicted_sessions)
     telemetry.watch_xds(
         responses=lambda: dict(cache.counters.by_type),
         nodes=cache.connected_n,
     )
+    telemetry.watch_learned(lambda: {str(result): n for result, n in controller.resolver.counts.items()})
     sources = parts.sources
     telemetry.watch_endpoints(published=sources.published_n, stale=sources.stale_n, events=sources.events)
 
@@ -133,8 +137,12 @@ def _watch(parts: _Parts) -> None:
 async def _serve(options: RunOptions, parts: _Parts, stop: asyncio.Event) -> None:
     cache, controller, telemetry = parts.cache, parts.controller, parts.telemetry
     listener = listen_on(options.http_host, options.http_port)
+    otlp_http = OtlpHttp(ingest=parts.ingest, asks_certificates=options.tls_client_ca is not None, until=stop)
+    telemetry.watch_otlp_http(lambda: otlp_http.answers)
     app = create_app(
-        not_ready=lambda: None if cache.ready.is_set() else "nothing has been published yet", metrics=telemetry.render
+        not_ready=lambda: None if cache.ready.is_set() else "nothing has been published yet",
+        metrics=telemetry.render,
+        more=otlp_http.routes(),
     )
     http_port = listener.getsockname()[1]
     with contextlib.closing(listener):
@@ -168,6 +176,7 @@ def _add_services(main: grpc.aio.Server, otlp: grpc.aio.Server, parts: _Parts, s
     laggards = partial(cache.laggards, ResourceType.EDS)
     add_registry(main, parts.sources, laggards, clock=SystemClock(), until=stop)
     add_csds(main, cache, until=stop)
+    add_authorization(main, controller.resolver)
     for server, services in ((main, MAIN_SERVICES), (otlp, OTLP_SERVICES)):
         add_otlp(server, ingest, until=stop)
         add_health(server, services, ready=cache.ready, until=stop)

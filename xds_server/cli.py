@@ -43,6 +43,7 @@ from xds_server.arguments import (
     writable,
 )
 from xds_server.cli_endpoint import endpoint_app
+from xds_server.cli_segment import segment_app
 from xds_server.errors import SerinusError
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ train_app = typer.Typer(help="Train what Serinus decides with.", **_TYPER)
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(node_app, name="node")
 app.add_typer(endpoint_app, name="endpoint")
+app.add_typer(segment_app, name="segment")
 app.add_typer(train_app, name="train")
 
 
@@ -158,6 +160,12 @@ def validate(mesh: MeshFile, as_json: AsJson = False) -> None:
         _print_json({"ok": True, "problems": []})
     else:
         typer.echo(f"{mesh}: fine; services: {', '.join(loaded.services)}")
+        for service in loaded.services.values():
+            for segment, name in service.learned.items():
+                typer.echo(
+                    f"services.{service.name}.segments.{segment}: matches nobody until somebody adopts {name}: "
+                    f"serinus segment adopt {service.name} CLUSTER {name}"
+                )
 
 
 @app.command()

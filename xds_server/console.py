@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -53,6 +53,7 @@ def status_view(status: pb.Status) -> RenderableType:
     parts.append(
         Text(f"{_connected(status.nodes)} connected, {status.pushes} pushes, {status.acks} ACKs, {status.nacks} NACKs")
     )
+    parts += [Text(f"{s.service}: {note}", style="yellow") for s in status.services for note in s.notes]
     parts += [_rejection(node) for node in status.nodes if node.rejections]
     parts += [Text(line, style="red") for each in status.endpoints for line in _doubts(each)]
     parts += [Text(f"{n.node} is not waited for, {n.excluded}", style="yellow") for n in status.nodes if n.excluded]
@@ -206,3 +207,30 @@ def endpoints_view(reply: registry.ListReply) -> Group:
 
 def _time(unix_ns: int) -> str:
     return datetime.fromtimestamp(unix_ns / 1e9, tz=UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def segments_view(reply: pb.ListSegmentsReply) -> RenderableType:
+    """Return a table of what is proposed, one of what has been adopted, and whether anything waits."""
+    proposed = _table("proposed by the profiler", (("cluster", "right"), ("people", "right"), ("what they do", "left")))
+    for each in reply.proposals:
+        proposed.add_row(str(each.cluster), str(each.people), Text(each.description))
+    adopted = _table(
+        f"adopted, table {reply.table}" if reply.table else "adopted",
+        (("name", "left"), ("people", "right"), ("segment", "left"), ("what they do", "left"), ("by", "left")),
+    )
+    for name in reply.adopted:
+        people = str(name.people) + (f" → {name.people_later}" if name.people_later != name.people else "")
+        who = f"{_time(name.adopted_unix_ns)} {name.who}" if name.adopted_unix_ns else "nobody yet"
+        adopted.add_row(name.name, people, name.segment or "none", Text(name.description), Text(who))
+    parts: list[RenderableType] = [proposed if reply.proposals else Text("nothing is proposed yet")]
+    parts.append(adopted if reply.adopted else Text("nothing has been adopted"))
+    if reply.waiting:
+        parts.append(Text(f"table {reply.waiting} waits until the rollout has ended", style="yellow"))
+    return Group(*parts)
+
+
+def _table(title: str, columns: Sequence[tuple[str, Literal["left", "right"]]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", expand=False)
+    for name, justify in columns:
+        table.add_column(name, justify=justify)
+    return table

@@ -53,6 +53,15 @@ class Steering(Protocol):
     async def exclude_node(self, *, node: str, excluded: bool, who: str, reason: str) -> str:
         """Let increases go on without an Envoy's ACK, or wait for it again; return what was done, in one line."""
 
+    async def adopt_segment(self, *, service: str, cluster: int, name: str, who: str, reason: str) -> str:
+        """Give the people of a proposed cluster a name; return what was done, in one line."""
+
+    async def drop_segment(self, *, service: str, name: str, who: str) -> str:
+        """Forget a name and whose it is; return what was done, in one line."""
+
+    def segments(self, service: str) -> pb.ListSegmentsReply:
+        """Return the learned segments that are proposed and those that have been adopted."""
+
     def status(self, service: str | None) -> pb.Status:
         """Return the status now, of one service or of all."""
 
@@ -182,6 +191,33 @@ class ControlServicer(pb_grpc.ControlServicer):
                 reason=request.reason,
             )
             return pb.ExcludeNodeReply(message=message)
+
+    async def ListSegments(self, request: pb.ListSegmentsRequest, context: _Context) -> pb.ListSegmentsReply:
+        async with answering(context):
+            require(service=request.service)
+            return self._steering.segments(request.service)
+
+    async def AdoptSegment(self, request: pb.AdoptSegmentRequest, context: _Context) -> pb.SegmentReply:
+        async with answering(context):
+            require(service=request.service, name=request.name, who=request.who)
+            bound(request.service, request.name, request.who, request.reason)
+            message = await self._steering.adopt_segment(
+                service=request.service,
+                cluster=request.cluster,
+                name=request.name,
+                who=access.current().signed(request.who),
+                reason=request.reason,
+            )
+            return pb.SegmentReply(message=message)
+
+    async def DropSegment(self, request: pb.DropSegmentRequest, context: _Context) -> pb.SegmentReply:
+        async with answering(context):
+            require(service=request.service, name=request.name, who=request.who)
+            bound(request.service, request.name, request.who)
+            who = access.current().signed(request.who)
+            return pb.SegmentReply(
+                message=await self._steering.drop_segment(service=request.service, name=request.name, who=who)
+            )
 
     def _service(self, name: str) -> pb.ServiceStatus:
         return _only(self._steering.status(name), name)

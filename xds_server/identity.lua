@@ -57,7 +57,7 @@ local function hold_age(headers, source, now)
   return age and age >= -SKEW and age <= tonumber(source.hold) and age or nil
 end
 
--- The key of whoever asks, and the cookies that the answer must set.
+-- The key of whoever asks, the cookies that the answer must set, and whether the key was minted for this request.
 local function identify(headers, sources)
   local value, found = present(headers, sources)
   local visitor = minted_one(sources)
@@ -68,16 +68,17 @@ local function identify(headers, sources)
     local held = cookie(headers, visitor.cookie)
     if usable(held) then value, found = held, visitor end
   end
-  local lines = {}
+  local lines, is_new = {}, false
   if not value then
     value, found = mint(), visitor
     if not value then return nil, {} end
     lines[1] = visitor.cookie .. "=" .. value .. visitor.attributes
+    is_new = true
   end
   if found == visitor and visitor.hold and not (age and age <= tonumber(visitor.renew)) then
     lines[#lines + 1] = visitor.cookie .. "_hold=" .. now .. visitor.hold_attributes
   end
-  return value, lines
+  return value, lines, is_new
 end
 
 local function set_on_answer(handle, headers, lines)
@@ -91,8 +92,9 @@ function envoy_on_request(handle)
   local given = headers:get(KEY)
   if usable(given) then return end
   local context = handle:filterContext()
-  local value, lines = identify(headers, context and context:get("identity") or {})
+  local value, lines, is_new = identify(headers, context and context:get("identity") or {})
   set_on_answer(handle, headers, lines)
+  if is_new then handle:streamInfo():dynamicMetadata():set("serinus", "is_new", true) end
   if value then
     headers:replace(KEY, value)
   elseif given then

@@ -27,11 +27,15 @@ class ValueMatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentMatch:
-    """All of its parts must match. `path_prefix` None: any path."""
+    """All of its parts must match. `path_prefix` None: any path.
+
+    `learned`: those people who have been adopted under this name; None: anybody.
+    """
 
     headers: tuple[ValueMatch, ...] = ()
     query: tuple[ValueMatch, ...] = ()
     path_prefix: str | None = None
+    learned: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +117,8 @@ class Service:
     """One service: its routing here, its rollout in `spec`. `matches` follows `spec.segments` (default: None).
 
     `dead_man`: people are sent to a canary only while a control plane says so (see `Mesh.dead_man_s`).
-    `idle_timeout_ms`: how long a client's connection may be without requests.
+    `idle_timeout_ms`: how long a client's connection may be without requests. `learned_timeout_ms`: how long a request
+    waits for who is in a learned segment.
     """
 
     name: str
@@ -127,6 +132,13 @@ class Service:
     spec: ServiceSpec
     dead_man: bool = False
     idle_timeout_ms: int = 3_600_000
+    learned_timeout_ms: int = 20
+
+    @property
+    def learned(self) -> dict[str, str]:
+        """The names that people are adopted under, by the segments that they are then in."""
+        matches = self.matches.items()
+        return {name: match.learned for name, match in matches if match is not None and match.learned is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +191,8 @@ class Mesh:
     """`dead_man_s`: how long Envoys go on with canaries when the control plane is gone; None: for ever.
 
     `access`: the first rule that fits a peer's certificate says what it may; None: every peer may do everything.
+    `browsers`: origins of the pages whose browsers may send events over HTTP.
+    `traced`: share of the requests that Envoys trace, 0 to 1; None: they have no tracer.
     """
 
     path: str
@@ -187,6 +201,8 @@ class Mesh:
     sidecars: Mapping[str, Sidecar] = field(default_factory=dict)
     dead_man_s: float | None = None
     access: tuple[AccessRule, ...] | None = None
+    browsers: frozenset[str] = frozenset()
+    traced: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,9 +215,24 @@ class SegmentSplit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LearnedTable:
+    """What Envoys must know to believe what is said of who is in which learned segment.
+
+    `version`: what was said by an older table counts no more. `public_key`: of whoever signs, as hex of its DER form.
+    """
+
+    version: int
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSplits:
-    """The decisions in force for one service. `rollout` salts the hash; `generation` stamps the routes."""
+    """The decisions in force for one service. `rollout` salts the hash; `generation` stamps the routes.
+
+    `learned`: filled in when they are published; None: nobody is asked for, so nobody is in a learned segment.
+    """
 
     rollout: str  # "" while there has never been a rollout
     generation: int
     segments: Mapping[str, SegmentSplit]
+    learned: LearnedTable | None = None

@@ -47,6 +47,7 @@ from xds_server.mesh_model import (
     QueryShape,
     RolloutShape,
     RouteShape,
+    SegmentShape,
     ServiceShape,
     VersionShape,
 )
@@ -73,6 +74,8 @@ def build_mesh(shape: MeshShape, path: str) -> Mesh:
         gateways=MappingProxyType(gateways),
         sidecars=MappingProxyType({n: Sidecar(node=n, listen=s.listen) for n, s in shape.sidecars.items()}),
         dead_man_s=shape.dead_man,
+        traced=None if shape.tracing is None else shape.tracing.sampling,
+        browsers=frozenset(shape.browsers or ()),
         access=None if shape.access is None else tuple(_access(rule) for rule in shape.access),
     )
 
@@ -87,7 +90,7 @@ def _access(shape: AccessShape) -> AccessRule:
 
 
 def _service(name: str, shape: ServiceShape, path: str, dead_man_s: float | None) -> Service:
-    matches = {segment: _match(rules.match) for segment, rules in shape.segments.items()}
+    matches = {segment: _match_of(rules) for segment, rules in shape.segments.items()}
     return Service(
         name=name,
         domains=tuple(shape.domains),
@@ -107,6 +110,7 @@ def _service(name: str, shape: ServiceShape, path: str, dead_man_s: float | None
         spec=_spec(name, shape),
         dead_man=dead_man_s is not None,
         idle_timeout_ms=_ms(shape.idle_timeout),
+        learned_timeout_ms=_ms(shape.learned.timeout),
     )
 
 
@@ -140,6 +144,10 @@ def _health(shape: HealthShape | None) -> HealthCheck | None:
     if shape is None:
         return None
     return HealthCheck(path=shape.path, interval_ms=_ms(shape.interval), timeout_ms=_ms(shape.timeout))
+
+
+def _match_of(shape: SegmentShape) -> SegmentMatch:
+    return SegmentMatch(learned=shape.learned) if shape.match is None else _match(shape.match)
 
 
 def _match(shape: MatchShape) -> SegmentMatch:

@@ -64,8 +64,14 @@ def _segments(source: Source, service: KeyPath) -> None:
         message = "is there anyway, last, for whoever matches no other segment"
         source.report((*service, "segments", DEFAULT_SEGMENT), message, "any other name")
     matches: dict[str, str] = {}
+    learned: dict[str, str] = {}
     for name in segments:
         path = (*service, "segments", name)
+        _one_of(source, path, ["match", "learned"], "way to tell who is in it")
+        adopted = source.value((*path, "learned"))
+        if isinstance(adopted, str) and (before := learned.setdefault(adopted, name)) != name:
+            message = f"never reached: segment {show(before)} has the same people"
+            source.report((*path, "learned"), message, "each name once")
         match = source.value((*path, "match"))
         first = matches.setdefault(repr(match), name)
         if match and first != name:
@@ -188,6 +194,15 @@ def _kpis(source: Source, service: KeyPath) -> None:
         source.report((*session, "judge_after", "feature"), "kpis.features is missing", legal)
 
 
+def _learned(source: Source, service: KeyPath) -> None:
+    segments = source.mapping((*service, "segments"))
+    if not source.sound((*service, "segments")) or "learned" not in source.mapping(service):
+        return
+    if not any("learned" in source.mapping((*service, "segments", name)) for name in segments):
+        legal = "segments: {NAME: {learned: NAME}} with it"
+        source.report((*service, "learned"), "does nothing: no segment is learned", legal, value="")
+
+
 _SERVICE_CHECKS: tuple[Callable[[Source, KeyPath], None], ...] = (
     _versions,
     _endpoints,
@@ -197,6 +212,7 @@ _SERVICE_CHECKS: tuple[Callable[[Source, KeyPath], None], ...] = (
     _identity,
     _routes,
     _kpis,
+    _learned,
 )
 
 

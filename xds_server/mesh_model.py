@@ -16,6 +16,7 @@ from xds_server.units import (
     LISTEN,
     NAME,
     NODES,
+    ORIGIN,
     PATH,
     PLAIN_HEADER,
     PORT,
@@ -45,7 +46,6 @@ FLAGS = (
 )
 # fmt: on
 REFUSED_IN_SEGMENTS = {
-    "learned": "not supported yet",
     "source": "not supported yet",
     "cookies": "not supported yet",
     "range": "Envoy matches a range in headers only",
@@ -190,11 +190,18 @@ class MatchShape(Shape):
 
 
 class SegmentShape(Shape):
-    match: MatchShape
+    """`match` or `learned`."""
+
+    match: Annotated[MatchShape | None, GIVEN] = None
+    learned: Annotated[str | None, NAME] = None
     weight: Annotated[float, number(0.01, 100)] = 1.0
     pin: Annotated[str | None, NAME] = None
     after: list[Name] = Field(default_factory=list)
     max_split: Annotated[int, split("0.01%", "100%")] = 10_000
+
+
+class LearnedShape(Shape):
+    timeout: Annotated[float, duration("1ms", "1s")] = 0.02
 
 
 class ErrorRateShape(Shape):
@@ -263,6 +270,7 @@ class ServiceShape(Shape):
     versions: Annotated[dict[Name, VersionShape], Field(min_length=1)]
     baseline: Name
     segments: dict[Name, SegmentShape] = Field(default_factory=dict)
+    learned: LearnedShape = LearnedShape()
     kpis: KpisShape = KpisShape()
     rollout: RolloutShape = RolloutShape()
 
@@ -287,9 +295,17 @@ class AccessShape(Shape):
     services: Annotated[list[Name] | None, Field(min_length=1), GIVEN] = None
 
 
+class TracingShape(Shape):
+    """Envoys' own tracer, OpenTelemetry's."""
+
+    sampling: Annotated[float, share("0%", "100%")] = 0.01
+
+
 class MeshShape(Shape):
     services: Annotated[dict[Name, ServiceShape], Field(min_length=1)]
     gateways: dict[Name, GatewayShape] = Field(default_factory=dict)
     sidecars: dict[Name, SidecarShape] = Field(default_factory=dict)
     dead_man: Annotated[float | None, duration("10s", "24h"), GIVEN] = None
     access: Annotated[list[AccessShape] | None, Field(min_length=1), GIVEN] = None
+    tracing: Annotated[TracingShape | None, GIVEN] = None
+    browsers: Annotated[list[Annotated[str, ORIGIN]] | None, Field(min_length=1), GIVEN] = None

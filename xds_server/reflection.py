@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 import grpc
 import grpc.aio
 from envoy.service.accesslog.v3 import als_pb2  # noqa: F401 -- this and the others are looked up by name
+from envoy.service.auth.v3 import external_auth_pb2  # noqa: F401
 from envoy.service.cluster.v3 import cds_pb2  # noqa: F401
 from envoy.service.discovery.v3 import ads_pb2  # noqa: F401
 from envoy.service.endpoint.v3 import eds_pb2  # noqa: F401
@@ -27,6 +28,7 @@ from xds_server.ads.servicer import METHODS
 from xds_server.discovery import servicer as registry
 from xds_server.ending import until as as_long_as
 from xds_server.ingest import als, lrs, otlp
+from xds_server.learnt import servicer as learnt
 
 NAMES: Final = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
 """Both by which clients ask for it; the messages are the same."""
@@ -37,6 +39,7 @@ MAIN_SERVICES: Final = (
     als.SERVICE,
     lrs.SERVICE,
     csds.SERVICE,
+    learnt.SERVICE,
     control.SERVICE,
     registry.SERVICE,
     *OTLP_SERVICES,

@@ -151,6 +151,17 @@ class Telemetry:
         )
         self._gauge("serinus.ingest.queue.bytes", "Bytes of them.", (), lambda: [((), waiting_bytes())])
 
+    def watch_labels(self, *, labels: Reading, overflow: Reading) -> None:
+        """Show how many labels each service's samples have, and those that found no room."""
+        self._gauge("serinus.labels", "Labels of what people do.", ("service",), _by_label(labels))
+        self._counter(
+            "serinus.labels.overflow", "Samples whose label found no room: `other`.", ("service",), _by_label(overflow)
+        )
+
+    def watch_otlp_http(self, answers: Reading) -> None:
+        """Show the answers to OTLP over HTTP, by status."""
+        self._counter("serinus.otlp.http.answers", "Answers to OTLP over HTTP.", ("status",), _by_label(answers))
+
     def watch_xds(self, *, responses: PairReading, nodes: Callable[[], int]) -> None:
         """Show what goes on with Envoys: `responses` by (event, type), event being push, ack or nack."""
         self._counter(
@@ -203,6 +214,13 @@ class Telemetry:
         self._counter(
             "serinus.sessions.evicted", "Sessions never judged: too many were open.", ("service",), _by_label(evicted)
         )
+
+    def watch_learned(self, answers: Reading) -> None:
+        """Show what Envoys were told of who is in a learned segment, by result."""
+        self._counter(
+            "serinus.learned.answers", "Envoys' questions in which learned segment somebody is.", ("result",),
+            _by_label(answers),
+        )  # fmt: skip
 
     def watch_endpoints(self, *, published: PairReading, stale: PairReading, events: PairReading) -> None:
         """Show endpoints that the mesh file does not list, by service and version; `events` by (source, event)."""

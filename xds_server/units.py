@@ -321,6 +321,16 @@ def _listen(text: str) -> tuple[str, int]:
     return host, port
 
 
+def _origin(text: str) -> str:
+    """As browsers write it: in lower case, without a port that is the scheme's own."""
+    found = re.fullmatch(r"(https?)://([^/?#@:]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?", text.lower())
+    if found is None or not (found[2].startswith("[") or _HOST.fullmatch(found[2])):
+        raise ValueError("not an origin")
+    scheme, host, port = found.groups()
+    own = port is None or int(port) == (443 if scheme == "https" else 80)
+    return f"{scheme}://{host}" if own else f"{scheme}://{host}:{int(port)}"
+
+
 def _san(text: str) -> str:
     if not text:
         raise ValueError("empty")
@@ -406,6 +416,7 @@ SAN = Text(
     legal="a URI such as spiffe://mesh/ns/shop/sa/*, or a DNS name such as *.shop.internal",
     schema=_STRING,
 )
+ORIGIN = Text(read=_origin, legal="an origin such as https://shop.example, without a path", schema=_STRING)
 NODES = Text(
     read=_matching(re.compile(r"[!-~]{1,253}"), "a node ID"),
     legal="a node ID, in which * stands for anything",

@@ -1,125 +1,205 @@
-"""Anomaly scores of sessions: the distance of what people did from what is usual, calibrated by conformal p-values.
+"""Anomaly scores of sessions: conformal p-values against their segment's usual sessions, and what drove them.
 
-The distance (Mahalanobis, covariance shrunk after Ledoit & Wolf 2004, scikit-learn) and the click-path chain learn from
-one half of the segment's baseline sessions from before the exposure; the other half calibrates. A score of p says: a
-share p of usual sessions looks at least as odd (split conformal: Vovk, Gammerman & Shafer 2005, chapter 4).
+A p-value of p says: a share p of usual sessions looks at least as odd. The segment's profile learns from baseline
+sessions from before the exposure; canary and baseline sessions are then scored by the same profile.
 """
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.covariance import LedoitWolf
 
-from analysis.profile.clickpath import ClickPaths
-from analysis.session import NS, Session
+from analysis.profile.drift import Drift, drift
+from analysis.profile.features import NAMES, Visits
+from analysis.profile.hours import HourOfWeek
+from analysis.profile.oddity import CIRCLES, FEW, SIGNALS, TOGETHER, WAY
+from analysis.profile.paths import Rows
+from analysis.profile.profile import Profile, train
+from analysis.profile.reservoir import Reservoir
 
 Floats = npt.NDArray[np.float64]
 
 UNUSUAL = 0.05  # a conformal p-value below this makes a session unusual
 TRAIN_N = 60  # sessions of a segment before anything is scored
-TRAIN_MAX_N = 2_000
-MAX_LABEL = 128  # labels above share the last row of the chain
+PROTECT = 0.005  # a session below this p-value teaches nothing to a profile that is trained anew
+DRIVERS = 3  # features that are named for a score
+DRIVER_SHARE = 0.05  # of the score, below which a feature is not named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Behaviour:
-    """What a session did up to the age at which it is judged. `path`: labels in order; times in seconds."""
+class Driver:
+    """One feature's part in a session's score.
 
-    path: tuple[int, ...]
-    duration_s: float
+    `value`, `usual`: of this session, and the median of its segment's usual ones; of a step the chance that it is
+    taken, and that of the commonest step from there. `weight`: share of the score in [0, 1].
+    """
 
-    @classmethod
-    def of(cls, session: Session, age_s: float) -> Behaviour:
-        """The behaviour of `session` within `age_s` of its first request."""
-        until_ns = session.start_ns + int(age_s * NS)
-        steps = sorted((at, min(label, MAX_LABEL - 1)) for at, label in session.path if at <= until_ns)
-        last_ns = steps[-1][0] if steps else session.start_ns
-        return cls(path=tuple(label for _, label in steps), duration_s=max(last_ns - session.start_ns, 0) / NS)
+    name: str
+    value: float
+    usual: float
+    weight: float
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value:.3g}, usually {self.usual:.3g}"
 
 
 @dataclass(slots=True)
-class _SegmentModel:
-    sessions: list[Behaviour] = field(default_factory=list)
-    chain: ClickPaths | None = None
-    usual: LedoitWolf | None = None
-    scale: Floats | None = None  # (5,) standard deviations of the features
-    calibration: Floats | None = None  # ascending scores
+class _Segment:
+    reservoir: Reservoir = field(default_factory=Reservoir)
+    hours: HourOfWeek = field(default_factory=HourOfWeek)
+    profile: Profile | None = None
+    kept: str | None = None  # profile or sample, as `state` tells it
 
 
 class BehaviourModel:
-    """Scores sessions of S segments. Learns only from what it is given: the caller keeps exposed sessions out."""
+    """Scores sessions of S segments by what they had done `age_s` after their start.
 
-    def __init__(self, n_segments: int) -> None:
-        self._models = [_SegmentModel() for _ in range(n_segments)]
+    Learns only from what it is given: the caller keeps exposed sessions out. It leaves out bots by itself, and, once it
+    has a profile, what is as odd by that as one usual session in two hundred. Bounded: a sample of sessions a segment.
+    """
 
-    def learn(self, segment: int, behaviour: Behaviour) -> None:
-        """Remember one usual session; at most TRAIN_MAX_N a segment, and none once the segment is fitted."""
-        model = self._models[segment]
-        if model.usual is None and len(model.sessions) < TRAIN_MAX_N:
-            model.sessions.append(behaviour)
+    def __init__(self, n_segments: int, *, age_s: float) -> None:
+        self._age_s = age_s
+        self._segments = [_Segment() for _ in range(n_segments)]
+
+    def learn(self, segment: int, sessions: Rows, labels: Sequence[str]) -> None:
+        """Take usual sessions (SESSION_DTYPE) into the sample that the segment's next profile is trained on."""
+        model = self._segments[segment]
+        usual = sessions[~sessions["bot"]]
+        if model.profile is not None and len(usual):
+            usual = usual[self.p_values(segment, usual, labels) >= PROTECT]
+        model.reservoir.offer(usual, labels)
+        if model.profile is None:
+            model.kept = None
+        model.hours.observe(usual["start_unix_ns"])
 
     def is_fitted(self, segment: int) -> bool:
-        return self._models[segment].usual is not None
+        return self._segments[segment].profile is not None
 
-    def fit(self) -> None:
-        """Fit every segment that has TRAIN_N sessions and is not fitted. Even ones train, odd ones calibrate."""
-        for model in self._models:
-            if model.usual is None and len(model.sessions) >= TRAIN_N:
-                self._fit(model)
+    def fit(self, rng: np.random.Generator) -> None:
+        """Train a profile for every segment that has none and has TRAIN_N sessions."""
+        for segment, model in enumerate(self._segments):
+            if model.profile is None:
+                self.retrain(segment, rng)
 
-    def _fit(self, model: _SegmentModel) -> None:
-        train, held_out = model.sessions[::2], model.sessions[1::2]
-        model.chain = ClickPaths(MAX_LABEL)
-        model.chain.learn(session.path for session in train)
-        features = _features(train, model.chain)
-        model.scale = np.maximum(features.std(axis=0), 1e-3)
-        model.usual = LedoitWolf().fit(features / model.scale)
-        model.calibration = np.sort(_oddity(model, held_out))
-
-    def p_values(self, segment: int, sessions: list[Behaviour]) -> Floats:
-        """Conformal p-values in (0, 1], one a session; NaN for all of them while the segment is not fitted."""
-        model = self._models[segment]
-        if model.calibration is None or not sessions:
-            return np.full(len(sessions), np.nan)
-        at_least = len(model.calibration) - np.searchsorted(model.calibration, _oddity(model, sessions), side="left")
-        p: Floats = np.asarray((1.0 + at_least) / (1.0 + len(model.calibration)), float)
-        return p
-
-    def state(self) -> list[list[list[object]]]:
-        """The sessions that it was trained on; fitting them again gives the same model."""
-        return [[[list(s.path), s.duration_s] for s in model.sessions] for model in self._models]
-
-    def restore(self, state: list[list[list[object]]]) -> None:
-        """Take a state that `state` gave, and fit."""
-        for model, sessions in zip(self._models, state, strict=True):
-            model.sessions = [Behaviour(path=tuple(path), duration_s=float(d)) for path, d in sessions]  # type: ignore[arg-type] # by `state`
-        self.fit()
-
-
-def _features(sessions: list[Behaviour], chain: ClickPaths) -> Floats:
-    """(n, 5): requests, distinct pages, repeats of the commonest, seconds, surprise a step."""
-    rows = []
-    for session in sessions:
-        steps = len(session.path)
-        counts = np.bincount(session.path) if steps else np.zeros(1)
-        rows.append(
-            [
-                steps,
-                np.count_nonzero(counts),
-                counts.max(),
-                session.duration_s,
-                chain.surprise(session.path) / (steps + 1),
-            ]
+    def retrain(self, segment: int, rng: np.random.Generator, *, trained_unix_ns: int = 0) -> bool:
+        """Train the segment's profile anew on the sessions since the last time; False where they are too few."""
+        model = self._segments[segment]
+        if len(model.reservoir) < TRAIN_N:
+            return False
+        sessions, labels = model.reservoir.sessions, model.reservoir.labels
+        self._set(
+            model,
+            train(sessions, labels, age_s=self._age_s, rng=rng, trained_unix_ns=trained_unix_ns, hours=model.hours),
         )
-    return np.asarray(rows, float)
+        model.reservoir = Reservoir()
+        return True
+
+    def drift(self, segment: int) -> Drift | None:
+        """How far the sessions since the training are from it; None while there is no profile, or are too few."""
+        model = self._segments[segment]
+        if model.profile is None:
+            return None
+        return drift(model.profile, model.profile.visits(model.reservoir.sessions, model.reservoir.labels))
+
+    def adopt(self, segment: int, profile: bytes) -> None:
+        """Score by a profile that was kept (`Profile.to_bytes`). Raises StateError where it cannot be read."""
+        self._set(self._segments[segment], Profile.from_bytes(profile))
+
+    def profile(self, segment: int) -> Profile | None:
+        return self._segments[segment].profile
+
+    @staticmethod
+    def _set(model: _Segment, profile: Profile) -> None:
+        model.profile, model.kept = profile, None
+
+    def p_values(self, segment: int, sessions: Rows, labels: Sequence[str]) -> Floats:
+        """Conformal p-values in (0, 1], one a session; NaN for all of them while the segment has no profile."""
+        profile = self._segments[segment].profile
+        if profile is None or len(sessions) == 0:
+            return np.full(len(sessions), np.nan)
+        return profile.p_values(profile.visits(sessions, labels))
+
+    def drivers(self, segment: int, sessions: Rows, labels: Sequence[str]) -> tuple[tuple[Driver, ...], ...]:
+        """What made each session's score, largest part first, at most DRIVERS; none while there is no profile."""
+        profile = self._segments[segment].profile
+        if profile is None or len(sessions) == 0:
+            return ((),) * len(sessions)
+        return drivers(profile, profile.visits(sessions, labels))
+
+    def state(self) -> list[Mapping[str, str]]:
+        """For JSON: each segment's profile, or, before it has one, the sample that it will be trained on."""
+        return [self._kept(model) for model in self._segments]
+
+    @staticmethod
+    def _kept(model: _Segment) -> Mapping[str, str]:
+        name, kept = ("sample", model.reservoir) if model.profile is None else ("profile", model.profile)
+        if model.kept is None:
+            model.kept = base64.b64encode(kept.to_bytes()).decode()
+        return {name: model.kept}
+
+    def restore(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Take a state that `state` gave: the same scores. Raises StateError, or ValueError and its like, on damage."""
+        restored = []
+        for kept in state:
+            if "profile" in kept:
+                restored.append(_Segment(profile=Profile.from_bytes(base64.b64decode(kept["profile"]))))
+            else:
+                restored.append(_Segment(reservoir=Reservoir.from_bytes(base64.b64decode(kept["sample"]))))
+        if len(restored) != len(self._segments):
+            raise ValueError(f"behaviour of {len(restored)} segments, not of {len(self._segments)}")
+        self._segments = restored
 
 
-def _oddity(model: _SegmentModel, sessions: list[Behaviour]) -> Floats:
-    assert model.usual is not None  # noqa: S101 -- callers look at `usual` or `calibration` first
-    assert model.chain is not None  # noqa: S101 -- fitted together
-    assert model.scale is not None  # noqa: S101 -- fitted together
-    odd: Floats = np.asarray(model.usual.mahalanobis(_features(sessions, model.chain) / model.scale), float)
-    return odd
+_FEATURE_OF = {f"few {name}": name for name in FEW}
+
+
+def drivers(profile: Profile, visits: Visits) -> tuple[tuple[Driver, ...], ...]:
+    """What made the score of each visit, largest part first, at most DRIVERS of them."""
+    oddity = profile.oddity
+    signals = oddity.signals(visits)
+    parts = oddity.parts(signals)
+    shares = np.exp(parts - np.logaddexp.reduce(parts, axis=1)[:, None])
+    steps = _rarest_steps(profile, visits)
+    counts = signals[:, [SIGNALS.index(name) for name in NAMES]]
+    repeats = counts[:, NAMES.index("most repeats")] > oddity.medians[SIGNALS.index("most repeats")]
+    oddest = np.argmax(oddity.usual.contributions(counts), axis=1)
+
+    def told(feature: str, part: float, row: int) -> Driver:
+        if feature == WAY:
+            name, value, usual = steps[row]
+            return Driver(name=name, value=value, usual=usual, weight=part)
+        column = SIGNALS.index(feature)
+        value, usual = float(signals[row, column]), float(oddity.medians[column])
+        return Driver(name=feature, value=value, usual=usual, weight=part)
+
+    named = []
+    for row, share in enumerate(shares):
+        parts_of: dict[str, float] = {}
+        for name, part in zip(SIGNALS, share.tolist(), strict=True):
+            feature = _FEATURE_OF.get(name, name)
+            if name == TOGETHER:
+                feature = NAMES[oddest[row]]
+            elif name == CIRCLES:  # a way that is rare, and that foretells itself only if it repeats itself
+                feature = "most repeats" if repeats[row] else WAY
+            parts_of[feature] = parts_of.get(feature, 0.0) + part
+        largest = sorted(parts_of.items(), key=lambda item: -item[1])[:DRIVERS]
+        named.append(tuple(told(feature, part, row) for feature, part in largest if part >= DRIVER_SHARE))
+    return tuple(named)
+
+
+def _rarest_steps(profile: Profile, visits: Visits) -> list[tuple[str, float, float]]:
+    """The least likely step of each visit: its name, its chance, and the chance of the commonest step from there."""
+    mixture = profile.oddity.mixture
+    before, after, chance = mixture.rarest_steps(visits.paths)
+    commonest = (mixture.shares @ mixture.rows.max(axis=2))[before]
+    texts = (*profile.labels, None)
+    return [
+        (f"{texts[a] or 'start'} → {texts[b] or 'end'}", float(value), float(usual))
+        for a, b, value, usual in zip(before, after, chance, commonest, strict=True)
+    ]

@@ -21,7 +21,7 @@ from analysis.window import BASELINE, CANARY, Window
 
 Floats = npt.NDArray[np.float64]
 
-EFFECTS = np.array([0.4, 0.8, 1.5, 2.5, 4.0])
+EFFECTS = np.array([0.2, 0.4, 0.8, 1.6, 3.2])
 """Effect sizes bet on: the canary's log-odds above the accepted rate."""
 
 PROOF_TICKS = 4

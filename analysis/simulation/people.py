@@ -18,6 +18,9 @@ from analysis.session import NS
 PAGES = ("home", "search", "product", "cart", "checkout", "done")
 GOAL = len(PAGES) - 1
 FEATURE_LABEL = 10
+LABELS = (*(f"page {page}" for page in PAGES), *("other",) * (FEATURE_LABEL - len(PAGES)), "feature wishlist")
+"""The vocabulary of the rows."""
+
 FEATURE_PAGE = 2
 
 

@@ -24,7 +24,9 @@ REASONS = (Reason(code="ablated", text="ablated"),)
 def _without(monkeypatch: pytest.MonkeyPatch, *kinds: SampleKind) -> None:
     whole = ServiceEngine.observe
     monkeypatch.setattr(
-        ServiceEngine, "observe", lambda self, rows: whole(self, rows[~np.isin(rows["kind"], [int(k) for k in kinds])])
+        ServiceEngine,
+        "observe",
+        lambda self, rows, labels: whole(self, rows[~np.isin(rows["kind"], [int(k) for k in kinds])], labels),
     )
 
 
@@ -47,8 +49,7 @@ def test_without_sessions_nothing_is_learnt(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_with_every_session_called_good_no_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SessionTracker, "_is_bad", lambda *_: False)
-    monkeypatch.setattr(SessionTracker, "_is_harm", lambda *_: False)
+    monkeypatch.setattr(SessionTracker, "_bad", lambda _self, _kpi, slots: np.zeros(len(slots), np.bool_))
     with pytest.raises(AssertionError):
         scenarios.demo_faults_are_told_apart()
 
@@ -62,7 +63,7 @@ def test_without_evidence_no_fault_is_proven(monkeypatch: pytest.MonkeyPatch) ->
 def test_without_the_sample_ratio_a_canary_that_the_logs_do_not_tell_of_is_promoted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Observer, "_count_newcomer", lambda *_: None)
+    monkeypatch.setattr(Observer, "_count_newcomers", lambda *_: None)
     with pytest.raises(AssertionError):
         scenarios.canary_that_half_of_the_logs_do_not_tell_of_is_not_promoted()
 

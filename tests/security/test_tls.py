@@ -9,6 +9,8 @@ import socket
 import ssl
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import grpc
 import pytest
 import yaml
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 from envoy.service.load_stats.v3.lrs_pb2 import LoadStatsRequest, LoadStatsResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -216,6 +219,32 @@ def test_an_operator_may_not_be_an_envoy(kit, guarded):
     assert said(kit, guarded, guarded.operator, kit.request(ResourceType.CDS))[0] is DENIED
 
 
+@pytest.mark.parametrize(
+    ("who", "service", "code", "text"),
+    [
+        ("edge", "shop", OK, ""),
+        ("cart", "cart", OK, ""),
+        ("cart", "shop", DENIED, "spiffe://mesh/ns/cart/sa/pod/7 may not see service 'shop'"),
+        (
+            "operator",
+            "shop",
+            DENIED,
+            "ann.ops.internal may not call envoy.service.auth.v3.Authorization/Check: it needs xds",
+        ),
+    ],
+)
+def test_only_envoys_ask_who_is_in_a_learned_segment_and_of_services_that_they_may_see(
+    kit, guarded, who, service, code, text
+):
+    async def go():
+        request = CheckRequest()
+        request.attributes.context_extensions["service"] = service
+        async with kit.client(guarded.plane, guarded.ca, getattr(guarded, who)) as client:
+            return await client.unary("/envoy.service.auth.v3.Authorization/Check", request.SerializeToString())
+
+    assert asyncio.run(go()) == (code, text)
+
+
 def test_an_envoy_is_sent_only_what_its_certificate_lets_it_see(kit, guarded):
     async def go():
         async with (
@@ -337,6 +366,15 @@ def test_spans_are_taken_only_of_services_that_the_certificate_lets_its_owner_se
 
 
 # --- The command line
+
+
+def test_a_way_in_without_certificates_takes_nothing_from_servers(kit, guarded):
+    headers = {"content-type": "application/json"}
+    asked = urllib.request.Request(f"http://{guarded.plane.http}/v1/traces", b"{}", headers)
+    with pytest.raises(urllib.error.HTTPError, match="403") as refused:
+        urllib.request.urlopen(asked, timeout=10)  # noqa: S310 -- http, as one sees
+    with refused.value as answer:
+        assert json.load(answer) == {"message": "HTTP brings no certificate: send OTLP over gRPC"}
 
 
 def test_the_command_line_talks_tls(kit, guarded):

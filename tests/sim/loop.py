@@ -12,7 +12,7 @@ from analysis.decision import Phase, Reason, Rollback, SegmentDecision
 from analysis.engine import Rollout, ServiceEngine
 from analysis.sample import NO_BUCKET, SampleKind
 from analysis.session import NS
-from analysis.simulation.people import FEATURE_LABEL, GOAL, Habits, People, Truth, World
+from analysis.simulation.people import GOAL, LABELS, Habits, People, Truth, World
 from analysis.spec import HarmSpec, KpiKind, KpiSpec, RolloutSpec, SegmentSpec, ServiceSpec, SessionSpec
 
 SEGMENTS = ("power", "eu", "newcomers", "default")
@@ -120,8 +120,8 @@ def play(
             stored = engine.to_bytes(now_ns)
             engine = run.engine = ServiceEngine(spec, seed=seed)
             engine.from_bytes(stored, now_ns)
-        engine.observe(rows)
-        _take(run, engine.tick(now_ns, {"wishlist": FEATURE_LABEL}), at_s, split)
+        engine.observe(rows, LABELS)
+        _take(run, engine.tick(now_ns), at_s, split)
         if engine.ramp is not None and all(engine.ramp.segments[name].phase.is_final for name in until_final):
             break
     return run

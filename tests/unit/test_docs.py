@@ -22,7 +22,16 @@ from analysis.decision import Hold, Phase, SegmentDecision
 from xds_server.access import Denial
 from xds_server.ads.servicer import Refusal
 from xds_server.cli import app
-from xds_server.ingest.events import FEATURE_EVENT, PAGE_EVENTS, USER_ATTRIBUTES
+from xds_server.ingest.events import (
+    CLICK_EVENTS,
+    ELEMENT_ATTRIBUTES,
+    EXCEPTION_EVENTS,
+    FEATURE_EVENT,
+    FLAG_EVENT,
+    PAGE_EVENTS,
+    PATH_ATTRIBUTES,
+    USER_ATTRIBUTES,
+)
 from xds_server.ingest.rows import Drop
 from xds_server.mesh import Right
 from xds_server.mesh_model import MeshShape, Shape
@@ -119,6 +128,7 @@ PLACEHOLDERS = {
     "[SEGMENT]": "eu",
     "ID": "edge",
     "VERSION": "v2",
+    "CLUSTER": "2",
     "PERCENT": "10%",
     "HOST:PORT": "10.0.0.1:80",
     "[HOST:PORT]": "10.0.0.1:80",
@@ -180,7 +190,8 @@ ROWS = rows()
 def test_every_key_of_a_mesh_file_is_documented_and_no_other() -> None:
     assert set(ROWS) == set(KEYS)
     words = {name for definition in mesh_schema()["$defs"].values() for name in definition["properties"]}
-    assert words == {key.rpartition(".")[2] for key in KEYS} - {"access", "dead_man", "gateways", "sidecars"}
+    at_the_top = {"access", "browsers", "dead_man", "gateways", "sidecars", "tracing"}
+    assert words == {key.rpartition(".")[2] for key in KEYS} - at_the_top
 
 
 @pytest.mark.parametrize("key", sorted(KEYS))
@@ -248,6 +259,8 @@ def metric_names() -> Iterator[str]:
         dropped=lambda: {"s": 1},
         samples=lambda: {"s": 1},
     )
+    telemetry.watch_labels(labels=lambda: {"s": 1}, overflow=lambda: {"s": 1})
+    telemetry.watch_otlp_http(lambda: {"200": 1})
     telemetry.watch_xds(responses=lambda: {("push", "RDS"): 1}, nodes=lambda: 1)
     telemetry.watch_access_logs(waiting_bytes=lambda: 1, waiting=lambda: 1)
     telemetry.watch_loads(lost=lambda: {("s", "v"): 0.1}, streams=lambda: 1, nodes=lambda: 1)
@@ -258,6 +271,7 @@ def metric_names() -> Iterator[str]:
     telemetry.watch_endpoints(
         published=lambda: {("s", "v"): 1}, stale=lambda: {("s", "v"): 0}, events=lambda: {("file", "refused"): 1}
     )
+    telemetry.watch_learned(lambda: {"learned": 1})
     telemetry.watch_sessions(followed=lambda: {"s": 1}, evicted=lambda: {"s": 1})
     hold = Hold(reasons=())
     telemetry.decided(
@@ -309,12 +323,13 @@ def test_every_right_is_documented() -> None:
 
 
 def test_every_event_and_attribute_that_is_read_is_documented() -> None:
-    for name in (FEATURE_EVENT, *PAGE_EVENTS, *USER_ATTRIBUTES):
+    events = (FEATURE_EVENT, FLAG_EVENT, *PAGE_EVENTS, *CLICK_EVENTS, *EXCEPTION_EVENTS)
+    for name in (*events, *USER_ATTRIBUTES, *ELEMENT_ATTRIBUTES, *PATH_ATTRIBUTES):
         assert f"`{name.decode()}`" in PAGES["otel.md"]
 
 
 def test_the_collector_shown_is_the_one_in_the_repository() -> None:
-    shown = yaml.safe_load(blocks(PAGES["otel.md"], "yaml")[0])
+    shown = next(tree for text in blocks(PAGES["otel.md"], "yaml") if "exporters" in (tree := yaml.safe_load(text)))
     whole = yaml.safe_load((ROOT / "envoy-configs" / "otel-collector.yaml").read_text())
     assert json.loads(json.dumps(whole)) | shown == whole
 

@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from aiohttp import web
 
@@ -33,6 +34,14 @@ from xds_server.demo.shop_telemetry import Telemetry
 
 FEATURE = "wishlist"
 
+BUTTON = f"""<button id="{FEATURE}" onclick="remember(this)">Remember it</button>
+<script>
+async function remember(button) {{
+  const answer = await fetch("/api/{FEATURE}", {{ method: "POST" }});
+  if (answer.ok) button.textContent = "Remembered";
+}}
+</script>"""
+
 PAGES: Mapping[str, tuple[str, str | None]] = {
     # page: (title, where its way on leads; None: the goal, there is no further)
     "home": ("Everything for canaries", "/search"),
@@ -44,11 +53,25 @@ PAGES: Mapping[str, tuple[str, str | None]] = {
 }
 
 
-def html(page: str, *, dead_end: bool = False) -> bytes:
-    """Return the page; a dead end is the same page without its way on."""
+BEACON = Path(__file__).with_name("beacon.js").read_text("utf-8")
+COOKIE = "sid"
+"""By which a visitor is known who brings no `USER_HEADER`; a mesh may let Envoy mint it."""
+
+
+def html(page: str, *, dead_end: bool = False, button_works: bool = True, beacon: str | None = None) -> bytes:
+    """Return the page; a dead end is the same page without its way on.
+
+    `beacon`: where the page tells what is seen and clicked. A button that does not work looks as it always does.
+    """
     title, onward = PAGES[page]
-    link = "" if onward is None or dead_end else f'<a rel="next" href="{onward}">Go on</a>'
-    return f"<!doctype html><title>{title}</title><h1>{title}</h1>{link}".encode()
+    link = "" if onward is None or dead_end else f'<a id="onward" rel="next" href="{onward}">Go on</a>'
+    button = BUTTON if page == "product" else ""
+    if not button_works:
+        button = button.replace("<button ", '<button disabled style="color: buttontext" ')
+    script = (
+        "" if beacon is None else f'<script src="/beacon.js" data-to="{beacon}" data-service="shop" async></script>'
+    )
+    return f"<!doctype html><title>{title}</title><h1>{title}</h1>{button}{link}{script}".encode()
 
 
 @dataclass(slots=True)
@@ -69,6 +92,8 @@ class Shop:
     version: str
     telemetry: Telemetry
     rng: random.Random
+    beacon: str | None = None
+    button_works: bool = True
     faults: list[Fault] = field(default_factory=list)
     seen: dict[str, Seen] = field(default_factory=lambda: {segment: Seen() for segment in SEGMENTS})
 
@@ -91,7 +116,7 @@ class Shop:
     async def answer(self, request: web.Request, page: str) -> web.Response:
         """Answer one person's request for a page, or for the wishlist, and account for it."""
         start_ns = time.time_ns()
-        user = request.headers.get(USER_HEADER, "")
+        user = request.headers.get(USER_HEADER) or request.cookies.get(COOKIE, "")
         segment = segment_of(request.headers)
         chance = request.headers.get(DRAW_HEADER) == "error"
         fault = self.strikes(page, segment, user)
@@ -118,7 +143,8 @@ class Shop:
         if page == FEATURE:
             return web.json_response({"ok": True})
         dead_end = fault is not None and fault.kind is FaultKind.ABANDONMENT
-        return web.Response(body=html(page, dead_end=dead_end), content_type="text/html")
+        body = html(page, dead_end=dead_end, button_works=self.button_works, beacon=self.beacon)
+        return web.Response(body=body, content_type="text/html")
 
     def _account(self, segment: str, at_unix: float, *, faulty: bool) -> None:
         seen = self.seen[segment]
@@ -172,6 +198,7 @@ def make_app(shop: Shop) -> web.Application:
     ):
         app.router.add_get(path, _page_handler(page))
         app.router.add_post(path, _page_handler(page))
+    app.router.add_get("/beacon.js", _beacon)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/_demo/stats", _stats)
     app.router.add_post("/_demo/fault", _install)
@@ -185,6 +212,10 @@ def _page_handler(page: str) -> Callable[[web.Request], Awaitable[web.StreamResp
         return await request.app[SHOP].answer(request, page)
 
     return answer
+
+
+async def _beacon(_request: web.Request) -> web.StreamResponse:
+    return web.Response(text=BEACON, content_type="text/javascript", headers={"cache-control": "max-age=3600"})
 
 
 async def _healthz(request: web.Request) -> web.StreamResponse:
@@ -230,6 +261,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--otlp", metavar="HOST:PORT", help="where spans and events go (OTLP over gRPC)")
+    parser.add_argument("--beacon", metavar="URL", help="where pages send what is seen and clicked (OTLP over HTTP)")
+    parser.add_argument("--dead-button", action="store_true", help="the button on the product's page does nothing")
     parser.add_argument("--seed", type=int, default=0, help="of the shop's own chance")
     options = parser.parse_args(argv)
     try:
@@ -238,7 +271,13 @@ def main(argv: list[str] | None = None) -> int:
         # Another distribution ships an older copy of the same modules, and the last one installed wins.
         print(f"shop: {error}; `pip install --force-reinstall --no-deps opentelemetry-proto` mends it", file=sys.stderr)
         return 1
-    shop = Shop(version=options.version, telemetry=telemetry, rng=random.Random(f"{options.version}:{options.seed}"))
+    shop = Shop(
+        version=options.version,
+        telemetry=telemetry,
+        rng=random.Random(f"{options.version}:{options.seed}"),
+        beacon=options.beacon,
+        button_works=not options.dead_button,
+    )
     try:
         web.run_app(
             make_app(shop), host=options.host, port=options.port, print=None, access_log=None, shutdown_timeout=1

@@ -7,7 +7,7 @@ beside it. Nothing raises on what a peer has sent.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -17,9 +17,10 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from analysis.evidence.log_loss import LoadLedger, LogCheck, Series
-from analysis.sample import NO_STEP, SAMPLE_DTYPE, UNKNOWN, SampleBatch, Vocabulary
+from analysis.sample import NO_STEP, SAMPLE_DTYPE, UNKNOWN, SampleBatch, SampleKind, Vocabulary
 from xds_server import access
 from xds_server.clock import Clock, SystemClock
+from xds_server.ingest.browsers import Allowance, BrowserLabels, clock_is_off, cookie_in
 from xds_server.ingest.entries import (
     ACCEPTED,
     MAX_AGE_S,
@@ -35,8 +36,18 @@ from xds_server.ingest.entries import (
     length,
     upstream_requests,
 )
-from xds_server.ingest.events import attributes_of, decode_event, decode_span
-from xds_server.ingest.rows import DecodeRules, Drop, Row, feature_label, path_template, rules_of, user_hash
+from xds_server.ingest.events import attributes_of, decode_event, decode_span, is_envoy
+from xds_server.ingest.rows import (
+    DecodeRules,
+    Drop,
+    HashUser,
+    Labels,
+    Row,
+    feature_label,
+    path_template,
+    rules_of,
+    user_hash,
+)
 from xds_server.mesh import Mesh
 from xds_server.node import kind_of
 from xds_server.pb import als_pb2, otlp_pb2
@@ -47,8 +58,14 @@ MAX_NODES = 4096
 _NS = 1_000_000_000
 _NAMES_SENDER = b"\x0a"  # field 1, which a serialiser writes first
 
+Jar = Sequence[bytes]
+"""The Cookie headers of a request."""
+
+Outcomes = Iterator[Row | Drop | None]
+"""What became of one thing after the other. None: only to give others their turn, where there was none."""
+
 _Item = TypeVar("_Item")
-_Decode = Callable[[_Item, int, DecodeRules, Vocabulary, Callable[[bytes], int]], Row | Drop]
+_Decode = Callable[[_Item, int, DecodeRules, Labels, HashUser], Row | Drop]
 
 
 class Source(StrEnum):
@@ -69,10 +86,14 @@ class _Inbox:
     n: int = 0
     loose: list[Row] = field(default_factory=list)  # the newest, that came one by one
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    browser_labels: BrowserLabels = field(init=False)
     accepted_n: int = 0
     dropped_n: int = 0
     seen_unix_s: dict[str, float] = field(default_factory=dict)  # by node, in order of the last sign of life
     generations: dict[str, int] = field(default_factory=dict)  # by node
+
+    def __post_init__(self) -> None:
+        self.browser_labels = BrowserLabels(self.vocabulary)
 
     def put(self, row: Row) -> None:
         self.loose.append(row)
@@ -157,6 +178,7 @@ class Ingest:
         self._counts: Counter[tuple[str, str]] = Counter()
         self.loads: LoadLedger[bytes] = LoadLedger()  # by the name of a version's cluster
         self._inboxes: dict[bytes, _Inbox] = {}
+        self._allowance = Allowance()
         self.adopt(mesh)
 
     def adopt(self, mesh: Mesh) -> None:
@@ -243,11 +265,9 @@ class Ingest:
         try:
             request = otlp_pb2.ExportTraceServiceRequest.FromString(message)
         except DecodeError:
-            self._counts[Source.SPAN, Drop.MALFORMED] += 1
+            self.unreadable(Source.SPAN)
             return False
-        for resource_spans in request.resource_spans:
-            spans = [span for scope in resource_spans.scope_spans for span in scope.spans]
-            self._take_telemetry(Source.SPAN, resource_spans.resource, spans, decode_span)
+        deque(self.spans(request), maxlen=0)
         return True
 
     def take_events(self, message: bytes) -> bool:
@@ -255,12 +275,29 @@ class Ingest:
         try:
             request = otlp_pb2.ExportLogsServiceRequest.FromString(message)
         except DecodeError:
-            self._counts[Source.EVENT, Drop.MALFORMED] += 1
+            self.unreadable(Source.EVENT)
             return False
-        for resource_logs in request.resource_logs:
-            records = [record for scope in resource_logs.scope_logs for record in scope.log_records]
-            self._take_telemetry(Source.EVENT, resource_logs.resource, records, decode_event)
+        deque(self.events(request), maxlen=0)
         return True
+
+    def unreadable(self, source: Source) -> None:
+        """Count a message that could not be read."""
+        self._counts[source, Drop.MALFORMED] += 1
+
+    def spans(self, request: otlp_pb2.ExportTraceServiceRequest, jar: Jar | None = None) -> Outcomes:
+        """Take spans one by one, as they are asked for.
+
+        `jar`: they come from a browser, which has sent these cookies along.
+        """
+        for group in request.resource_spans:
+            spans = _members(scope.spans for scope in group.scope_spans)
+            yield from self._telemetry(Source.SPAN, group.resource, spans, decode_span, jar)
+
+    def events(self, request: otlp_pb2.ExportLogsServiceRequest, jar: Jar | None = None) -> Outcomes:
+        """Take log records as `spans` takes spans."""
+        for group in request.resource_logs:
+            records = _members(scope.log_records for scope in group.scope_logs)
+            yield from self._telemetry(Source.EVENT, group.resource, records, decode_event, jar)
 
     # --- out
 
@@ -301,6 +338,11 @@ class Ingest:
         return self.loads.check(arms, self._clock.monotonic())
 
     @property
+    def origins(self) -> frozenset[str]:
+        """Where pages come from whose browsers may send; empty: what comes over HTTP comes from servers."""
+        return self._mesh.browsers
+
+    @property
     def counts(self) -> Mapping[tuple[str, str], int]:
         """How much has arrived, by source and by what became of it: `accepted` or the reason why not."""
         return dict(self._counts)
@@ -317,6 +359,17 @@ class Ingest:
         """Return the samples that a full queue has cost since the start, by service."""
         return {inbox.rules.name: inbox.dropped_n for inbox in self._inboxes.values()}
 
+    def labels(self) -> dict[str, int]:
+        """Return how many labels each service's vocabulary has."""
+        return {inbox.rules.name: len(inbox.vocabulary.labels) for inbox in self._inboxes.values()}
+
+    def labels_overflow(self) -> dict[str, int]:
+        """Return the samples since the start whose label found no room and is `other`, by service."""
+        return {
+            inbox.rules.name: inbox.vocabulary.overflow_n + inbox.browser_labels.overflow_n
+            for inbox in self._inboxes.values()
+        }
+
     # --- inside
 
     def _reporter(self, node: als_pb2.Node) -> Reporter | None:
@@ -329,30 +382,81 @@ class Ingest:
         services = None if grant.services is None else frozenset(map(str.encode, grant.services))
         return Reporter(node=name, role=kind_of(self._mesh, name, cluster).role.encode(), services=services)
 
-    def _take_telemetry(
-        self, source: Source, resource: otlp_pb2.Resource, items: list[_Item], decode: _Decode[_Item]
-    ) -> None:
+    def _telemetry(
+        self,
+        source: Source,
+        resource: otlp_pb2.Resource,
+        items: Iterable[_Item | None],
+        decode: _Decode[_Item],
+        jar: Jar | None,
+    ) -> Outcomes:
+        yield None
         attributes = attributes_of(resource.attributes)
         inbox = self._inboxes.get(attributes.get(b"service.name", b""))
-        if inbox is None:
-            self._counts[source, Drop.UNKNOWN_SERVICE] += len(items)
-            return
-        if not access.current().sees(inbox.rules.name):
-            self._counts[source, Drop.NOT_ALLOWED] += len(items)
-            return
-        version = inbox.rules.versions.get(attributes.get(b"service.version", b""), UNKNOWN)
+        outcomes: Outcomes
+        if inbox is None or is_envoy(attributes) or not access.current().sees(inbox.rules.name):
+            reason = _refusal(inbox, attributes)
+            outcomes = (None if item is None else reason for item in items)
+        elif jar is None:
+            version = inbox.rules.versions.get(attributes.get(b"service.version", b""), UNKNOWN)
+            outcomes = self._from_server(inbox, version, items, decode)
+        else:
+            outcomes = self._from_browser(inbox, list(items), decode, jar)
+        for outcome in outcomes:
+            if outcome is not None:
+                self._count(source, outcome, versioned=jar is None)
+            yield outcome
+
+    def _from_server(
+        self, inbox: _Inbox, version: int, items: Iterable[_Item | None], decode: _Decode[_Item]
+    ) -> Outcomes:
         now_unix_ns = self._clock.now_unix_ns()
         for item in items:
-            row = decode(item, version, inbox.rules, inbox.vocabulary, self._hash_user)
-            self._count(source, _queue(row, inbox, now_unix_ns))
+            if item is None:
+                yield None
+            else:
+                row = decode(item, version, inbox.rules, inbox.vocabulary, self._hash_user)
+                yield _queue(row, inbox, now_unix_ns)
 
-    def _count(self, source: Source, outcome: Row | Drop) -> None:
+    def _from_browser(self, inbox: _Inbox, items: Sequence[_Item | None], decode: _Decode[_Item], jar: Jar) -> Outcomes:
+        """Take what a browser says, of the person whose cookie it has."""
+        user = self._hash_user(cookie_in(jar, inbox.rules.cookie))
+        rows = [
+            None if item is None else decode(item, UNKNOWN, inbox.rules, inbox.browser_labels, lambda _: user)
+            for item in items
+        ]
+        now_unix_ns = self._clock.now_unix_ns()
+        newest_ns = max((row[0] for row in rows if isinstance(row, tuple)), default=0)
+        off_ns = clock_is_off(newest_ns, now_unix_ns)
+        for row in rows:
+            if not isinstance(row, tuple):
+                yield row
+            elif row[8] == SampleKind.SPAN_ERROR:
+                yield Drop.FROM_BROWSER
+            elif not self._allowance.takes(user, now_unix_ns / _NS) or 2 * inbox.n > self._queue_limit:
+                yield Drop.TOO_MANY  # access logs are worth more: browsers fill half of the queue at most
+            else:
+                yield _queue((row[0] - off_ns, *row[1:]), inbox, now_unix_ns)
+
+    def _count(self, source: Source, outcome: Row | Drop, *, versioned: bool = True) -> None:
         if isinstance(outcome, Drop):
             self._counts[source, outcome] += 1
             return
         self._counts[source, ACCEPTED] += 1
-        if outcome[6] == UNKNOWN:
+        if versioned and outcome[6] == UNKNOWN:
             self._counts[source, NO_VERSION] += 1
+
+
+def _members(groups: Iterable[Iterable[_Item]]) -> Iterator[_Item | None]:
+    for group in groups:
+        yield from group
+        yield None
+
+
+def _refusal(inbox: _Inbox | None, resource: Mapping[bytes, bytes]) -> Drop:
+    if is_envoy(resource):
+        return Drop.FROM_ENVOY
+    return Drop.UNKNOWN_SERVICE if inbox is None else Drop.NOT_ALLOWED
 
 
 def _reserve_labels(inbox: _Inbox) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import Protocol
 
 from analysis.spec import KpiKind
-from xds_server.mesh import Service
+from xds_server.mesh import CookieIdentity, Service
 
 Row = tuple[int, float, float, int, int, int, int, int, int, bool, bool, bool]
 """One sample: the fields of `SAMPLE_DTYPE`, in their order."""
@@ -20,13 +21,22 @@ HashUser = Callable[[bytes], int]
 
 INT64_END = 1 << 63
 
+
+class Labels(Protocol):
+    """What gives a label its number: a service's `Vocabulary`, or the part of it that somebody may use."""
+
+    def index(self, label: str) -> int: ...
+
+
 _MAX_PATH_SEGMENTS = 4
 _MAX_PATH = 1024  # bytes of a path that are looked at
 _ID = re.compile(
-    r"\d+|[0-9a-fA-F]{12,}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|.{41,}",
+    r"\+?\d+|[0-9a-fA-F]{12,}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|.{41,}|.*(?:@|%\d\d).*|[{:<].*",
     re.DOTALL,
 )
-"""A path segment that names one thing among many: digits, long hex, a UUID, or longer than any word."""
+"""A path segment that names one thing among many: digits, long hex, a UUID, longer than any word, an e-mail address,
+what somebody has typed (`%20` or `%40` in it), or the placeholder of a route (`{id}`, `:id`, `<id>`). Which digits are
+there makes no difference."""
 
 
 class Drop(StrEnum):
@@ -48,8 +58,12 @@ class Drop(StrEnum):
     NOT_A_SERVER_ERROR = "not_a_server_error"  # a span that says nothing against the service
     IGNORED_BY_RULE = "ignored_by_rule"  # errors.span_status is off
     NOT_AN_EVENT = "not_an_event"  # a plain log record, or an event of no interest
-    UNWANTED_FEATURE = "unwanted_feature"  # no KPI asks for it
-    NO_LABEL = "no_label"  # a page event that does not say which page
+    EXCEPTION = "exception"  # an event that tells of an exception: what it did to people shows in what they do
+    FLAG_EVALUATION = "flag_evaluation"  # which variant of a feature flag somebody was given
+    FROM_ENVOY = "from_envoy"  # an Envoy's own tracer, whose access log has said it already
+    FROM_BROWSER = "from_browser"  # a browser that speaks for the server
+    TOO_MANY = "too_many"  # more than a browser may say
+    NO_LABEL = "no_label"  # an event that does not say which page, element or feature
     NO_USER = "no_user"  # an event of nobody
 
 
@@ -67,12 +81,15 @@ class DecodeRules:
     span_status: bool
     goal_path: bytes | None
     features: frozenset[str]
+    cookie: bytes | None  # the one that tells people apart
 
 
 def rules_of(service: Service) -> DecodeRules:
     """Return the lookup tables of one service."""
     versions = {name.encode(): i for name, i in service.spec.version_index.items()}
     goal = service.spec.session.goal_path
+    cookies = (identity.cookie for identity in service.identity if isinstance(identity, CookieIdentity))
+    cookie = next(cookies, None)
     return DecodeRules(
         name=service.name,
         segments={name.encode(): i for name, i in service.spec.segment_index.items()},
@@ -86,6 +103,7 @@ def rules_of(service: Service) -> DecodeRules:
         features=frozenset(
             kpi.feature for kpi in service.spec.kpis if kpi.kind is KpiKind.FEATURE and kpi.feature is not None
         ),
+        cookie=None if cookie is None else cookie.encode(),
     )
 
 

@@ -24,6 +24,82 @@ ACTION_PROMOTE: Action
 ACTION_ROLLBACK: Action
 ACTION_FREEZE: Action
 
+class ListSegmentsRequest(_message.Message):
+    __slots__ = ("service",)
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    def __init__(self, service: _Optional[str] = ...) -> None: ...
+
+class ListSegmentsReply(_message.Message):
+    __slots__ = ("proposals", "adopted", "table", "waiting")
+    PROPOSALS_FIELD_NUMBER: _ClassVar[int]
+    ADOPTED_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    proposals: _containers.RepeatedCompositeFieldContainer[SegmentProposal]
+    adopted: _containers.RepeatedCompositeFieldContainer[AdoptedSegment]
+    table: int
+    waiting: int
+    def __init__(self, proposals: _Optional[_Iterable[_Union[SegmentProposal, _Mapping]]] = ..., adopted: _Optional[_Iterable[_Union[AdoptedSegment, _Mapping]]] = ..., table: _Optional[int] = ..., waiting: _Optional[int] = ...) -> None: ...
+
+class SegmentProposal(_message.Message):
+    __slots__ = ("cluster", "people", "description")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    PEOPLE_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    cluster: int
+    people: int
+    description: str
+    def __init__(self, cluster: _Optional[int] = ..., people: _Optional[int] = ..., description: _Optional[str] = ...) -> None: ...
+
+class AdoptedSegment(_message.Message):
+    __slots__ = ("name", "people", "people_later", "description", "segment", "adopted_unix_ns", "who")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PEOPLE_FIELD_NUMBER: _ClassVar[int]
+    PEOPLE_LATER_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    ADOPTED_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    people: int
+    people_later: int
+    description: str
+    segment: str
+    adopted_unix_ns: int
+    who: str
+    def __init__(self, name: _Optional[str] = ..., people: _Optional[int] = ..., people_later: _Optional[int] = ..., description: _Optional[str] = ..., segment: _Optional[str] = ..., adopted_unix_ns: _Optional[int] = ..., who: _Optional[str] = ...) -> None: ...
+
+class AdoptSegmentRequest(_message.Message):
+    __slots__ = ("service", "cluster", "name", "who", "reason")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    cluster: int
+    name: str
+    who: str
+    reason: str
+    def __init__(self, service: _Optional[str] = ..., cluster: _Optional[int] = ..., name: _Optional[str] = ..., who: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class DropSegmentRequest(_message.Message):
+    __slots__ = ("service", "name", "who")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    name: str
+    who: str
+    def __init__(self, service: _Optional[str] = ..., name: _Optional[str] = ..., who: _Optional[str] = ...) -> None: ...
+
+class SegmentReply(_message.Message):
+    __slots__ = ("message",)
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    message: str
+    def __init__(self, message: _Optional[str] = ...) -> None: ...
+
 class ExcludeNodeRequest(_message.Message):
     __slots__ = ("node", "excluded", "who", "reason")
     NODE_FIELD_NUMBER: _ClassVar[int]
@@ -137,7 +213,7 @@ class MeshStatus(_message.Message):
     def __init__(self, path: _Optional[str] = ..., read_unix_ns: _Optional[int] = ..., refused: _Optional[str] = ..., waiting: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ServiceStatus(_message.Message):
-    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio", "log_check")
+    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio", "log_check", "notes")
     class RoutedByEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +238,7 @@ class ServiceStatus(_message.Message):
     ROUTED_BY_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATIO_FIELD_NUMBER: _ClassVar[int]
     LOG_CHECK_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     service: str
     rollout: str
     state: str
@@ -179,7 +256,8 @@ class ServiceStatus(_message.Message):
     routed_by: _containers.ScalarMap[str, int]
     sample_ratio: SampleRatio
     log_check: LogCheck
-    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., log_check: _Optional[_Union[LogCheck, _Mapping]] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., log_check: _Optional[_Union[LogCheck, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LogCheck(_message.Message):
     __slots__ = ("nodes", "carriers", "total", "versions")

@@ -74,6 +74,21 @@ class ControlStub:
                 request_serializer=xds__server_dot_pb_dot_control__pb2.ExcludeNodeRequest.SerializeToString,
                 response_deserializer=xds__server_dot_pb_dot_control__pb2.ExcludeNodeReply.FromString,
                 _registered_method=True)
+        self.ListSegments = channel.unary_unary(
+                '/serinus.control.v1.Control/ListSegments',
+                request_serializer=xds__server_dot_pb_dot_control__pb2.ListSegmentsRequest.SerializeToString,
+                response_deserializer=xds__server_dot_pb_dot_control__pb2.ListSegmentsReply.FromString,
+                _registered_method=True)
+        self.AdoptSegment = channel.unary_unary(
+                '/serinus.control.v1.Control/AdoptSegment',
+                request_serializer=xds__server_dot_pb_dot_control__pb2.AdoptSegmentRequest.SerializeToString,
+                response_deserializer=xds__server_dot_pb_dot_control__pb2.SegmentReply.FromString,
+                _registered_method=True)
+        self.DropSegment = channel.unary_unary(
+                '/serinus.control.v1.Control/DropSegment',
+                request_serializer=xds__server_dot_pb_dot_control__pb2.DropSegmentRequest.SerializeToString,
+                response_deserializer=xds__server_dot_pb_dot_control__pb2.SegmentReply.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -131,6 +146,28 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSegments(self, request, context):
+        """Learned segments of a service: what is proposed, and what has been adopted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdoptSegment(self, request, context):
+        """Gives the people of a proposed cluster a name, by which a segment of the mesh file may say that it is theirs. While
+        a rollout runs it waits for the end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropSegment(self, request, context):
+        """Forgets a name and whose it is; waits likewise. NOT_FOUND: nobody has adopted it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -173,6 +210,21 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.ExcludeNode,
                     request_deserializer=xds__server_dot_pb_dot_control__pb2.ExcludeNodeRequest.FromString,
                     response_serializer=xds__server_dot_pb_dot_control__pb2.ExcludeNodeReply.SerializeToString,
+            ),
+            'ListSegments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSegments,
+                    request_deserializer=xds__server_dot_pb_dot_control__pb2.ListSegmentsRequest.FromString,
+                    response_serializer=xds__server_dot_pb_dot_control__pb2.ListSegmentsReply.SerializeToString,
+            ),
+            'AdoptSegment': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptSegment,
+                    request_deserializer=xds__server_dot_pb_dot_control__pb2.AdoptSegmentRequest.FromString,
+                    response_serializer=xds__server_dot_pb_dot_control__pb2.SegmentReply.SerializeToString,
+            ),
+            'DropSegment': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropSegment,
+                    request_deserializer=xds__server_dot_pb_dot_control__pb2.DropSegmentRequest.FromString,
+                    response_serializer=xds__server_dot_pb_dot_control__pb2.SegmentReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -391,6 +443,87 @@ class Control:
             '/serinus.control.v1.Control/ExcludeNode',
             xds__server_dot_pb_dot_control__pb2.ExcludeNodeRequest.SerializeToString,
             xds__server_dot_pb_dot_control__pb2.ExcludeNodeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSegments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/serinus.control.v1.Control/ListSegments',
+            xds__server_dot_pb_dot_control__pb2.ListSegmentsRequest.SerializeToString,
+            xds__server_dot_pb_dot_control__pb2.ListSegmentsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdoptSegment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/serinus.control.v1.Control/AdoptSegment',
+            xds__server_dot_pb_dot_control__pb2.AdoptSegmentRequest.SerializeToString,
+            xds__server_dot_pb_dot_control__pb2.SegmentReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropSegment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/serinus.control.v1.Control/DropSegment',
+            xds__server_dot_pb_dot_control__pb2.DropSegmentRequest.SerializeToString,
+            xds__server_dot_pb_dot_control__pb2.SegmentReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,16 +27,18 @@ class ScopeSpans(_message.Message):
     def __init__(self, spans: _Optional[_Iterable[_Union[Span, _Mapping]]] = ...) -> None: ...
 
 class Span(_message.Message):
-    __slots__ = ("kind", "start_time_unix_nano", "attributes", "status")
+    __slots__ = ("name", "kind", "start_time_unix_nano", "attributes", "status")
+    NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     START_TIME_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    name: bytes
     kind: int
     start_time_unix_nano: int
     attributes: _containers.RepeatedCompositeFieldContainer[KeyValue]
     status: Status
-    def __init__(self, kind: _Optional[int] = ..., start_time_unix_nano: _Optional[int] = ..., attributes: _Optional[_Iterable[_Union[KeyValue, _Mapping]]] = ..., status: _Optional[_Union[Status, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[bytes] = ..., kind: _Optional[int] = ..., start_time_unix_nano: _Optional[int] = ..., attributes: _Optional[_Iterable[_Union[KeyValue, _Mapping]]] = ..., status: _Optional[_Union[Status, _Mapping]] = ...) -> None: ...
 
 class Status(_message.Message):
     __slots__ = ("code",)
@@ -75,6 +77,28 @@ class LogRecord(_message.Message):
     observed_time_unix_nano: int
     event_name: bytes
     def __init__(self, time_unix_nano: _Optional[int] = ..., attributes: _Optional[_Iterable[_Union[KeyValue, _Mapping]]] = ..., observed_time_unix_nano: _Optional[int] = ..., event_name: _Optional[bytes] = ...) -> None: ...
+
+class ExportServiceResponse(_message.Message):
+    __slots__ = ("partial_success",)
+    PARTIAL_SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    partial_success: PartialSuccess
+    def __init__(self, partial_success: _Optional[_Union[PartialSuccess, _Mapping]] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("code", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: bytes
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[bytes] = ...) -> None: ...
+
+class PartialSuccess(_message.Message):
+    __slots__ = ("rejected", "error_message")
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    rejected: int
+    error_message: bytes
+    def __init__(self, rejected: _Optional[int] = ..., error_message: _Optional[bytes] = ...) -> None: ...
 
 class Resource(_message.Message):
     __slots__ = ("attributes",)

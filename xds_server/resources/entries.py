@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xds_server import mesh as m
 from xds_server.node import NodeKind
@@ -15,6 +15,7 @@ class Entry:
     """One listener with its routes. `to`: forwards only.
 
     `is_scoped`: each service has a route configuration of its own, found by exact host names; else all share one.
+    `traced`: share of the requests that it traces; None: it has no tracer.
     """
 
     name: str
@@ -24,10 +25,16 @@ class Entry:
     strip: tuple[str, ...] = ()
     to: str | None = None
     is_scoped: bool = False
+    traced: float | None = None
 
     def routes_name(self, service: m.Service) -> str:
         """Name of the route configuration that a service's requests are routed by."""
         return f"{self.name}|{service.name}" if self.is_scoped else self.name
+
+    @property
+    def asks_who_is_learned(self) -> bool:
+        """Whether requests may have to be told apart by what has been learnt of their people."""
+        return self.to is None and any(service.learned for service in self.services)
 
     @property
     def idle_timeout_ms(self) -> int:
@@ -37,6 +44,10 @@ class Entry:
 
 def entries_of(mesh: m.Mesh, node: NodeKind) -> tuple[Entry, ...]:
     """The entries of one kind of node."""
+    return tuple(replace(entry, traced=mesh.traced) for entry in _entries_of(mesh, node))
+
+
+def _entries_of(mesh: m.Mesh, node: NodeKind) -> tuple[Entry, ...]:
     seen = {name: service for name, service in mesh.services.items() if _sees(node, name)}
     if node.role == "gateway":
         gateway = mesh.gateways[node.name]

@@ -131,6 +131,8 @@ def sees(header: str) -> bool:
 
 
 def _unmatched(match: m.SegmentMatch) -> Iterator[str]:
+    if match.learned is not None:
+        yield "a client does not ask who is in a learned segment"
     if match.query:
         yield "an RPC has no query parameters"
     for header in match.headers:

@@ -7,7 +7,6 @@ from importlib.resources import files
 
 from envoy.config.accesslog.v3.accesslog_pb2 import AccessLog
 from envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutation
-from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.config.core.v3.config_source_pb2 import ApiVersion
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.grpc_service_pb2 import GrpcService
@@ -15,8 +14,9 @@ from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.scoped_route_pb2 import ScopedRouteConfiguration
+from envoy.config.trace.v3.http_tracer_pb2 import Tracing
+from envoy.config.trace.v3.opentelemetry_pb2 import OpenTelemetryConfig
 from envoy.extensions.access_loggers.grpc.v3.als_pb2 import CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig
-from envoy.extensions.filters.http.lua.v3.lua_pb2 import Lua
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
@@ -30,8 +30,10 @@ from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutat
 )
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from envoy.type.tracing.v3.custom_tag_pb2 import CustomTag
+from envoy.type.v3.percent_pb2 import Percent
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from xds_server.resources import learned
 from xds_server.resources.entries import Entry
 from xds_server.resources.parts import (
     CONTROL_CLUSTER,
@@ -44,6 +46,7 @@ from xds_server.resources.parts import (
     address,
     ads,
     is_ip,
+    lua,
     milliseconds,
     packed,
 )
@@ -115,14 +118,16 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
         rds=None if entry.is_scoped else Rds(route_config_name=entry.name, config_source=ads()),
         scoped_routes=_scoped_routes(entry.name) if entry.is_scoped else None,
         http_filters=[
-            *([_lua("serinus.host", HOST_LUA)] if entry.is_scoped else []),
-            _lua(LUA_FILTER, IDENTITY_LUA),
+            *([lua("serinus.host", HOST_LUA)] if entry.is_scoped else []),
+            lua(LUA_FILTER, IDENTITY_LUA),
+            *(learned.filters() if entry.asks_who_is_learned else ()),
             HttpFilter(name="envoy.filters.http.router", typed_config=packed(Router())),
         ],
         access_log=[AccessLog(name="envoy.access_loggers.http_grpc", typed_config=packed(_access_log()))],
         access_log_options=HttpConnectionManager.HcmAccessLogOptions(
             access_log_flush_interval=milliseconds(ALIVE_EVERY_MS)
         ),
+        tracing=None if entry.traced is None else _tracing(entry, entry.traced),
         generate_request_id=BoolValue(value=True),
         # The client's own address ends up in x-forwarded-for, and what it claims of itself is not believed.
         use_remote_address=BoolValue(value=at_edge),
@@ -133,8 +138,20 @@ def _http_manager(entry: Entry) -> HttpConnectionManager:
     )
 
 
-def _lua(name: str, code: str) -> HttpFilter:
-    return HttpFilter(name=name, typed_config=packed(Lua(default_source_code=DataSource(inline_string=code))))
+def _tracing(entry: Entry, share: float) -> HttpConnectionManager.Tracing:
+    """Trace a share of the requests, as part of the client's trace where it brings one, and tell the application.
+
+    The tracer's spans come here as well, where nothing is made of them: the access log says the same, and of all.
+    """
+    tracer = OpenTelemetryConfig(
+        grpc_service=GrpcService(envoy_grpc=GrpcService.EnvoyGrpc(cluster_name=CONTROL_CLUSTER)),
+        service_name=entry.services[0].name if len(entry.services) == 1 else entry.kind.name or entry.name,
+    )
+    return HttpConnectionManager.Tracing(
+        client_sampling=Percent(value=0),  # what asks for a trace without being one: x-client-trace-id
+        random_sampling=Percent(value=100 * share),
+        provider=Tracing.Http(name="envoy.tracers.opentelemetry", typed_config=packed(tracer)),
+    )
 
 
 def _scoped_routes(name: str) -> ScopedRoutes:

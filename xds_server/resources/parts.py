@@ -7,7 +7,10 @@ from collections.abc import Mapping
 
 from envoy.config.core.v3.address_pb2 import Address as EnvoyAddress
 from envoy.config.core.v3.address_pb2 import SocketAddress
+from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.config.core.v3.config_source_pb2 import AggregatedConfigSource, ApiVersion, ConfigSource
+from envoy.extensions.filters.http.lua.v3.lua_pb2 import Lua
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import HttpFilter
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
@@ -17,6 +20,8 @@ from xds_server.mesh import Address
 
 KEY_HEADER = "x-serinus-key"
 HOP_HEADER = "x-serinus-hop"
+SEGMENT_HEADER = "x-serinus-segment"
+"""The learned segment that a request's person is in, by the name that people were adopted under."""
 RESERVED_PREFIX = "x-serinus-"
 METADATA = "serinus"
 STAMP = "stamp"
@@ -26,6 +31,8 @@ CONTROL_CLUSTER = "serinus"
 """Static cluster of every bootstrap: xDS and access logs."""
 
 LUA_FILTER = "envoy.filters.http.lua"
+LEARNED_FILTER = "serinus.learned"
+RESOLVER_FILTER = "serinus.resolver"
 
 
 def is_ip(host: str) -> bool:
@@ -64,3 +71,7 @@ def packed(message: Message) -> Any:
     result = Any()
     result.Pack(message, deterministic=True)
     return result
+
+
+def lua(name: str, code: str) -> HttpFilter:
+    return HttpFilter(name=name, typed_config=packed(Lua(default_source_code=DataSource(inline_string=code))))

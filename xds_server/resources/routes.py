@@ -28,6 +28,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 from analysis.spec import TOTAL_BP, SegmentSpec
 from xds_server import mesh as m
 from xds_server.node import Role
+from xds_server.resources import learned
 from xds_server.resources.clusters import cluster_name, forwarding_name
 from xds_server.resources.entries import Entry
 from xds_server.resources.parts import (
@@ -35,6 +36,7 @@ from xds_server.resources.parts import (
     KEY_HEADER,
     LUA_FILTER,
     METADATA,
+    SEGMENT_HEADER,
     STAMP,
     milliseconds,
     packed,
@@ -58,7 +60,11 @@ def virtual_host(service: m.Service, splits: m.ServiceSplits, *, to: str | None 
     """The routes of a service. `to`: everything is handed over to that sidecar, which splits."""
     if to is not None:
         return _virtual_host(service, [_forwarding_route(service, forwarding_name(to))])
-    return _virtual_host(service, _service_routes(service, splits))
+    host = _virtual_host(service, _service_routes(service, splits))
+    if service.learned and splits.learned is not None:
+        for name, config in learned.per_service(service, splits.learned):
+            host.typed_per_filter_config[name].CopyFrom(config)
+    return host
 
 
 def _hop(role: Role) -> HeaderValueOption:
@@ -168,6 +174,8 @@ def stamp_of(service: str, segment: str, splits: m.ServiceSplits, path: m.Route)
 
 def route_match(match: m.SegmentMatch, prefix: str, *, keyed: bool, mortal: bool = False) -> RouteMatch:
     headers = [_header_matcher(header) for header in match.headers]
+    if match.learned is not None:
+        headers.append(HeaderMatcher(name=SEGMENT_HEADER, string_match=StringMatcher(exact=match.learned)))
     if keyed:
         headers.append(HeaderMatcher(name=KEY_HEADER, present_match=True))
     return RouteMatch(

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from analysis.decision import Action, Order
 from analysis.errors import SpecError
@@ -20,6 +21,9 @@ from xds_server.discovery.sources import EndpointSources
 from xds_server.discovery.watched import OpenedFiles
 from xds_server.errors import BadRequestError, JournalError, RefusedError, UnknownNameError
 from xds_server.ingest.ingest import Ingest
+from xds_server.ingest.rows import user_hash
+from xds_server.learnt.cookies import CookieSigner
+from xds_server.learnt.resolver import Resolver
 from xds_server.mesh import Mesh, SegmentSplit, Service, ServiceSplits
 from xds_server.mesh_file import MeshError
 from xds_server.pb import control_pb2 as pb
@@ -27,6 +31,7 @@ from xds_server.rollout.acknowledgements import TRAFFIC_WINDOW_S, Acknowledgemen
 from xds_server.rollout.dead_man import beat_forever
 from xds_server.rollout.execution import Execution
 from xds_server.rollout.fleet import Fleet
+from xds_server.rollout.learnt import LearnedSegments
 from xds_server.rollout.publisher import Publisher
 from xds_server.rollout.reload import effective, only
 from xds_server.rollout.status import endpoints_status, log_check, node_statuses, service_status
@@ -35,6 +40,7 @@ from xds_server.rollout.taking_up import begin, take_up
 from xds_server.rollout.ticks import Ticks
 from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.store.journal import Journal
+from xds_server.store.learned import LearnedStore
 from xds_server.store.records import DecisionRow, RolloutRow
 from xds_server.telemetry import Telemetry
 
@@ -45,7 +51,8 @@ class Controller:
     """Steers every service of a mesh.
 
     Its coroutines belong to one event loop. An engine ticks in a thread, so whoever touches it
-    holds the service's lock.
+    holds the service's lock. `resolver`: answers Envoys who is in which learned segment; `learnt`: where that is
+    changed, and where proposals of the profiler are put.
     """
 
     def __init__(
@@ -65,10 +72,14 @@ class Controller:
         self._sources = sources if sources is not None else EndpointSources(mesh, clock=clock)
         self._publisher = Publisher(mesh, cache, lambda: self._sources.current)
         self._execution = Execution(self._fleet, self._publisher)
+        self.resolver = _resolver(journal, clock)
+        self.learnt = LearnedSegments(self._fleet, LearnedStore(journal), self.resolver)
+        self._publisher.learned = self.learnt.table
+        self.learnt.on_table = lambda: self._execution.publish(urgent=False)
         self._acknowledgements = Acknowledgements(self._fleet, self._execution, cache, ingest)
         self._ticks = Ticks(self._fleet, self._execution, ingest)
         self._execution.on_splits = self._acknowledgements.wait_for
-        self._execution.on_end = self._adopt_what_waited
+        self._execution.on_end = self._on_end
         self._sources.on_change = lambda: self._execution.publish(urgent=False)
         self._wanted = mesh  # the file as it is; parts of it may wait until rollouts have ended
         self._mesh_status = pb.MeshStatus(path=mesh.path, read_unix_ns=clock.now_unix_ns())
@@ -96,6 +107,8 @@ class Controller:
 
     def _put(self, services: Mapping[str, SteeredService]) -> None:
         """Steer these services from now on, and no others."""
+        running = [name for name, steered in services.items() if steered.is_running]
+        self.learnt.serve({name: steered.service for name, steered in services.items()}, running)
         before = dict(self._fleet.services)
         self._fleet.services.clear()
         self._fleet.services.update(services)
@@ -219,6 +232,31 @@ class Controller:
         self._acknowledgements.exclude(node, excluded=excluded, who=who, reason=reason)
         return f"no increase waits for {node} any more" if excluded else f"increases wait for {node} again"
 
+    async def adopt_segment(self, *, service: str, cluster: int, name: str, who: str, reason: str) -> str:
+        """Give a cluster's people a name; see `Steering.adopt_segment`."""
+        async with self._in_turn(service) as steered:
+            said = await self.learnt.adopt(steered, cluster=cluster, name=name, who=who, reason=reason)
+        self._fleet.tell()
+        return said
+
+    async def drop_segment(self, *, service: str, name: str, who: str) -> str:
+        """Forget a name and whose it is; see `Steering.drop_segment`."""
+        async with self._in_turn(service) as steered:
+            said = await self.learnt.drop(steered, name=name, who=who)
+        self._fleet.tell()
+        return said
+
+    async def renew_segments(self, *, service: str, people: Mapping[str, Iterable[int]], who: str) -> str:
+        """Let adopted names have just these people (user hashes), as a new clustering says; what was done, in words."""
+        async with self._in_turn(service) as steered:
+            said = await self.learnt.renew(steered, people, who=who)
+        self._fleet.tell()
+        return said
+
+    def segments(self, service: str) -> pb.ListSegmentsReply:
+        """Learned segments of a service: what is proposed, and what has been adopted."""
+        return self.learnt.listing(self._find(service).service)
+
     # --- another mesh
 
     async def refusal(self) -> str | None:
@@ -283,6 +321,10 @@ class Controller:
         self._sources.adapt(mesh, files)
         self._publisher.mesh = mesh
         self._execution.publish(urgent=False)
+
+    def _on_end(self, steered: SteeredService) -> None:
+        self.learnt.rollout_ended(steered)
+        self._adopt_what_waited(steered)
 
     def _adopt_what_waited(self, steered: SteeredService) -> None:
         if steered.name in self._mesh_status.waiting:
@@ -357,6 +399,7 @@ class Controller:
     def _service_status(self, steered: SteeredService) -> pb.ServiceStatus:
         carriers = self._ingest.traffic_nodes(steered.name, TRAFFIC_WINDOW_S, self._fleet.clock.now_unix_ns() / 1e9)
         status = service_status(steered, self._ingest.generations(steered.name))
+        status.notes.extend(self.learnt.notes(steered.service))
         if steered.is_running:
             status.log_check.CopyFrom(log_check(self._ingest.log_check(steered.name), len(carriers)))
         return status
@@ -374,6 +417,12 @@ class Controller:
         if service is not None:
             self._find(service)
         return await asyncio.to_thread(self._fleet.journal.history, service, rollout, limit)
+
+
+def _resolver(journal: Journal, clock: Clock) -> Resolver:
+    """Whoever is asked who is in a learned segment, with the keys of this journal."""
+    signer = CookieSigner(journal.secret("segment_cookie_key"))
+    return Resolver(hash_user=partial(user_hash, journal.secret()), signer=signer, clock=clock)
 
 
 def _refuse_unfit(steered: SteeredService, order: Order) -> None:

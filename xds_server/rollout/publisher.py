@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from xds_server import node as nodes_of
 from xds_server import resources
 from xds_server.ads.cache import AdsCache
-from xds_server.mesh import Mesh, ServiceSplits
+from xds_server.mesh import LearnedTable, Mesh, ServiceSplits
 from xds_server.resources.clusters import cluster_name
 from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.snapshot.builder import NO_ENDPOINTS, Endpoints, SnapshotBuilder
@@ -21,26 +22,54 @@ DRY_RUN_S = 10.0
 
 
 class Publisher:
-    """Publishes one mesh at a time. `endpoints`: those that are not in the mesh file, at present."""
+    """Publishes one mesh at a time. `endpoints`: those that are not in the mesh file, at present.
+
+    `learned`: by service, what Envoys must know of its learned segments at present.
+    """
 
     def __init__(self, mesh: Mesh, cache: AdsCache, endpoints: Callable[[], Endpoints] = lambda: NO_ENDPOINTS) -> None:
         self.mesh = mesh
         self._cache = cache
         self._endpoints = endpoints
+        self.learned: Callable[[str], LearnedTable | None] = lambda _: None
+        self._stamped: dict[str, tuple[ServiceSplits, ServiceSplits]] = {}
 
     def publish(self, splits: Mapping[str, ServiceSplits], *, urgent: bool = False) -> None:
         """Make these splits the configuration of every node. Raises InconsistentSnapshotError; then nothing changes."""
-        self._cache.publish(self.mesh, splits, endpoints=self._endpoints(), urgent=urgent)
+        self._cache.publish(self.mesh, self._stamp_all(splits), endpoints=self._endpoints(), urgent=urgent)
 
     def prepare(self, service: str, splits: Iterable[ServiceSplits]) -> None:
         """Serialise and check ahead of time what may have to go out at once."""
-        self._cache.prepare(self.mesh, service, splits)
+        table = self.learned(service)
+        self._cache.prepare(self.mesh, service, [replace(each, learned=table) for each in splits])
+
+    def _stamp_all(self, splits: Mapping[str, ServiceSplits]) -> dict[str, ServiceSplits]:
+        """The splits as they go out. What has not changed stays the same object: changes are found by that."""
+        stamped = {name: self._stamp(name, each) for name, each in splits.items()}
+        self._stamped = {name: (splits[name], each) for name, each in stamped.items()}
+        return stamped
+
+    def _told(self, mesh: Mesh, service: str, splits: ServiceSplits) -> ServiceSplits:
+        """Splits to be tried with a mesh that may not be the one that is served: any table will do."""
+        is_learned = service in mesh.services and bool(mesh.services[service].learned)
+        table = self.learned(service) or LearnedTable(version=0, public_key="00")
+        return replace(splits, learned=table if is_learned else None)
+
+    def _stamp(self, service: str, splits: ServiceSplits) -> ServiceSplits:
+        table = self.learned(service)
+        if table == splits.learned:
+            return splits
+        known = self._stamped.get(service)
+        if known is not None and known[0] is splits and known[1].learned == table:
+            return known[1]
+        return replace(splits, learned=table)
 
     async def refusal(self, mesh: Mesh, splits: Mapping[str, ServiceSplits]) -> str | None:
         """Say why this configuration could not be published; None: it could.
 
         Beside our own checks a real Envoy is asked, where there is one. That it does not answer is no refusal.
         """
+        splits = {name: self._told(mesh, name, each) for name, each in splits.items()}
         try:
             await asyncio.to_thread(_check, mesh, splits, self._endpoints())
         except InconsistentSnapshotError as error:

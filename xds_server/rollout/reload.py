@@ -58,6 +58,7 @@ def _rerouted(old: Service, new: Service) -> Service:
         errors=new.errors,
         dead_man=new.dead_man,
         idle_timeout_ms=new.idle_timeout_ms,
+        learned_timeout_ms=new.learned_timeout_ms,
         versions=MappingProxyType({name: new.versions.get(name, version) for name, version in old.versions.items()}),
     )
 

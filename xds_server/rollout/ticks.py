@@ -18,7 +18,6 @@ from analysis.segment import SegmentState
 from analysis.spec import Mode
 from xds_server.errors import JournalError
 from xds_server.ingest.ingest import Ingest
-from xds_server.ingest.rows import feature_label
 from xds_server.rollout.execution import Execution
 from xds_server.rollout.fleet import Fleet
 from xds_server.rollout.steered import SteeredService, held_because
@@ -49,7 +48,9 @@ class Ticks:
             self._collect()
             for steered in self._fleet.services.values():
                 try:
-                    steered.engine.observe(steered.take_rows())  # no decision: nobody would wait for its ACKs
+                    steered.engine.observe(
+                        steered.take_rows(), self._labels(steered)
+                    )  # no decision: nobody would wait for its ACKs
                     self._execution.save(steered)
                 except JournalError as error:
                     log.error("the state of %s is not saved: %s", steered.name, error)  # noqa: TRY400 -- one line
@@ -101,7 +102,7 @@ class Ticks:
 
     async def _decide(self, steered: SteeredService, before: Mapping[str, SegmentState]) -> None:
         now_ns = self._fleet.clock.now_unix_ns()
-        rows, labels = steered.take_rows(), self._feature_labels(steered)
+        rows, labels = steered.take_rows(), self._labels(steered)
         logs = self._ingest.log_check(steered.name)
         decisions = await asyncio.to_thread(_advance, steered.engine, rows, now_ns, labels, logs)
         if steered.held:  # it may have come to be held while the engine was at it
@@ -113,10 +114,8 @@ class Ticks:
             if len(batch.rows) and name in self._fleet.services:
                 self._fleet.services[name].put_rows(batch.rows)
 
-    def _feature_labels(self, steered: SteeredService) -> dict[str, int]:
-        vocabulary = self._ingest.vocabulary(steered.name)
-        kpis = steered.service.spec.kpis
-        return {k.feature: vocabulary.index(feature_label(k.feature)) for k in kpis if k.feature is not None}
+    def _labels(self, steered: SteeredService) -> Sequence[str]:
+        return self._ingest.vocabulary(steered.name).labels
 
     def _carry_out(
         self,
@@ -154,7 +153,7 @@ class Ticks:
 
 
 def _advance(
-    engine: ServiceEngine, rows: npt.NDArray[np.void], now_ns: int, labels: Mapping[str, int], logs: LogCheck
+    engine: ServiceEngine, rows: npt.NDArray[np.void], now_ns: int, labels: Sequence[str], logs: LogCheck
 ) -> tuple[SegmentDecision, ...]:
-    engine.observe(rows)
-    return engine.tick(now_ns, labels, logs)
+    engine.observe(rows, labels)
+    return engine.tick(now_ns, logs)

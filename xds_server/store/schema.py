@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Goes into `user_version`. A change of the tables raises it and brings a migration from the version before."""
 
 APPLICATION_ID: Final = 0x53524E53  # "SRNS": tells the file from any other SQLite database
@@ -98,6 +98,20 @@ CREATE TABLE known_endpoints (      -- what a version's list or file said last
     service TEXT NOT NULL,
     version TEXT NOT NULL,
     endpoints TEXT NOT NULL,        -- JSON: [host, port] of each
+    PRIMARY KEY (service, version)
+);
+""",
+        3: """
+CREATE TABLE learned_tables (       -- who is in which learned segment
+    service TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    at_unix_ns INTEGER NOT NULL,
+    who TEXT NOT NULL,
+    what TEXT NOT NULL,             -- in words: what was done
+    names TEXT NOT NULL,            -- JSON: name, description, at_unix_ns, who, reason of each
+    is_waiting INTEGER NOT NULL,    -- for a rollout to end
+    people BLOB,                    -- user hashes, little-endian, in ascending order; NULL: a newer table has come
+    places BLOB,                    -- a byte each: which of the names
     PRIMARY KEY (service, version)
 );
 """,

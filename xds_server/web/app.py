@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from xds_server.telemetry import CONTENT_TYPE
 
 
-def create_app(*, not_ready: Callable[[], str | None], metrics: Callable[[], bytes]) -> Starlette:
+def create_app(
+    *, not_ready: Callable[[], str | None], metrics: Callable[[], bytes], more: Iterable[BaseRoute] = ()
+) -> Starlette:
     """Return the application.
 
     Parameters
@@ -21,6 +23,8 @@ def create_app(*, not_ready: Callable[[], str | None], metrics: Callable[[], byt
         Returns why Serinus cannot do its work yet, or None once it can.
     metrics
         Returns all metrics in the Prometheus text format.
+    more
+        What else is served.
     """
 
     async def healthz(_request: Request) -> Response:
@@ -34,5 +38,5 @@ def create_app(*, not_ready: Callable[[], str | None], metrics: Callable[[], byt
         return Response(metrics(), media_type=CONTENT_TYPE)
 
     return Starlette(
-        routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", show_metrics)],
+        routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", show_metrics), *more],
     )

@@ -13,7 +13,8 @@ from analysis.spec import HarmSpec, KpiKind, KpiSpec, RolloutSpec, SegmentSpec, 
 
 ERRORS, LATENCY, ABANDONMENT, FEATURE, ANOMALY = range(5)
 FEATURE_LABEL = 40
-LABELS = {"wishlist": FEATURE_LABEL}
+LABELS = (*(f"page {i}" for i in range(FEATURE_LABEL)), "feature wishlist")
+"""The vocabulary."""
 
 
 def small_spec(**changes: Any) -> ServiceSpec:

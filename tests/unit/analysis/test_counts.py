@@ -10,7 +10,7 @@ import pytest
 from analysis.observer import Observer
 from analysis.session import NS
 from analysis.simulation.counts import CountSimulator, SegmentWorld
-from analysis.simulation.people import FEATURE_LABEL, Habits, People, Truth, World
+from analysis.simulation.people import LABELS, Habits, People, Truth, World
 from analysis.spec import HarmSpec, KpiKind, KpiSpec, RolloutSpec, SegmentSpec, ServiceSpec, SessionSpec
 from analysis.window import BASELINE, CANARY, Window
 
@@ -25,7 +25,9 @@ def _spec() -> ServiceSpec:
         versions=("v1", "v2"),
         segments=(SegmentSpec(name="default"),),
         kpis=tuple(
-            KpiSpec(kind=kind, judge_after_s=age_s, tolerance=0.02, feature="wish" if kind is KpiKind.FEATURE else None)
+            KpiSpec(
+                kind=kind, judge_after_s=age_s, tolerance=0.02, feature="wishlist" if kind is KpiKind.FEATURE else None
+            )
             for kind, age_s in ages
         ),
         session=SessionSpec(gap_s=8, goal_path="/done"),
@@ -45,8 +47,8 @@ def _of_people(seed: int, truth: Truth, sessions_per_s: float) -> list[Window]:
         observer.settle("default", tick * NS)
         rows = people.advance(tick + 1.0, {0: split_bp})
         rows["bucket"] = rows["user"] % 10_000
-        observer.observe(rows)
-        windows.append(observer.window((tick + 1) * NS, {"wish": FEATURE_LABEL}))
+        observer.observe(rows, LABELS)
+        windows.append(observer.window((tick + 1) * NS))
     return windows
 
 

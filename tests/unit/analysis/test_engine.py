@@ -12,7 +12,7 @@ from analysis.decision import Action, Order
 from analysis.engine import POLICIES, Rollout, ServiceEngine, policy_named
 from analysis.errors import StateError
 from analysis.session import NS
-from analysis.simulation.people import FEATURE_LABEL, People, World
+from analysis.simulation.people import LABELS, People, World
 from analysis.simulation.people import Habits as SimHabits
 from tests.unit.analysis.rows import small_spec
 
@@ -30,8 +30,8 @@ def _started(until_s: int = 25) -> tuple[ServiceEngine, int]:
         now_ns = int((at_s + 0.3) * NS)
         if at_s == 2:
             engine.start(Rollout(rollout="r1", canary="v2", started_ns=now_ns, arms=ARMS))
-        engine.observe(rows)
-        for i, decision in enumerate(engine.tick(now_ns, {"wishlist": FEATURE_LABEL})):
+        engine.observe(rows, LABELS)
+        for i, decision in enumerate(engine.tick(now_ns)):
             assert engine.ramp is not None
             engine.confirm(decision.segment, now_ns)
             split[i] = decision.split_after_bp
@@ -67,14 +67,14 @@ def test_state_goes_round(stored: tuple[bytes, int]) -> None:
 def test_restored_engine_ticks_on(stored: tuple[bytes, int]) -> None:
     data, now_ns = stored
     engine = _again(data, now_ns + 60 * NS)
-    decisions = engine.tick(now_ns + 61 * NS, {})
+    decisions = engine.tick(now_ns + 61 * NS)
     assert all(decision.split_after_bp <= decision.split_before_bp for decision in decisions)
 
 
 def test_nothing_is_stored_before_a_rollout_and_nothing_is_decided() -> None:
     engine = ServiceEngine(small_spec(), seed=1)
     assert engine.to_bytes(0) == b""
-    assert engine.tick(NS, {}) == ()
+    assert engine.tick(NS) == ()
     assert not engine.is_running
     with pytest.raises(StateError, match="no rollout"):
         engine.command(Order(action=Action.PAUSE, who="ann"), 0)
@@ -132,7 +132,7 @@ def test_damaged_state_is_refused_and_leaves_no_rollout(
     with pytest.raises(StateError):
         engine.from_bytes(_with(data, path, value), now_ns)
     assert engine.ramp is None
-    assert engine.tick(now_ns + NS, {}) == ()
+    assert engine.tick(now_ns + NS) == ()
 
 
 def test_new_people_are_counted_from_the_acknowledgement_on() -> None:
@@ -145,9 +145,9 @@ def test_new_people_are_counted_from_the_acknowledgement_on() -> None:
     engine.command(Order(action=Action.SET, who="ann", split_bp=4_000), now_ns)
     for at_s in range(1, 30):
         later_ns = now_ns + int((at_s + 0.3) * NS)
-        engine.observe(people.advance(at_s, {0: 4_000, 1: 4_000}, epoch_ns=now_ns))
+        engine.observe(people.advance(at_s, {0: 4_000, 1: 4_000}, epoch_ns=now_ns), LABELS)
         engine.command(Order(action=Action.FREEZE, who="ann"), later_ns)
-        engine.tick(later_ns, {"wishlist": FEATURE_LABEL})
+        engine.tick(later_ns)
         if at_s == 10:
             assert ratio.totals[-1, 0] < counted + 200, "only those of before the order"
             counted = ratio.totals[-1, 0]
@@ -160,7 +160,7 @@ def test_new_people_are_counted_from_the_acknowledgement_on() -> None:
         ServiceEngine(small_spec(), seed=1).confirm("power", 0)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": 1}'])
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"format": 2}'])
 def test_bytes_that_are_no_state_are_refused(data: bytes) -> None:
     with pytest.raises(StateError):
         _again(data, 0)
@@ -194,9 +194,9 @@ def test_a_canary_that_is_not_seen_right_after_an_absence_is_no_silence(
         engine.confirm(name, now_ns)
     people = People(World(habits=(SimHabits(),) * 2), baseline=0, canary=1, rng=np.random.default_rng(2))
     for at_s in range(1, 12):
-        engine.observe(people.advance(at_s, {0: 5_000, 1: 5_000}, epoch_ns=now_ns))
+        engine.observe(people.advance(at_s, {0: 5_000, 1: 5_000}, epoch_ns=now_ns), LABELS)
         engine.command(Order(action=Action.FREEZE, who="ann"), now_ns + at_s * NS)
-        engine.tick(now_ns + at_s * NS, {})
+        engine.tick(now_ns + at_s * NS)
     assert engine.ramp is not None
     left_ns = now_ns + 11 * NS
     if by_restart:
@@ -207,8 +207,8 @@ def test_a_canary_that_is_not_seen_right_after_an_absence_is_no_silence(
     engine.command(Order(action=Action.RESUME, who="ann"), left_ns + away_s * NS)
     verdicts = []
     for at_s in range(away_s, away_s + 12):
-        engine.observe(people.advance(at_s + 11, {}, epoch_ns=now_ns))  # everybody is on the baseline
-        decided = engine.tick(left_ns + int((at_s + 0.3) * NS), {})
+        engine.observe(people.advance(at_s + 11, {}, epoch_ns=now_ns), LABELS)  # everybody is on the baseline
+        decided = engine.tick(left_ns + int((at_s + 0.3) * NS))
         verdicts.append(any(r.code == "silent" for d in decided for r in d.verdict.reasons))
     assert any(verdicts[:3]) is is_silent
     assert any(verdicts), "in the end it is silence"

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.observer import LATENESS_S, Observer, SplitHistory
+from analysis.observer import LATENESS_S, Observer
 from analysis.sample import NO_BUCKET
 from analysis.session import NS
 from analysis.window import BASELINE, CANARY, Window
-from tests.unit.analysis.rows import ABANDONMENT, ERRORS, LABELS, LATENCY, row, small_spec, table
+from tests.unit.analysis.rows import ABANDONMENT, ERRORS, LATENCY, row, small_spec, table
 
 
 def _observer(split_bp: int = 2_000, at_s: float = 10.0) -> Observer:
@@ -23,7 +23,7 @@ def _observer(split_bp: int = 2_000, at_s: float = 10.0) -> Observer:
 
 
 def _window(observer: Observer, at_s: float) -> Window:
-    return observer.window(round((at_s + LATENESS_S) * NS), LABELS)
+    return observer.window(round((at_s + LATENESS_S) * NS))
 
 
 def _both(observer: Observer, at_s: float) -> tuple[int, int]:
@@ -122,9 +122,9 @@ def test_person_whose_first_visit_was_moved_is_not_counted_by_a_later_one() -> N
 def test_nothing_is_judged_before_late_entries_may_have_come() -> None:
     observer = _observer()
     observer.observe(table(row(11, 1, **CANARY_ROW)))
-    assert observer.window(round(15.0 * NS), LABELS).n.sum() == 0
+    assert observer.window(round(15.0 * NS)).n.sum() == 0
     observer.observe(table(row(12, 1, error=True, **CANARY_ROW)))  # came late, but in time
-    assert observer.window(round((15.0 + LATENESS_S) * NS), LABELS).bad[0, ERRORS, CANARY] == 1
+    assert observer.window(round((15.0 + LATENESS_S) * NS)).bad[0, ERRORS, CANARY] == 1
 
 
 def test_recent_people_are_told_by_their_newest_request() -> None:
@@ -135,10 +135,10 @@ def test_recent_people_are_told_by_their_newest_request() -> None:
             row(21, 3), row(10, 4, error=True, **CANARY_ROW),
         )
     )  # fmt: skip
-    window = observer.window(22 * NS, LABELS)
+    window = observer.window(22 * NS)
     assert window.people[0].tolist() == [1, 2]
     assert window.failing[0].tolist() == [0, 1]
-    assert observer.window(40 * NS, LABELS).people.sum() == 0
+    assert observer.window(40 * NS).people.sum() == 0
 
 
 def test_counts_of_a_tick_are_given_once() -> None:
@@ -234,7 +234,7 @@ def test_who_is_counted_hangs_on_when_they_came_and_not_on_when_it_was_heard_of(
                 observer.set_split("power", tick * 10, tick * NS // 10)
             if tick in (210, 305):
                 observer.settle("power", tick * NS // 10)
-            window += observer.window(tick * NS // 10, LABELS).newcomers
+            window += observer.window(tick * NS // 10).newcomers
         counted.append({key: n for key, n in window.items() if key[1] != 2_000})
     assert counted[0]
     assert counted == [counted[0]] * 3
@@ -256,40 +256,24 @@ def test_visit_that_began_before_the_exposure_makes_the_next_one_new() -> None:
     assert _window(observer, 99).newcomers == {(0, 2_000, BASELINE): 1}
 
 
-def test_split_history_says_what_was_asked_for_unless_it_was_changing_or_is_forgotten() -> None:
-    history = SplitHistory(keep_s=100)
-    assert history.asked(5 * NS) == 0
-    history.set(10 * NS, 500)
-    assert (history.asked(round(8.9 * NS)), history.asked(9 * NS), history.asked(10**6 * NS)) == (0, None, None)
-    history.settle(12 * NS)
-    history.settle(13 * NS)  # said twice
-    assert (history.asked(13 * NS), history.asked(round(13.1 * NS))) == (None, 500)
-    history.set(50 * NS, 500)  # no change
-    assert history.asked(50 * NS) == 500
-    history.set(60 * NS, 700)
-    history.settle(60 * NS)
-    assert (history.asked(round(58.9 * NS)), history.asked(60 * NS), history.asked(62 * NS)) == (500, None, 700)
-    history.set(200 * NS, 900)
-    history.settle(201 * NS)
-    assert (history.asked(59 * NS), history.asked(60 * NS), history.asked(150 * NS)) == (None, None, 700)
-    history.set(1_000 * NS, 0)
-    assert (history.asked(62 * NS), history.asked(199 * NS), history.asked(500 * NS)) == (None, None, 900)
+def _usual(observer: Observer, at_s: float) -> list[int]:
+    """Users of the sessions that are over at that time and show what is usual."""
+    _window(observer, at_s)
+    rows, usual = observer.take_over()
+    return sorted(rows["user"][usual].tolist())
 
 
-def test_split_history_stays_small() -> None:
-    history = SplitHistory(keep_s=100)
-    for at_s in range(1, 5_000):
-        history.set(at_s * NS, at_s)
-        history.settle(at_s * NS + NS // 2)
-    assert len(history._changes) < 110
-    assert len(history._settled) < 110
+def test_sessions_that_are_over_show_what_is_usual_only_on_the_baseline_and_unexposed() -> None:
+    observer = _observer(at_s=10.0)
+    observer.observe(table(row(9, 1), row(9, 2, version=1), row(9, 3, bot=True), row(11, 4), row(11, 5, **CANARY_ROW)))
+    observer.observe(table(row(11, 6, segment=1)))
+    assert _usual(observer, 99) == [1, 6]
+    assert _usual(observer, 199) == []
 
 
-def test_split_history_knows_what_was_in_force_between_two_times() -> None:
-    history = SplitHistory(keep_s=100)
-    for at_s, split_bp in ((10, 500), (20, 2_000), (30, 1_000)):
-        history.set(at_s * NS, split_bp)
-    assert history.extremes(0, 5 * NS) == (0, 0)
-    assert history.extremes(5 * NS, 25 * NS) == (0, 2_000)
-    assert history.extremes(20 * NS, 30 * NS) == (1_000, 2_000)
-    assert history.extremes(31 * NS, 99 * NS) == (1_000, 1_000)
+def test_after_a_rollout_what_its_end_leaves_people_on_is_usual_again() -> None:
+    observer = _observer(at_s=10.0)
+    observer.finish({"power": "v2"}, 100 * NS)
+    observer.observe(table(row(99, 1, **CANARY_ROW), row(101, 2, **CANARY_ROW)))  # may carry over what was before
+    observer.observe(table(row(120, 3, **CANARY_ROW), row(120, 4)))
+    assert _usual(observer, 300) == [3]

@@ -23,13 +23,17 @@ from tests.unit.analysis.rows import (
 
 def _judged(tracker: SessionTracker, at_s: float) -> dict[tuple[int, int], bool]:
     """(user, kpi) to bad, of all that is due at `at_s`."""
-    return {(j.session.user, j.kpi): j.bad for j in tracker.judge(round(at_s * NS), LABELS)}
+    return {
+        (user, judged.kpi): bad
+        for judged in tracker.judge(round(at_s * NS))
+        for user, bad in zip(tracker.columns["user"][judged.slots].tolist(), judged.bad.tolist(), strict=True)
+    }
 
 
 def _tracker(*rows: tuple[object, ...]) -> SessionTracker:
     tracker = SessionTracker(small_spec())
     tracker.slow_ms[:] = 100.0
-    tracker.observe(table(*rows))
+    tracker.observe(table(*rows), LABELS)
     return tracker
 
 
@@ -88,7 +92,7 @@ def test_harm_counts_what_the_budget_names(bad: set[Outcome], harmed: bool) -> N
 def test_pause_longer_than_the_gap_begins_another_visit() -> None:
     tracker = _tracker(row(1, 7), row(8.9, 7), row(17.0, 7))
     assert tracker.open_n == 1
-    assert len([j for j in tracker.judge(100 * NS, LABELS) if j.kpi == ERRORS]) == 2
+    assert sum(len(judged.slots) for judged in tracker.judge(100 * NS) if judged.kpi == ERRORS) == 2
 
 
 def test_row_of_a_visit_that_is_over_does_not_spoil_the_next() -> None:
@@ -106,7 +110,7 @@ def test_rows_out_of_order_join_one_session() -> None:
 @pytest.mark.parametrize("kind", [SampleKind.SPAN_ERROR, SampleKind.FEATURE])
 def test_event_before_its_requests_log_entry_waits_for_it(kind: SampleKind) -> None:
     tracker = SessionTracker(small_spec())
-    tracker.observe(table(row(1.2, 7, kind=kind, label=FEATURE_LABEL)))
+    tracker.observe(table(row(1.2, 7, kind=kind, label=FEATURE_LABEL)), LABELS)
     tracker.observe(table(row(1.0, 7)))
     tracker.observe(table(row(2.0, 8)))
     judged = _judged(tracker, 60.0)
@@ -118,7 +122,7 @@ def test_event_without_a_session_is_forgotten_in_the_end() -> None:
     tracker = SessionTracker(small_spec())
     tracker.observe(table(row(1.2, 7, kind=SampleKind.SPAN_ERROR)))
     tracker.observe(table(row(1.2 + PENDING_NS / NS, 8)))
-    assert not tracker._pending
+    assert not len(tracker._pending)
 
 
 def test_clock_that_runs_ahead_keeps_nobody_waiting() -> None:
@@ -139,7 +143,8 @@ def test_memory_is_given_back_after_the_gap() -> None:
     assert tracker.open_n == 2  # 500 is young, 600 is still active
     _judged(tracker, 60.0)
     assert tracker.open_n == 0
-    assert not tracker._sweep
+    assert not len(tracker._sweep)
+    assert tracker.columns.taken_n == 0
 
 
 def test_more_sessions_than_the_bound_are_counted_as_evicted(monkeypatch: pytest.MonkeyPatch) -> None:

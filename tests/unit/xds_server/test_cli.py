@@ -62,6 +62,7 @@ def test_help_names_every_verb() -> None:
         "history",
         "explain",
         "rollout",
+        "segment",
         "train",
         "version",
     ]:
@@ -132,6 +133,18 @@ def test_a_good_mesh_file_is_called_fine(mesh: Path) -> None:
     done = serinus("validate", mesh)
     assert (done.returncode, done.stdout) == (0, f"{mesh}: fine; services: checkout\n")
     assert json.loads(serinus("validate", mesh, "--json").stdout) == {"ok": True, "problems": []}
+
+
+def test_a_learned_segment_is_said_to_need_somebody_who_adopts_it(mesh: Path) -> None:
+    mesh.write_text(
+        MESH.replace("    baseline: v1\n", "    baseline: v1\n    segments: {fresh: {learned: newcomers}}\n")
+    )
+    done = serinus("validate", mesh)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == [
+        "services.checkout.segments.fresh: matches nobody until somebody adopts newcomers: "
+        "serinus segment adopt checkout CLUSTER newcomers"
+    ]
 
 
 def test_each_mistake_in_a_mesh_file_is_one_line_and_exit_code_2(mesh: Path) -> None:

@@ -173,3 +173,10 @@ def test_an_address_is_there_once_however_it_is_written() -> None:
 def test_a_service_whose_every_domain_is_a_pattern_is_not_served(mesh: Mesh) -> None:
     shop = replace(mesh.services["shop"], domains=("*",))
     assert not grpc.served(replace(mesh, services={"shop": shop}))
+
+
+def test_nobody_is_in_a_learned_segment_whatever_header_is_sent() -> None:
+    mesh = parse_mesh(TEXT.replace("beta: {match: {path: /api/beta}}", "beta: {learned: newcomers}"), "mesh.yaml")
+    lack = "nobody is in segment beta of service shop: a client does not ask who is in a learned segment"
+    assert lack in list(grpc.limits(mesh))
+    assert not [route.name for route in routes_of(mesh) if "|beta|" in route.name]

@@ -18,6 +18,7 @@ from xds_server.mesh import SegmentSplit, ServiceSplits
 from xds_server.store import schema
 from xds_server.store.endpoints import EndpointStore
 from xds_server.store.journal import Journal
+from xds_server.store.learned import LearnedStore
 from xds_server.store.records import DecisionRow, EngineState, ExcludedNode, RegistrationRow, RolloutRow
 
 SPLITS = ServiceSplits(
@@ -273,6 +274,7 @@ def test_a_journal_of_before_gets_the_tables_that_have_come_since(tmp_path: Path
         assert journal.load_splits()["checkout"].segments["eu"].canary_bp == 500
         assert journal.excluded_nodes() == excluded
         assert EndpointStore(journal).registrations() == ()
+        assert LearnedStore(journal).load() == {}
         journal.close()
     connection = sqlite3.connect(tmp_path / "journal.sqlite")
     assert connection.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.route.v3.route_components_pb2 import Route
+from envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthzPerRoute
 from envoy.extensions.filters.http.lua.v3.lua_pb2 import LuaPerRoute
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
 
-from xds_server.mesh import Mesh, SegmentMatch, SegmentSplit, Service, ServiceSplits, ValueMatch
+from xds_server.mesh import LearnedTable, Mesh, SegmentMatch, SegmentSplit, Service, ServiceSplits, ValueMatch
 from xds_server.node import ANY_SIDECAR, NodeKind, kind_of, kinds
 from xds_server.resources import Resources, build
 from xds_server.settings import parse_mesh
@@ -207,3 +208,61 @@ def test_what_envoy_cannot_match_is_refused(mesh: Mesh) -> None:
 def test_a_node_is_known_by_its_id_or_its_cluster(mesh: Mesh, node: str, cluster: str, kind: NodeKind) -> None:
     assert kind_of(mesh, node, cluster) == kind
     assert kind in kinds(mesh)
+
+
+# --- learned segments
+
+
+TABLE = LearnedTable(version=7, public_key="3059")
+
+
+def with_learned(mesh: Mesh) -> tuple[Mesh, dict[str, ServiceSplits]]:
+    text = TEXT.replace("beta: {match: {path: /api/beta}}", "fresh: {learned: newcomers}")
+    split = {name: replace(each, learned=TABLE) for name, each in splits().items()}
+    return parse_mesh(text, "mesh.yaml"), split
+
+
+def filters_of(built: Resources) -> list[str]:
+    return [each.name for each in manager_of(built).http_filters]
+
+
+def test_only_where_a_service_has_learned_segments_are_people_asked_for_and_not_where_all_is_handed_over(
+    mesh: Mesh,
+) -> None:
+    """After who it is, before the router; last of all filters that change the route."""
+    learned, given = with_learned(mesh)
+    for kind in (EDGE, INNER, ANY_SIDECAR):
+        identity = filters_of(build(mesh, given, kind))[:-1]
+        expected = [*identity, "serinus.learned", "serinus.resolver", "envoy.filters.http.router"]
+        assert filters_of(build(learned, given, kind)) == expected
+    assert filters_of(build(learned, given, FRONT)) == filters_of(build(mesh, given, FRONT))
+
+
+def test_what_is_known_of_people_is_in_routes_alone_so_that_listeners_do_not_drain(mesh: Mesh) -> None:
+    learned, given = with_learned(mesh)
+    other = replace(learned.services["shop"], learned_timeout_ms=5)
+    changed = replace(learned, services={**learned.services, "shop": other})
+    newer = {name: replace(each, learned=replace(TABLE, version=8)) for name, each in given.items()}
+    one, two = build(learned, given, EDGE), build(changed, newer, EDGE)
+    assert one.listeners == two.listeners
+    hosts = {host.name: host for config in two.routes for host in config.virtual_hosts}
+    context = LuaPerRoute()
+    assert hosts["shop"].typed_per_filter_config["serinus.learned"].Unpack(context)
+    assert dict(context.filter_context) == {
+        "service": "shop", "cookie": "serinus-segment-shop", "table": "8", "public_key": "3059"
+    }  # fmt: skip
+    asked = ExtAuthzPerRoute()
+    assert hosts["shop"].typed_per_filter_config["serinus.resolver"].Unpack(asked)
+    assert asked.check_settings.context_extensions == {"service": "shop"}
+    assert asked.check_settings.grpc_service.timeout.ToMilliseconds() == 5
+    assert set(hosts["blog"].typed_per_filter_config) == {"envoy.filters.http.lua"}
+
+
+def test_without_a_table_nobody_is_asked_for_and_what_clients_claim_is_dropped_all_the_same(mesh: Mesh) -> None:
+    learned, _ = with_learned(mesh)
+    built = build(learned, splits(), ANY_SIDECAR)
+    assert "serinus.learned" in filters_of(built)
+    (config,) = built.routes
+    assert all(set(host.typed_per_filter_config) == {"envoy.filters.http.lua"} for host in config.virtual_hosts)
+    (header,) = routes_of(built)["shop|fresh|1"].match.headers
+    assert (header.name, header.string_match.exact) == ("x-serinus-segment", "newcomers")

@@ -59,7 +59,8 @@ sidecars:
 """
 
 SERVICE_KEYS = (
-    "domains, port, identity, session, errors, routes, idle_timeout, versions, baseline, segments, kpis, rollout"
+    "domains, port, identity, session, errors, routes, idle_timeout, versions, baseline, segments, learned, kpis, "
+    "rollout"
 )
 ROLLOUT_KEYS = (
     "mode, harm, budget_risk, false_rollback, policy, interval, warmup, max_step, min_dwell, horizon, bake, bake_split"
@@ -92,7 +93,7 @@ WRONG = [
         "a key that means nothing here",
         "weight: 0.1",
         "colour: red",
-        "13: services.shop.segments.staff.colour: unknown key; legal: match, weight, pin, after, max_split",
+        "13: services.shop.segments.staff.colour: unknown key; legal: match, learned, weight, pin, after, max_split",
     ),
     (
         "an unknown baseline",
@@ -307,10 +308,30 @@ WRONG = [
         "legal: pin alone",
     ),
     (
-        "a learned segment",
+        "a segment that is matched and learned",
         "match: {query: [{name: region, prefix: eu}]}",
-        "learned: eu",
-        "15: services.shop.segments.eu.learned: not supported yet; legal: match, weight, pin, after, max_split",
+        "match: {query: [{name: region, prefix: eu}]}, learned: eu",
+        "15: services.shop.segments.eu: match and learned at once; legal: exactly one of match, learned",
+    ),
+    (
+        "a segment of nobody",
+        "match: {query: [{name: region, prefix: eu}]}",
+        "weight: 2",
+        "15: services.shop.segments.eu: no way to tell who is in it; legal: exactly one of match, learned",
+    ),
+    (
+        "a learned segment with an impossible name",
+        "match: {query: [{name: region, prefix: eu}]}",
+        "learned: eu/west",
+        "15: services.shop.segments.eu.learned: eu/west: not a name; "
+        "legal: letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 63",
+    ),
+    (
+        "how to ask, where nobody is asked for",
+        "port: 10000",
+        "port: 10000\n    learned: {timeout: 5ms}",
+        "5: services.shop.learned: does nothing: no segment is learned; "
+        "legal: segments: {NAME: {learned: NAME}} with it",
     ),
     (
         "a match by source address",
@@ -666,13 +687,13 @@ def test_the_full_example_becomes_what_it_says() -> None:
     assert service.idle_timeout_ms == 3_600_000
     assert service.versions["v1"].endpoints == (("127.0.0.1", 9001), ("127.0.0.1", 9011))
     assert service.versions["v1"].health == HealthCheck(path="/healthz", interval_ms=2_000, timeout_ms=1_000)
-    assert list(service.matches) == ["internal", "vip", "power", "beta", "newcomers", "default"]
+    assert list(service.matches) == ["internal", "vip", "power", "beta", "trial", "newcomers", "default"]
     assert service.matches["beta"] == SegmentMatch(
         query=(ValueMatch(name="beta", kind="regex", value="1|true"),), path_prefix="/api/"
     )
-    assert service.matches["newcomers"] == SegmentMatch(
-        headers=(ValueMatch(name="x-visits", kind="range", value=(0, 3)),)
-    )
+    assert service.matches["newcomers"] == SegmentMatch(learned="newcomers")
+    assert (service.learned, service.learned_timeout_ms) == ({"newcomers": "newcomers"}, 20)
+    assert service.matches["trial"] == SegmentMatch(headers=(ValueMatch(name="x-visits", kind="range", value=(0, 3)),))
     assert service.spec.segments[2] == SegmentSpec(name="power", after=("internal",), max_split_bp=5_000)
     assert {kpi.name: (kpi.limit, kpi.slow_ms, kpi.tolerance) for kpi in service.spec.kpis} == {
         "error_rate": (0.02, None, 0.005),

@@ -27,6 +27,7 @@ class HandSteering:
         self.row: RolloutRow | None = None
         self.decisions: list[DecisionRow] = []
         self.splits = dict.fromkeys(SEGMENTS, 0)
+        self.adopted: dict[str, str] = {}
         self._changed = asyncio.Event()
 
     async def start_rollout(self, *, service: str, canary: str, who: str, reason: str) -> str:
@@ -79,6 +80,28 @@ class HandSteering:
         self._tell()
         return f"{action} {segment or 'all segments'}"
 
+    async def adopt_segment(self, *, service: str, cluster: int, name: str, who: str, reason: str) -> str:
+        self._known(service)
+        if cluster != 2:
+            raise UnknownNameError("cluster of checkout", str(cluster), ("2",))
+        self.adopted[name] = who
+        return f"adopted cluster {cluster} as {name}, 12 people" + (f" ({reason})" if reason else "")
+
+    async def drop_segment(self, *, service: str, name: str, who: str) -> str:
+        self._known(service)
+        if self.adopted.pop(name, None) is None:
+            raise UnknownNameError("adopted segment of checkout", name, self.adopted)
+        return f"dropped {name}, 12 people ({who})"
+
+    def segments(self, service: str) -> pb.ListSegmentsReply:
+        self._known(service)
+        proposal = pb.SegmentProposal(cluster=2, people=12, description="three visits [or fewer]")
+        adopted = [
+            pb.AdoptedSegment(name=name, people=12, people_later=0, adopted_unix_ns=NOW, who=who, segment="fresh")
+            for name, who in self.adopted.items()
+        ]
+        return pb.ListSegmentsReply(proposals=[proposal], adopted=adopted, table=3, waiting=4 if adopted else 0)
+
     def status(self, service: str | None) -> pb.Status:
         if service:
             self._known(service)
@@ -99,6 +122,7 @@ class HandSteering:
             started_unix_ns=NOW,
             segments=segments,
             harm_budget=50,
+            notes=["segment fresh: nobody has adopted newcomers, so it matches nobody"],
         )
         node = pb.NodeStatus(node="edge-1", role="gateway", connected=True, acked={"RDS": "abc"})
         return pb.Status(at_unix_ns=NOW + 2 * 10**9, services=[checkout], nodes=[node], pushes=3, version="0.1.0")

@@ -83,6 +83,35 @@ def test_what_the_control_plane_refuses_is_one_line_and_exit_code_1(address: str
         assert (done.returncode, done.stdout, done.stderr) == (1, "", f"serinus: {reason}\n")
 
 
+def test_a_person_adopts_what_was_learnt_and_drops_it_again(address: str) -> None:
+    proposed = serinus(address, "segment", "list", "checkout").stdout
+    assert "three visits [or fewer]" in proposed
+    assert "nothing has been adopted" in proposed
+    done = serinus(address, "segment", "adopt", "checkout", "2", "newcomers", "--who", "ada", "--reason", "new here")
+    assert (done.returncode, done.stdout) == (0, "adopted cluster 2 as newcomers, 12 people (new here)\n")
+    listed = serinus(address, "segment", "list", "checkout").stdout
+    for text in (
+        "newcomers",
+        "12 → 0",
+        "fresh",
+        "2023-11-14 22:13:20Z ada",
+        "table 4 waits until the rollout has ended",
+    ):
+        assert text in listed
+    reply = json.loads(serinus(address, "segment", "list", "checkout", "--json").stdout)
+    assert (reply["table"], reply["adopted"][0]["people"]) == (3, 12)
+    dropped = serinus(address, "segment", "drop", "checkout", "newcomers", "--who", "ada")
+    assert dropped.stdout == "dropped newcomers, 12 people (ada)\n"
+    assert "nobody has adopted newcomers, so it matches nobody" in serinus(address, "status").stdout
+    for arguments, reason in (
+        (("adopt", "checkout", "7", "x"), "no cluster of checkout '7'; known: 2"),
+        (("drop", "checkout", "x"), "no adopted segment of checkout 'x'; there is none"),
+        (("list", "chekout"), "no service 'chekout'; known: checkout"),
+    ):
+        refused = serinus(address, "segment", *arguments)
+        assert (refused.returncode, refused.stdout, refused.stderr) == (1, "", f"serinus: {reason}\n")
+
+
 def test_a_watch_prints_each_change_and_ends_quietly_on_ctrl_c(address: str, steering: Any) -> None:
     """One JSON line a status for programs."""
     env = {**os.environ, "SERINUS_SERVER": address}

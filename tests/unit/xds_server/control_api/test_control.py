@@ -96,6 +96,15 @@ def test_a_person_starts_and_moves_a_rollout_and_finds_it_in_the_history(steerin
             "INVALID_ARGUMENT",
             "legal: up to 1000",
         ),
+        ("ListSegments", pb.ListSegmentsRequest(), "INVALID_ARGUMENT", "service is missing"),
+        ("AdoptSegment", pb.AdoptSegmentRequest(service="checkout", name="x"), "INVALID_ARGUMENT", "who is missing"),
+        (
+            "AdoptSegment",
+            pb.AdoptSegmentRequest(service="checkout", cluster=7, name="x", who="a"),
+            "NOT_FOUND",
+            "no cluster of checkout '7'; known: 2",
+        ),
+        ("DropSegment", pb.DropSegmentRequest(service="checkout", who="a"), "INVALID_ARGUMENT", "name is missing"),
         ("GetHistory", pb.GetHistoryRequest(limit=10_001), "INVALID_ARGUMENT", "legal: 1 to 10000"),
         ("Explain", pb.ExplainRequest(), "INVALID_ARGUMENT", "service is missing"),
         (

@@ -459,7 +459,7 @@ def test_a_span_of_no_time_is_dropped(rules: DecodeRules) -> None:
     assert decode_span(span(unix_ns=2**64 - 1), V1, rules, Vocabulary(), hash_user) is Drop.NO_TIME
 
 
-def test_a_feature_that_a_kpi_asks_for_is_a_sample(rules: DecodeRules) -> None:
+def test_a_feature_is_a_sample(rules: DecodeRules) -> None:
     vocabulary = Vocabulary()
     used = event("feature.used", feature_name="wishlist", user_id="anna")
     row = sample(decode_event(used, V2, rules, vocabulary, hash_user))
@@ -467,8 +467,9 @@ def test_a_feature_that_a_kpi_asks_for_is_a_sample(rules: DecodeRules) -> None:
     assert vocabulary.labels[row["label"]] == "feature wishlist"
     assert row["user"] == hash_user(b"anna")
     assert not row["error"]
-    other = event("feature.used", feature_name="compare", user_id="anna")
-    assert decode_event(other, V2, rules, vocabulary, hash_user) is Drop.UNWANTED_FEATURE
+    other = event("feature.used", feature_name="compare 17 for anna@example.com", user_id="anna")
+    row = sample(decode_event(other, V2, rules, vocabulary, hash_user))
+    assert vocabulary.labels[row["label"]] == "feature compare * for *"
 
 
 @pytest.mark.parametrize(
@@ -477,6 +478,11 @@ def test_a_feature_that_a_kpi_asks_for_is_a_sample(rules: DecodeRules) -> None:
         (event("page.view", url_path="/product/17?x=1", user_id="anna"), "page /product/*"),
         (event("app.screen.view", app_screen_name="Home", user_id="anna"), "screen Home"),
         (event("", event_name="page.view", url_path="/", user_id="anna"), "page /"),
+        (event("browser.navigation", url_full="https://shop.example/cart?coupon=1#top", user_id="anna"), "page /cart"),
+        (event("browser.page_view", url_full="https://shop.example", user_id="anna"), "page /"),
+        (event("browser.page_view", http_route="/users/{id}/orders/:order", user_id="anna"), "page /users/*/orders/*"),
+        (event("page.view", url_path="/users/anna@example.com/mail", user_id="anna"), "page /users/*/mail"),
+        (event("page.view", url_path="/find/anna%40example.com/red%20shoes", user_id="anna"), "page /find/*/*"),
     ],
 )
 def test_a_page_seen_is_a_sample(record: otlp_pb2.LogRecord, label: str, rules: DecodeRules) -> None:
@@ -486,11 +492,67 @@ def test_a_page_seen_is_a_sample(record: otlp_pb2.LogRecord, label: str, rules: 
     assert vocabulary.labels[row["label"]] == label
 
 
+UUID = "f9bc787d-ff05-48ad-90e1-fca1d46130b3"
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "label"),
+    [
+        ("app.widget.click", {"app.widget.id": "buy"}, "click buy"),
+        ("app.widget.click", {"app.widget.id": UUID, "app.widget.name": "Clear Cart"}, "click Clear Cart"),
+        ("app.widget.click", {"app.widget.name": "mail anna@example.com"}, "click mail *"),
+        ("app.widget.click", {"app.widget.id": "order-1829"}, "click order-*"),
+        ("browser.user_action.click", {"browser.css_selector": "#main > #buy"}, "click buy"),
+        ("browser.user_action.click", {"browser.tag_name": "BUTTON"}, "click BUTTON"),
+        ("app.screen.click", {"app.screen.name": "Cart"}, "click Cart"),
+    ],
+)
+def test_a_click_is_a_sample(name: str, attributes: dict[str, str | int], label: str, rules: DecodeRules) -> None:
+    record = event(name)
+    record.attributes.extend(pairs({"user.id": "anna", **attributes}))
+    vocabulary = Vocabulary()
+    row = sample(decode_event(record, V1, rules, vocabulary, hash_user))
+    assert row["kind"] == SampleKind.CLICK
+    assert vocabulary.labels[row["label"]] == label
+    assert not row["error"]
+
+
+def traced(name: str, **attributes: str) -> otlp_pb2.Span:
+    given: dict[str, str | int] = {"user.id": "anna", **attributes}
+    return otlp_pb2.Span(name=name.encode(), kind=1, start_time_unix_nano=UNIX_NS, attributes=pairs(given))
+
+
+@pytest.mark.parametrize(
+    ("span", "kind", "label"),
+    [
+        (traced("click", event_type="click", target_xpath='//*[@id="buy"]'), SampleKind.CLICK, "click buy"),
+        (
+            traced("click", event_type="click", target_element="BUTTON", target_xpath="//html/body/div[2]/button"),
+            SampleKind.CLICK,
+            "click //html/body/div[*]/button",
+        ),
+        (traced("documentLoad", **{"http.url": "https://shop.example/product/7"}), SampleKind.PAGE, "page /product/*"),
+    ],
+)
+def test_what_a_browsers_instrumentation_traces_is_a_step(
+    span: otlp_pb2.Span, kind: SampleKind, label: str, rules: DecodeRules
+) -> None:
+    vocabulary = Vocabulary()
+    row = sample(decode_span(span, V1, rules, vocabulary, hash_user))
+    assert row["kind"] == kind
+    assert vocabulary.labels[row["label"]] == label
+
+
 @pytest.mark.parametrize(
     ("record", "drop"),
     [
         (event("", url_path="/", user_id="anna"), Drop.NOT_AN_EVENT),
-        (event("exception", user_id="anna"), Drop.NOT_AN_EVENT),
+        (event("browser.other", user_id="anna"), Drop.NOT_AN_EVENT),
+        (event("exception", user_id="anna"), Drop.EXCEPTION),
+        (event("feature_flag.evaluation", user_id="anna"), Drop.FLAG_EVALUATION),
+        (event("app.widget.click", user_id="anna"), Drop.NO_LABEL),
+        (event("app.widget.click", app_widget_id="4711", user_id="anna"), Drop.NO_LABEL),
+        (event("feature.used", user_id="anna"), Drop.NO_LABEL),
         (event("page.view", user_id="anna"), Drop.NO_LABEL),
         (event("page.view", url_path="/"), Drop.NO_USER),
         (event("page.view", url_path="/", user_id="anna", unix_ns=0), Drop.NO_TIME),
@@ -510,6 +572,7 @@ def test_an_event_without_a_time_happened_when_it_was_observed(rules: DecodeRule
     ("attributes", "key"),
     [
         ({"user_id": "a", "enduser_pseudo_id": "b", "session_id": "c"}, b"a"),
+        ({"enduser_id": "e", "enduser_pseudo_id": "b", "session_id": "c"}, b"e"),
         ({"enduser_pseudo_id": "b", "session_id": "c"}, b"b"),
         ({"user_id": "", "session_id": "c"}, b"c"),
         ({"user_id": 17}, b"17"),

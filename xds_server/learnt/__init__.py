@@ -1,0 +1,1 @@
+"""Learned segments: who is in which, and how Envoys come to know."""
