@@ -63,8 +63,8 @@ class _Serinus:
             await asyncio.to_thread(self._advance, rows)
 
     def _advance(self, rows: Any) -> None:
-        self.engine.observe(rows)
-        self.engine.tick(self.clock.now_unix_ns(), {})
+        self.engine.observe(rows, self.ingest.vocabulary("shop").labels)
+        self.engine.tick(self.clock.now_unix_ns())
 
 
 async def _main() -> None:

@@ -133,7 +133,7 @@ def _to_windows(sent: Sequence[bytes]) -> int:
     n = 0
     for _ in _ticks(ingest, clock, sent):
         rows = ingest.drain()["shop"].rows
-        engine.observe(rows)
-        engine.tick(clock.unix_ns, {})
+        engine.observe(rows, ingest.vocabulary("shop").labels)
+        engine.tick(clock.unix_ns)
         n += len(rows)
     return n
