@@ -27,7 +27,7 @@ QUEUE_BYTES = 32 << 20
 QUEUE_MESSAGES = 10_000
 """Of messages that wait to be decoded, at most: a fraction of a second of the load that one core can carry."""
 
-BATCH_BYTES = 512 << 10
+BATCH_BYTES = 1 << 20
 """Of messages decoded together: many small ones cost little more than a large one then."""
 
 
