@@ -81,13 +81,15 @@ def measure(*, seconds: int, repetitions: int) -> list[Cost]:
     sent = [message for at_once in zip(*envoys, strict=True) for message in at_once]
     n = len(sent) * PER_MESSAGE
     floor = plain.message_class()
+    clock = SteppedClock()
+    ingest = Ingest(parse_mesh(MESH, "mesh.yaml"), user_hash_key=b"k" * 32, queue_limit=1_000_000, clock=clock)
     own = als_pb2.StreamAccessLogsMessage
     ways: dict[str, Callable[[], int]] = {
         OWN: lambda: sum(len(own.FromString(each).http_logs.log_entry) for each in sent),
         FLOOR: lambda: sum(len(floor.FromString(each).http_logs.log_entry) for each in sent),
         TOUCHED: lambda: sum(plain.touch(floor.FromString(each)) for each in sent),
-        ROWS: lambda: _to_rows(sent),
-        WHOLE: lambda: _to_windows(sent),
+        ROWS: lambda: _to_rows(sent, ingest, clock),
+        WHOLE: lambda: _to_windows(sent, ingest, clock),
     }
     costs = {name: Cost(name) for name in ways}
     settle()
@@ -114,19 +116,11 @@ def _ticks(ingest: Ingest, clock: SteppedClock, sent: Sequence[bytes]) -> Iterat
             yield
 
 
-def _ingest(clock: SteppedClock) -> Ingest:
-    return Ingest(parse_mesh(MESH, "mesh.yaml"), user_hash_key=b"k" * 32, queue_limit=1_000_000, clock=clock)
-
-
-def _to_rows(sent: Sequence[bytes]) -> int:
-    clock = SteppedClock()
-    ingest = _ingest(clock)
+def _to_rows(sent: Sequence[bytes], ingest: Ingest, clock: SteppedClock) -> int:
     return sum(len(ingest.drain()["shop"].rows) for _ in _ticks(ingest, clock, sent))
 
 
-def _to_windows(sent: Sequence[bytes]) -> int:
-    clock = SteppedClock()
-    ingest = _ingest(clock)
+def _to_windows(sent: Sequence[bytes], ingest: Ingest, clock: SteppedClock) -> int:
     engine = ServiceEngine(parse_mesh(MESH, "mesh.yaml").services["shop"].spec, seed=1)
     arms = dict.fromkeys(SEGMENTS, ("v1", "v2"))
     engine.start(Rollout(rollout="shop-v2-1", canary="v2", started_ns=START_S * NS, arms=arms))
