@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 TAG: Final = "serinus"
-"""Of our access log. Its text has six lines: the stamp of the route, the hop that split first, the content type, the
-gRPC status in the response's headers, that in its trailers, and the person's sticky key."""
+"""Of our access log. Its text has ten lines: the stamp of the route, the hop that split first, Envoy's access log type,
+the status, Envoy's response flags, the upstream cluster, the content type, the gRPC status in the response's headers,
+that in its trailers, and the person's sticky key."""
 
 MAX_CONTENT_TYPE: Final = 64
 MAX_GRPC_STATUS: Final = 4

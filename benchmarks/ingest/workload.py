@@ -138,7 +138,10 @@ def _entry(rng: random.Random, at_s: float, number: int, person: Person, path: s
     common.upstream_cluster = f"shop|{person.version}"
     common.route_name = f"shop|{person.segment}|0"
     stamp = Stamp("shop", person.segment, "shop-v2-1", 17)
-    common.custom_tags[TAG] = "\n".join((str(stamp), "gateway", kind, "", "", person.key))
+    failed = rng.random() < 0.005
+    outcome = ("503", "UR") if failed else ("200", "-")
+    said = ("gateway", "DownstreamEnd", *outcome, common.upstream_cluster, kind, "", "")
+    common.custom_tags[TAG] = "\n".join((str(stamp), *said, person.key))
     common.upstream_request_attempt_count = 1
     common.stream_id = request.request_id = f"{number:08x}-0000-4000-8000-{rng.getrandbits(48):012x}"
     common.downstream_wire_bytes_sent, common.downstream_wire_bytes_received = rng.randrange(200, 90_000), 400
@@ -148,7 +151,6 @@ def _entry(rng: random.Random, at_s: float, number: int, person: Person, path: s
     request.user_agent, request.forwarded_for = person.user_agent, person.address
     request.request_headers_bytes, request.upstream_header_bytes_sent = 700, 800
     request.downstream_header_bytes_received = 400
-    failed = rng.random() < 0.005
     response.response_code.value = 503 if failed else 200
     if failed:
         common.response_flags.upstream_remote_reset = True

@@ -54,8 +54,8 @@ class _StallProbe:
             self.longest_s = max(self.longest_s, loop.time() - before - STALL_PROBE_S)
 
 
-async def serve(served: Served, port: int) -> None:
-    """Answer commands until standard input ends."""
+async def serve(served: Served, port: int, *, tell: Callable[[], dict[str, Any]] = dict) -> None:
+    """Answer commands until standard input ends. `tell`: what else there is to know."""
     reader = asyncio.StreamReader(limit=LINE_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     _say({"port": port})
@@ -67,6 +67,8 @@ async def serve(served: Served, port: int) -> None:
                 _say(await _publish(served, asked))
             case "usage":
                 _say({"cpu_us": cpu_us(), "rss_bytes": _rss_bytes()})
+            case "tell":
+                _say(tell())
             case "probe":
                 probe.start()
                 _say({})

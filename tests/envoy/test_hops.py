@@ -89,7 +89,7 @@ async def check_logs(planes, mesh, rig, *, sender, hop):
     assert len(counts) == 20
     assert set(counts.values()) == {1}
     for entry in (entry for node, entry in logs if node == sender):
-        stamp, signed, _, _, _, key = entry.common_properties.custom_tags[TAG].split("\n")
+        stamp, signed, *_, key = entry.common_properties.custom_tags[TAG].split("\n")
         assert (read_stamp(stamp), signed) == (Stamp("shop", "default", "shop-1", 7), hop)
         assert key.startswith("p")
         assert entry.common_properties.upstream_cluster in ("shop|v1", "shop|v2")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from analysis.sample import NO_BUCKET, SAMPLE_DTYPE, UNKNOWN, Vocabulary
 from xds_server.ingest import Ingest, Reporter
 from xds_server.ingest import entries as entries_module
-from xds_server.ingest.entries import Arrived, Decoded, Decoder, Logged, grpc_status_of, length, response_flags
+from xds_server.ingest.entries import Arrived, Decoded, Decoder, Logged, grpc_status_of, length
 from xds_server.ingest.instants import instants as instants_of
 from xds_server.ingest.rows import Drop, path_template, rules_of
 from xds_server.ingest.templates import Templates
@@ -106,9 +106,17 @@ stamps = st.lists(WORDS, max_size=6).map(b"|".join) | st.sampled_from(
     ]
 )
 said = st.sampled_from([b"", b"", b"text/html", b"image/png", b"text/event-stream", b"0", b"14", b"\xff"])
+kinds = st.sampled_from([b"DownstreamEnd", b"DownstreamEnd", b"DownstreamPeriodic", b"NotSet", b""])
+statuses = st.sampled_from([b"200", b"503", b"101", b"0", b"", b"-", b"99999"])
+flags = st.sampled_from([b"-", b"UF", b"UO,DT", b"", b",", b"\xff"])
+clusters = st.sampled_from([b"shop|v1", b"shop|v2", b"cart|v1", b""])
 tags = st.one_of(
-    st.tuples(stamps, said, said, said, said, BYTES).map(lambda lines: tag(b"\n".join(lines))),
-    st.tuples(stamps, st.just(b"sidecar"), said, said, said, BYTES).map(lambda lines: tag(b"\n".join(lines))),
+    *(
+        st.tuples(stamps, hops, kinds, statuses, flags, clusters, said, said, said, BYTES).map(
+            lambda lines: tag(b"\n".join(lines))
+        )
+        for hops in (said, st.just(b"sidecar"))
+    ),
     st.binary(max_size=200).map(tag),
     st.builds(als_pb2.Text, key=BYTES, value=BYTES).map(lambda message: message.SerializeToString()),
     st.binary(max_size=30),
@@ -120,22 +128,13 @@ commons = st.builds(
     time_to_first_upstream_rx_byte=instants,
     time_to_last_downstream_tx_byte=instants,
     duration=instants,
-    upstream_cluster=BYTES,
-    response_flags=serialised(
-        st.builds(als_pb2.ResponseFlags, upstream_overflow=st.booleans(), duration_timeout=st.booleans()),
-        st.builds(als_pb2.ResponseFlags, upstream_connection_failure=st.booleans()),
-    ),
     custom_tags=tags,
     upstream_request_attempt_count=st.integers(0, 3),
-    intermediate_log_entry=st.booleans(),
-    access_log_type=st.one_of(st.just(6), st.just(6), st.just(5), INT32),
 )
-codes = serialised(st.builds(als_pb2.Code, value=st.one_of(st.just(101), st.integers(0, 2**32 - 1))))
 entries = st.builds(
     als_pb2.HttpEntry,
     common_properties=commons,
     request=st.builds(als_pb2.Request, path=BYTES, original_path=BYTES, user_agent=BYTES),
-    response=st.builds(als_pb2.Response, response_code=codes),
 )
 logs = st.builds(
     als_pb2.StreamAccessLogsMessage,
@@ -326,17 +325,6 @@ def test_a_path_has_a_template_of_bounded_length(path: bytes) -> None:
     assert template.startswith("/")
     assert len(template) <= 4 * 41
     assert template == path_template(template.encode()) or "?" in template or "#" in template
-
-
-@given(st.binary(max_size=30))
-def test_flags_are_names_or_malformed(message: bytes) -> None:
-    flags = response_flags(message)
-    try:
-        als_pb2.ResponseFlags.FromString(message)
-    except DecodeError:
-        assert flags is None
-    else:
-        assert flags is not None
 
 
 @given(BYTES, BYTES)

@@ -297,7 +297,7 @@ def logs(node, service):
     message = StreamAccessLogsMessage()
     message.identifier.node.id = node
     common = message.http_logs.log_entry.add().common_properties
-    common.custom_tags[TAG] = f"{service}|default||1\n\n\n\n\n"
+    common.custom_tags[TAG] = f"{service}|default||1\n\nDownstreamEnd\n200\n-\n\n\n\n\n"
     return message.SerializeToString()
 
 

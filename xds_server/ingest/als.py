@@ -27,7 +27,7 @@ QUEUE_BYTES = 32 << 20
 QUEUE_MESSAGES = 10_000
 """Of messages that wait to be decoded, at most: a fraction of a second of the load that one core can carry."""
 
-BATCH_BYTES = 512 << 10
+BATCH_BYTES = 1 << 20
 """Of messages decoded together: many small ones cost little more than a large one then."""
 
 
@@ -61,7 +61,9 @@ class AccessLogs:
         self.waiting_bytes += len(arrived.message)
         while self.waiting_bytes > self._limit_bytes or len(self._waiting) > self._limit_messages:
             self._ingest.give_up(self._next())
-        if self._working is None and self._waiting:
+        if not self._waiting and self._working is None:
+            self._done_n = self._put_n
+        elif self._working is None:
             self._working = asyncio.create_task(self._work())
 
     async def settled(self) -> None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import compress, islice, repeat
 from operator import add, attrgetter, not_
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -33,40 +32,6 @@ from xds_server.ingest.templates import Templates
 from xds_server.pb import als_pb2
 from xds_server.stamp import TAG, Stamp, read_stamp
 
-FLAG_NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "failed_local_healthcheck": "LH",
-        "no_healthy_upstream": "UH",
-        "upstream_request_timeout": "UT",
-        "local_reset": "LR",
-        "upstream_remote_reset": "UR",
-        "upstream_connection_failure": "UF",
-        "upstream_connection_termination": "UC",
-        "upstream_overflow": "UO",
-        "no_route_found": "NR",
-        "delay_injected": "DI",
-        "fault_injected": "FI",
-        "rate_limited": "RL",
-        "unauthorized_details": "UAEX",
-        "rate_limit_service_error": "RLSE",
-        "downstream_connection_termination": "DC",
-        "upstream_retry_limit_exceeded": "URX",
-        "stream_idle_timeout": "SI",
-        "invalid_envoy_request_headers": "IH",
-        "downstream_protocol_error": "DPE",
-        "upstream_max_stream_duration_reached": "UMSDR",
-        "response_from_cache_filter": "RFCF",
-        "no_filter_config_found": "NFCF",
-        "duration_timeout": "DT",
-        "upstream_protocol_error": "UPE",
-        "no_cluster_found": "NC",
-        "overload_manager": "OM",
-        "dns_resolution_failure": "DF",
-        "downstream_remote_reset": "DR",
-    }
-)
-"""Fields of `ResponseFlags` and the short names under which Envoy writes them (%RESPONSE_FLAGS%)."""
-
 GRPC_UNKNOWN = 2
 GRPC_FAILING = frozenset({GRPC_UNKNOWN, 4, 12, 13, 14, 15})
 """gRPC statuses that are the server's fault.
@@ -76,11 +41,11 @@ UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE and DATA_LOSS. 
 """
 
 _TAG_START: Final = bytes((0x0A, len(TAG))) + TAG.encode() + b"\x12"
-_LINES_BEFORE_KEY = 5
+_LINES_BEFORE_KEY = 9
 
-_PERIODIC = 5
-_DOWNSTREAM_END = 6
-_NOT_SET = 0  # by an Envoy from before access log types, which logs at the end only
+_PERIODIC = b"DownstreamPeriodic"
+_END = b"DownstreamEnd"
+_NO_FLAGS = b"-"
 
 _NO_STEP_TYPES = (
     *(b"image/", b"font/", b"video/", b"audio/", b"text/css", b"text/javascript"),
@@ -92,14 +57,12 @@ _STREAM_TYPE = b"text/event-stream"
 _SWITCHING_PROTOCOLS = 101
 _WELL_ENDED = frozenset({"UC"})
 
-CHUNK = 512
-"""Entries decoded at once: enough that arrays pay, few enough that all that is made of them stays in a core's cache."""
+CHUNK = 2_048
+"""Entries decoded at once: enough that arrays pay, few enough that most of what is made of them stays in a cache."""
 
 REMEMBERED = 4_096
-"""User agents and the like that are remembered."""
+"""User agents, and tags without their keys, that are remembered."""
 
-_STATUS_END = 600
-_NOBODY = bytes(8)
 _NS = 1_000_000_000
 _LAST_SECOND = (1 << 63) // _NS - 3
 
@@ -121,13 +84,9 @@ _Bools = npt.NDArray[np.bool_]
 
 _COMMON = attrgetter(
     "custom_tags",
-    "access_log_type",
-    "intermediate_log_entry",
     "start_time",
     "time_to_last_downstream_tx_byte",
     "time_to_first_upstream_rx_byte",
-    "upstream_cluster",
-    "response_flags",
 )
 _REQUEST = attrgetter("path", "original_path", "user_agent")
 
@@ -203,22 +162,20 @@ class _Wanted(NamedTuple):
     """Columns of the entries that may become rows."""
 
     place: _Codes
-    is_alive: _Bools
     entries: Sequence[Any]
     commons: Sequence[Any]
     keys: Sequence[bytes]
     starts: Sequence[bytes]
     lasts: Sequence[bytes]
     firsts: Sequence[bytes]
-    clusters: Sequence[bytes]
-    flags: Sequence[bytes]
 
 
 class _Place(NamedTuple):
     """What the lines before the key say, as one Envoy sends them, in terms of the rules.
 
     `key_length` None: they are no tag of ours. `drop`: why its entries are no rows. `seen`: whether they show all the
-    same that the node splits. `service`: index into the rules of the batch. `salt`: empty: no rollout.
+    same that the node splits. `logged`: what they count as beside what the Envoy reports of its load; without the
+    tries. `service`: index into the rules of the batch. `salt`: empty: no rollout.
     """
 
     key_length: int | None
@@ -226,14 +183,17 @@ class _Place(NamedTuple):
     seen: bool = False
     node: str = ""
     stamp: Stamp | None = None
+    logged: Logged | None = None
     service: int = 0
     segment: int = UNKNOWN
+    version: int = UNKNOWN
     salt: bytes = b""
+    is_alive: bool = False
     is_page: bool = False
     is_step: bool = True
-    is_stream: bool = False
     is_judged: bool = True
-    fails: bool = False
+    failed: bool = False
+    succeeded: bool = False
 
 
 class Decoder:
@@ -245,8 +205,8 @@ class Decoder:
     def __init__(self, *, hash_key: bytes) -> None:
         self._hash = hashlib.blake2b(digest_size=8, key=hash_key)
         self._templates = Templates()
+        self._places = _Places({})
         self._bots: Memory[bytes, bool] = Memory(is_bot, REMEMBERED)
-        self._statuses: Memory[bytes, int] = Memory(_status, REMEMBERED)
 
     def decode(self, batch: Iterable[Arrived], rules: Mapping[bytes, DecodeRules], now_unix_ns: int) -> Decoded:
         """Return what these messages come to, in order of arrival.
@@ -256,7 +216,9 @@ class Decoder:
         sticky key: user 0 and no bucket. No response code (the client left): status 0, no error by itself.
         """
         decoded = Decoded()
-        places = _Places(rules)
+        places = self._places
+        if places.rules is not rules or len(places.each) > REMEMBERED or places.has_odd:
+            places = self._places = _Places(rules)
         entries: list[Any] = []
         parts: list[_Part] = []
         for message, reporter, is_compared in batch:
@@ -280,27 +242,23 @@ class Decoder:
     ) -> None:
         """Decode a chunk: first what drops an entry unseen, in the order of what is said of it, then what is left."""
         commons = [entry.common_properties for entry in entries]
-        tags, types, intermediate, starts, lasts, firsts, clusters, flags = zip(*map(_COMMON, commons), strict=True)
+        tags, starts, lasts, firsts = zip(*map(_COMMON, commons), strict=True)
         heads, _, keys = zip(*[tag.rpartition(b"\n") for tag in tags], strict=True)
         place = places.find(heads, parts)
         table = places.columns()
-        kind = np.array(types, np.int64)
-        is_over = ((kind == _DOWNSTREAM_END) | (kind == _NOT_SET)) & ~np.array(intermediate, np.bool_)
-        is_alive = (kind == _PERIODIC) & table.is_stream[place]
         is_ours = np.fromiter(map(len, keys), np.int64, len(entries)) == table.key_length[place]
         outcome = np.where(is_ours, table.drop[place], _CODE[Drop.MALFORMED])
-        outcome[~is_over & ~is_alive] = _CODE[Drop.UNFINISHED]
-        showing = is_ours & table.seen[place] & (is_over | is_alive)
+        showing = is_ours & table.seen[place]
         _note_seen(decoded, place[showing], places)
         if any(part.is_compared for part in parts):
-            _note_logged(decoded, parts, [places.each[i] for i in place], showing & is_over, commons, clusters, flags)
+            _note_logged(decoded, parts, [places.each[i] for i in place], showing, commons)
         wanted = outcome == 0
         _count_drops(decoded.counts, outcome[~wanted])
-        columns: tuple[Sequence[Any], ...] = (entries, commons, keys, starts, lasts, firsts, clusters, flags)
+        columns: tuple[Sequence[Any], ...] = (entries, commons, keys, starts, lasts, firsts)
         if not wanted.all():
             columns = tuple(list(compress(column, wanted)) for column in columns)
         if len(columns[0]):
-            self._fill(_Wanted(place[wanted], is_alive[wanted], *columns), places, table, decoded, now_unix_ns)
+            self._fill(_Wanted(place[wanted], *columns), places, table, decoded, now_unix_ns)
 
     def _fill(self, wanted: _Wanted, places: _Places, table: _Columns, decoded: Decoded, now_unix_ns: int) -> None:
         """Add the rows of what may be rows, and count what is none all the same."""
@@ -309,30 +267,26 @@ class Decoder:
         paths, originals, agents = zip(*[_REQUEST(entry.request) for entry in wanted.entries], strict=True)
         if any(originals):
             paths = tuple(original or path for original, path in zip(originals, paths, strict=True))
-        unix_ns, duration_ms, first_byte_ms, bad_time = _times(wanted, now_unix_ns)
-        codes = [entry.response.response_code for entry in wanted.entries]
-        status = np.fromiter(map(self._statuses.__getitem__, codes), np.int64, m)
-        failing, bad_flags = _failing_flags(wanted.flags, status, service, places)
-        good = _sift(decoded.counts, unix_ns, bad_time, bad_flags | (status < 0), now_unix_ns)
+        is_alive = table.is_alive[place]
+        unix_ns, duration_ms, first_byte_ms, bad_time = _times(wanted, is_alive, now_unix_ns)
+        good = _sift(decoded.counts, unix_ns, bad_time, now_unix_ns)
         if not good.any():
             return
-        failed = failing | table.fails[place] | places.failing_status(service, status)
-        judged = table.is_judged[place] & (status != _SWITCHING_PROTOCOLS)
         rows = np.empty(m, SAMPLE_DTYPE)
         rows["start_unix_ns"] = unix_ns
-        rows["duration_ms"] = np.where(judged, duration_ms, np.nan)
+        rows["duration_ms"] = np.where(table.is_judged[place], duration_ms, np.nan)
         rows["first_byte_ms"] = first_byte_ms
         rows["user"], rows["bucket"] = self._people(wanted.keys, place, places)
         rows["segment"] = table.segment[place]
-        rows["version"] = _versions(wanted.clusters, service, places)
+        rows["version"] = table.version[place]
         rows["label"] = NO_STEP
         rows["kind"] = SampleKind.REQUEST
-        rows["error"] = failed
-        rows["goal"] = _reaches(paths, service, places) & ~failed & (status >= 200) & (status < 400)
+        rows["error"] = table.failed[place]
+        rows["goal"] = _reaches(paths, service, places) & table.succeeded[place]
         rows["bot"] = np.fromiter(map(self._bots.__getitem__, agents), np.bool_, m)
         label, labels = self._labels(paths, place, table)
-        label[wanted.is_alive] = -1
-        _mark_alive(rows, wanted.is_alive)
+        label[is_alive] = -1
+        _mark_alive(rows, is_alive)
         _count(decoded.counts, ACCEPTED, int(good.sum()))
         _count(decoded.counts, NO_VERSION, int((good & (rows["version"] == UNKNOWN)).sum()))
         for i, mine in _by_service(service, good, len(places.services)):
@@ -359,7 +313,7 @@ class Decoder:
         for key in keys:
             keyed = copy()
             keyed.update(key)
-            digests.append(keyed.digest() if key else _NOBODY)
+            digests.append(keyed.digest())
         users = np.frombuffer(b"".join(digests), "<u8").copy()
         users[users == 0] = 1
         if b"" in keys:
@@ -415,26 +369,36 @@ class _Columns(NamedTuple):
 
     drop: _Codes
     key_length: _Codes
-    seen: _Bools
     service: _Codes
     segment: _Codes
+    version: _Codes
+    seen: _Bools
+    is_alive: _Bools
     is_page: _Bools
     is_step: _Bools
-    is_stream: _Bools
     is_judged: _Bools
-    fails: _Bools
+    failed: _Bools
+    succeeded: _Bools
+
+
+_NUMBERS = ("service", "segment", "version")
+_MARKS = ("seen", "is_alive", "is_page", "is_step", "is_judged", "failed", "succeeded")
 
 
 class _Places:
-    """The places that a batch shows, numbered as they come; and the services that it is about."""
+    """The places that have been seen by these rules, numbered as they came; and the services that they are of.
+
+    `has_odd`: among them is what is no tag of ours. Nobody knows what that holds, so it is not kept for long.
+    """
 
     def __init__(self, rules: Mapping[bytes, DecodeRules]) -> None:
-        self._rules = rules
-        self._numbers: dict[Reporter, Memory[bytes, int]] = {}  # as many as the batch has entries
+        self.rules = rules
+        self.has_odd = False
+        self._numbers: dict[Reporter, Memory[bytes, int]] = {}  # REMEMBERED, and as many as a batch has entries
         self._services: dict[str, int] = {}
         self.each: list[_Place] = []
         self.services: list[DecodeRules] = []
-        self._failing = np.zeros((0, 0), np.bool_)
+        self._columns: _Columns | None = None
 
     def find(self, heads: Sequence[bytes], parts: Iterable[_Part]) -> _Codes:
         """Return the number of the place of each entry, given the tags up to the key."""
@@ -449,33 +413,22 @@ class _Places:
         return np.array(numbers, np.intp)
 
     def columns(self) -> _Columns:
-        drop = np.array([_CODE[place.drop] for place in self.each], np.intp)
-        lengths = np.array([-1 if place.key_length is None else place.key_length for place in self.each], np.intp)
+        if self._columns is None or len(self._columns.drop) != len(self.each):
+            self._columns = self._tabulate()
+        return self._columns
+
+    def _tabulate(self) -> _Columns:
+        n = len(self.each)
 
         def column(name: str, dtype: type) -> Any:
-            return np.fromiter(map(attrgetter(name), self.each), dtype, len(self.each))
+            return np.fromiter(map(attrgetter(name), self.each), dtype, n)
 
-        flags = ("is_page", "is_step", "is_stream", "is_judged", "fails")
         return _Columns(
-            drop,
-            lengths,
-            column("seen", np.bool_),
-            column("service", np.intp),
-            column("segment", np.intp),
-            *(column(name, np.bool_) for name in flags),
+            np.array([_CODE[place.drop] for place in self.each], np.intp),
+            np.array([-1 if place.key_length is None else place.key_length for place in self.each], np.intp),
+            *(column(name, np.intp) for name in _NUMBERS),
+            *(column(name, np.bool_) for name in _MARKS),
         )
-
-    def failing_status(self, service: _Codes, status: npt.NDArray[np.int64]) -> _Bools:
-        if len(self._failing) != len(self.services):
-            self._failing = self._failing_status()
-        return self._failing[service, np.minimum(status, _STATUS_END)]
-
-    def _failing_status(self) -> _Bools:
-        """By service and status, up to and with _STATUS_END, which stands for all beyond."""
-        table = np.zeros((len(self.services), _STATUS_END + 1), np.bool_)
-        for i, rules in enumerate(self.services):
-            table[i, [code for code in rules.failing_status if code < _STATUS_END]] = True
-        return table
 
     def _service(self, rules: DecodeRules) -> int:
         if rules.name not in self._services:
@@ -492,40 +445,69 @@ class _Places:
             return _Place(0, Drop.FORWARDING_HOP)  # no tag at all
         read = _lines(head)
         if read is None:
+            self.has_odd = True
             return _Place(None, Drop.MALFORMED)
-        key_length, (said, hop, content_type, *grpc) = read
+        key_length, (said, hop, kind, code, flags, cluster, content_type, *grpc) = read
         stamp = _stamp(said)
+        is_alive = kind == _PERIODIC and stamp.is_stream
+        if kind != _END and not is_alive:
+            return _Place(key_length, Drop.UNFINISHED)
         if not stamp.service:
             return _Place(key_length, Drop.FORWARDING_HOP)
-        rules = self._rules.get(stamp.service.encode())
+        rules = self.rules.get(stamp.service.encode())
         if rules is None:
             return _Place(key_length, Drop.UNKNOWN_SERVICE)
         if reporter.services is not None and stamp.service.encode() not in reporter.services:
             return _Place(key_length, Drop.NOT_ALLOWED)
         segment = rules.segments.get(stamp.segment.encode())
-        drop = Drop.UNKNOWN_SEGMENT if segment is None else None
+        status = int(code) if code.isdigit() and len(code) <= 3 else None
+        drop = Drop.MALFORMED if status is None else None
+        if segment is None:
+            drop = Drop.UNKNOWN_SEGMENT
         # The first splitting hop writes its role into the request, and no later one overwrites it. An entry without it
         # was answered by this Envoy before it could write: nobody has split before, so it is this one's to report. A
         # later hop splits as well, by the same hash: it does not count, but a new split must have reached it.
         if hop and hop != reporter.role:
             drop = Drop.LATER_HOP
-        kind = content_type.lstrip().lower()
-        is_stream = stamp.is_stream
+        media = content_type.lstrip().lower()
+        switched = status == _SWITCHING_PROTOCOLS
+        failed = is_error(rules, status=status or 0, flags=response_flags(flags), grpc_status=grpc_status_of(*grpc))
         return _Place(
             key_length=key_length,
             drop=drop,
             seen=True,
             node=reporter.node,
             stamp=stamp,
+            logged=None if is_alive else Logged(stamp.service, cluster, 0, flags),
             service=self._service(rules),
             segment=UNKNOWN if segment is None else segment,
+            version=rules.clusters.get(cluster, UNKNOWN),
             salt=f"{stamp.rollout}:".encode() if stamp.rollout else b"",
-            is_page=kind.startswith(_PAGE_TYPES),
-            is_step=not kind.startswith(_NO_STEP_TYPES),
-            is_stream=is_stream,
-            is_judged=not is_stream and not kind.startswith(_STREAM_TYPE),
-            fails=rules.grpc_failing and grpc_status_of(*grpc) in GRPC_FAILING,
+            is_alive=is_alive,
+            is_page=media.startswith(_PAGE_TYPES),
+            is_step=not media.startswith(_NO_STEP_TYPES),
+            is_judged=not (stamp.is_stream or switched or media.startswith(_STREAM_TYPE)),
+            failed=failed,
+            succeeded=not failed and 200 <= (status or 0) < 400,
         )
+
+
+def is_error(rules: DecodeRules, *, status: int, flags: frozenset[str], grpc_status: int | None) -> bool:
+    """Return whether a request failed, as the service defines it.
+
+    What the client does (DC: it hung up) is an error only for a service that lists the flag. A connection that has
+    become a WebSocket ends, well or not, when one side closes it: no error that it was the upstream (UC).
+    """
+    if status == _SWITCHING_PROTOCOLS:
+        flags -= _WELL_ENDED
+    if status in rules.failing_status or not flags.isdisjoint(rules.failing_flags):
+        return True
+    return rules.grpc_failing and grpc_status in GRPC_FAILING
+
+
+def response_flags(said: bytes) -> frozenset[str]:
+    """Return Envoy's short response flags."""
+    return frozenset() if said in (b"", _NO_FLAGS) else frozenset(said.decode("utf-8", "replace").split(","))
 
 
 def _lines(head: bytes) -> tuple[int, list[bytes]] | None:
@@ -574,21 +556,15 @@ def _note_seen(decoded: Decoded, place: _Codes, places: _Places) -> None:
 
 
 def _note_logged(
-    decoded: Decoded,
-    parts: Iterable[_Part],
-    places: Sequence[_Place],
-    counting: _Bools,
-    commons: Sequence[Any],
-    clusters: Sequence[bytes],
-    flags: Sequence[bytes],
+    decoded: Decoded, parts: Iterable[_Part], places: Sequence[_Place], showing: _Bools, commons: Sequence[Any]
 ) -> None:
     at = 0
     for n, reporter, is_compared in parts:
-        for i in (at + np.flatnonzero(counting[at : at + n])).tolist() if is_compared else ():
-            stamp = places[i].stamp
-            assert stamp is not None  # noqa: S101 -- those that are seen have one
-            what = Logged(stamp.service, clusters[i], commons[i].upstream_request_attempt_count, flags[i])
-            decoded.logged.setdefault(reporter.node, Counter())[what] += 1
+        for i in (at + np.flatnonzero(showing[at : at + n])).tolist() if is_compared else ():
+            logged = places[i].logged
+            if logged is not None:
+                what = logged._replace(attempts=commons[i].upstream_request_attempt_count)
+                decoded.logged.setdefault(reporter.node, Counter())[what] += 1
         at += n
 
 
@@ -599,10 +575,10 @@ def upstream_requests(logged: Logged) -> tuple[int, int]:
     of it; a request without any flag was answered by its upstream host.
     """
     tries = logged.attempts or 1  # 0: an Envoy from before it was logged
-    if not logged.flags:
-        return 1, tries
     flags = response_flags(logged.flags)
-    return 0, tries - 1 if flags is not None and "UF" in flags else tries
+    if not flags:
+        return 1, tries
+    return 0, tries - 1 if "UF" in flags else tries
 
 
 # --- who asked
@@ -632,15 +608,12 @@ def _is_text(key: bytes) -> bool:
 # --- what came of it
 
 
-def _sift(
-    counts: Counter[str], unix_ns: npt.NDArray[np.int64], bad_time: _Bools, bad: _Bools, now_unix_ns: int
-) -> _Bools:
+def _sift(counts: Counter[str], unix_ns: npt.NDArray[np.int64], bad_time: _Bools, now_unix_ns: int) -> _Bools:
     """Return what is whole and of our days, and count the rest."""
     outcome = np.zeros(len(unix_ns), np.intp)
     age_ns = now_unix_ns - unix_ns
     outcome[age_ns > MAX_AGE_S * _NS] = _CODE[Drop.STALE]
     outcome[age_ns < -MAX_AHEAD_S * _NS] = _CODE[Drop.AHEAD]
-    outcome[bad] = _CODE[Drop.MALFORMED]
     outcome[unix_ns <= 0] = _CODE[Drop.NO_TIME]
     outcome[bad_time] = _CODE[Drop.MALFORMED]
     good: _Bools = outcome == 0
@@ -649,10 +622,10 @@ def _sift(
 
 
 def _times(
-    wanted: _Wanted, now_unix_ns: int
+    wanted: _Wanted, is_alive: _Bools, now_unix_ns: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64], _Bools]:
     """Return when each started (0: no such time), how long it took, its first byte, and which times are malformed."""
-    _, is_alive, _, commons, _, starts, lasts, firsts, _, _ = wanted
+    _, _, commons, _, starts, lasts, firsts = wanted
     m = len(starts)
     if not all(lasts):
         lasts = [last or common.duration for last, common in zip(lasts, commons, strict=True)]
@@ -675,58 +648,6 @@ def _times(
         at = int(unix_ns[i]) + s * _NS + ns
         unix_ns[i] = min(at, now_unix_ns) if unix_ns[i] > 0 and s >= 0 else 0
     return unix_ns, ms[:m], first_byte_ms, malformed[:m] | malformed[m : 2 * m] | malformed[2 * m :]
-
-
-def _status(code: bytes) -> int:
-    """Return the status in a serialised `Code`, 0 where there is none; -1: it is no such message."""
-    try:
-        return als_pb2.Code.FromString(code).value
-    except DecodeError:
-        return -1
-
-
-@lru_cache(maxsize=256)
-def response_flags(message: bytes) -> frozenset[str] | None:
-    """Return the short names set in a serialised `ResponseFlags`; None if it is not one."""
-    if not message:
-        return frozenset()
-    try:
-        flags = als_pb2.ResponseFlags.FromString(message)
-    except DecodeError:
-        return None
-    return frozenset(FLAG_NAMES[field.name] for field, _ in flags.ListFields())
-
-
-def _failing_flags(
-    flags: Sequence[bytes], status: npt.NDArray[np.int64], service: _Codes, places: _Places
-) -> tuple[_Bools, _Bools]:
-    """Return which flags fail a request, and which are none.
-
-    What the client does (DC: it hung up) is an error only for a service that lists the flag. A connection that has
-    become a WebSocket ends, well or not, when one side closes it: no error that it was the upstream (UC).
-    """
-    fails, malformed = np.zeros(len(flags), np.bool_), np.zeros(len(flags), np.bool_)
-    if not any(flags):
-        return fails, malformed
-    for i, (each, number) in enumerate(zip(flags, service.tolist(), strict=True)):
-        if each:
-            names = response_flags(each)
-            malformed[i] = names is None
-            if names is not None:
-                names -= _WELL_ENDED if status[i] == _SWITCHING_PROTOCOLS else frozenset()
-                fails[i] = not names.isdisjoint(places.services[number].failing_flags)
-    return fails, malformed
-
-
-def _versions(clusters: Sequence[bytes], service: _Codes, places: _Places) -> _Codes:
-    """Return the version of each; UNKNOWN where the cluster is not one of the service's own."""
-    known = {
-        cluster: (number << 16) + version
-        for number, rules in enumerate(places.services)
-        for cluster, version in rules.clusters.items()
-    }
-    codes = np.fromiter(map(known.get, clusters, repeat(-1)), np.intp, len(clusters))
-    return np.where(codes >> 16 == service, codes & 0xFFFF, UNKNOWN)
 
 
 def _reaches(paths: Sequence[bytes], service: _Codes, places: _Places) -> _Bools:

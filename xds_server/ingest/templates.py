@@ -34,8 +34,12 @@ class Templates:
             self._forget()
         shapes = [path.partition(b"?")[0].translate(_DIGITS_AS_0) for path in paths]
         index = np.fromiter(map(self._by_shape.get, shapes, repeat(_UNKNOWN)), np.intp, len(paths))
+        kept, known = self._kept, self._by_part
         for i in np.flatnonzero(index < 0).tolist():
-            index[i] = self._find(shapes[i], paths[i])
+            shape, path = shapes[i], paths[i]
+            part = kept.get(shape)
+            number = known.get((shape, path[part])) if part is not None else None
+            index[i] = self._find(shape, path) if number is None else number
         return index, self._names
 
     def _forget(self) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17xds_server/pb/als.proto\x12\x11serinus.ingest.v1\"}\n\x17StreamAccessLogsMessage\x12\x31\n\thttp_logs\x18\x02 \x01(\x0b\x32\x1e.serinus.ingest.v1.HttpEntries\x12/\n\x08tcp_logs\x18\x03 \x01(\x0b\x32\x1d.serinus.ingest.v1.TcpEntries\"B\n\rStreamOpening\x12\x31\n\nidentifier\x18\x01 \x01(\x0b\x32\x1d.serinus.ingest.v1.Identifier\"t\n\x0cStreamLength\x12\x33\n\thttp_logs\x18\x02 \x01(\x0b\x32 .serinus.ingest.v1.UnreadEntries\x12/\n\x08tcp_logs\x18\x03 \x01(\x0b\x32\x1d.serinus.ingest.v1.TcpEntries\"E\n\nIdentifier\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.serinus.ingest.v1.Node\x12\x10\n\x08log_name\x18\x02 \x01(\x0c\"#\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63luster\x18\x02 \x01(\x0c\">\n\x0bHttpEntries\x12/\n\tlog_entry\x18\x01 \x03(\x0b\x32\x1c.serinus.ingest.v1.HttpEntry\"\"\n\rUnreadEntries\x12\x11\n\tlog_entry\x18\x01 \x03(\x0c\"\x1f\n\nTcpEntries\x12\x11\n\tlog_entry\x18\x01 \x03(\x0c\"\x9d\x01\n\tHttpEntry\x12\x34\n\x11\x63ommon_properties\x18\x01 \x01(\x0b\x32\x19.serinus.ingest.v1.Common\x12+\n\x07request\x18\x03 \x01(\x0b\x32\x1a.serinus.ingest.v1.Request\x12-\n\x08response\x18\x04 \x01(\x0b\x32\x1b.serinus.ingest.v1.Response\"\xa7\x02\n\x06\x43ommon\x12\x12\n\nstart_time\x18\x05 \x01(\x0c\x12&\n\x1etime_to_first_upstream_rx_byte\x18\t \x01(\x0c\x12\'\n\x1ftime_to_last_downstream_tx_byte\x18\x0c \x01(\x0c\x12\x18\n\x10upstream_cluster\x18\x0f \x01(\x0c\x12\x16\n\x0eresponse_flags\x18\x10 \x01(\x0c\x12\x13\n\x0b\x63ustom_tags\x18\x16 \x01(\x0c\x12\x10\n\x08\x64uration\x18\x17 \x01(\x0c\x12&\n\x1eupstream_request_attempt_count\x18\x18 \x01(\r\x12\x1e\n\x16intermediate_log_entry\x18\x1b \x01(\x08\x12\x17\n\x0f\x61\x63\x63\x65ss_log_type\x18! \x01(\x05\")\n\x07Instant\x12\x0f\n\x07seconds\x18\x01 \x01(\x03\x12\r\n\x05nanos\x18\x02 \x01(\x05\"\"\n\x04Text\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"B\n\x07Request\x12\x0c\n\x04path\x18\x05 \x01(\x0c\x12\x12\n\nuser_agent\x18\x06 \x01(\x0c\x12\x15\n\roriginal_path\x18\n \x01(\x0c\"!\n\x08Response\x12\x15\n\rresponse_code\x18\x01 \x01(\x0c\"\x15\n\x04\x43ode\x12\r\n\x05value\x18\x01 \x01(\r\"\x86\x07\n\rResponseFlags\x12 \n\x18\x66\x61iled_local_healthcheck\x18\x01 \x01(\x08\x12\x1b\n\x13no_healthy_upstream\x18\x02 \x01(\x08\x12 \n\x18upstream_request_timeout\x18\x03 \x01(\x08\x12\x13\n\x0blocal_reset\x18\x04 \x01(\x08\x12\x1d\n\x15upstream_remote_reset\x18\x05 \x01(\x08\x12#\n\x1bupstream_connection_failure\x18\x06 \x01(\x08\x12\'\n\x1fupstream_connection_termination\x18\x07 \x01(\x08\x12\x19\n\x11upstream_overflow\x18\x08 \x01(\x08\x12\x16\n\x0eno_route_found\x18\t \x01(\x08\x12\x16\n\x0e\x64\x65lay_injected\x18\n \x01(\x08\x12\x16\n\x0e\x66\x61ult_injected\x18\x0b \x01(\x08\x12\x14\n\x0crate_limited\x18\x0c \x01(\x08\x12\x1c\n\x14unauthorized_details\x18\r \x01(\x0c\x12 \n\x18rate_limit_service_error\x18\x0e \x01(\x08\x12)\n!downstream_connection_termination\x18\x0f \x01(\x08\x12%\n\x1dupstream_retry_limit_exceeded\x18\x10 \x01(\x08\x12\x1b\n\x13stream_idle_timeout\x18\x11 \x01(\x08\x12%\n\x1dinvalid_envoy_request_headers\x18\x12 \x01(\x08\x12!\n\x19\x64ownstream_protocol_error\x18\x13 \x01(\x08\x12,\n$upstream_max_stream_duration_reached\x18\x14 \x01(\x08\x12\"\n\x1aresponse_from_cache_filter\x18\x15 \x01(\x08\x12\x1e\n\x16no_filter_config_found\x18\x16 \x01(\x08\x12\x18\n\x10\x64uration_timeout\x18\x17 \x01(\x08\x12\x1f\n\x17upstream_protocol_error\x18\x18 \x01(\x08\x12\x18\n\x10no_cluster_found\x18\x19 \x01(\x08\x12\x18\n\x10overload_manager\x18\x1a \x01(\x08\x12\x1e\n\x16\x64ns_resolution_failure\x18\x1b \x01(\x08\x12\x1f\n\x17\x64ownstream_remote_reset\x18\x1c \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17xds_server/pb/als.proto\x12\x11serinus.ingest.v1\"}\n\x17StreamAccessLogsMessage\x12\x31\n\thttp_logs\x18\x02 \x01(\x0b\x32\x1e.serinus.ingest.v1.HttpEntries\x12/\n\x08tcp_logs\x18\x03 \x01(\x0b\x32\x1d.serinus.ingest.v1.TcpEntries\"B\n\rStreamOpening\x12\x31\n\nidentifier\x18\x01 \x01(\x0b\x32\x1d.serinus.ingest.v1.Identifier\"t\n\x0cStreamLength\x12\x33\n\thttp_logs\x18\x02 \x01(\x0b\x32 .serinus.ingest.v1.UnreadEntries\x12/\n\x08tcp_logs\x18\x03 \x01(\x0b\x32\x1d.serinus.ingest.v1.TcpEntries\"E\n\nIdentifier\x12%\n\x04node\x18\x01 \x01(\x0b\x32\x17.serinus.ingest.v1.Node\x12\x10\n\x08log_name\x18\x02 \x01(\x0c\"#\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63luster\x18\x02 \x01(\x0c\">\n\x0bHttpEntries\x12/\n\tlog_entry\x18\x01 \x03(\x0b\x32\x1c.serinus.ingest.v1.HttpEntry\"\"\n\rUnreadEntries\x12\x11\n\tlog_entry\x18\x01 \x03(\x0c\"\x1f\n\nTcpEntries\x12\x11\n\tlog_entry\x18\x01 \x03(\x0c\"n\n\tHttpEntry\x12\x34\n\x11\x63ommon_properties\x18\x01 \x01(\x0b\x32\x19.serinus.ingest.v1.Common\x12+\n\x07request\x18\x03 \x01(\x0b\x32\x1a.serinus.ingest.v1.Request\"\xbc\x01\n\x06\x43ommon\x12\x12\n\nstart_time\x18\x05 \x01(\x0c\x12&\n\x1etime_to_first_upstream_rx_byte\x18\t \x01(\x0c\x12\'\n\x1ftime_to_last_downstream_tx_byte\x18\x0c \x01(\x0c\x12\x13\n\x0b\x63ustom_tags\x18\x16 \x01(\x0c\x12\x10\n\x08\x64uration\x18\x17 \x01(\x0c\x12&\n\x1eupstream_request_attempt_count\x18\x18 \x01(\r\")\n\x07Instant\x12\x0f\n\x07seconds\x18\x01 \x01(\x03\x12\r\n\x05nanos\x18\x02 \x01(\x05\"\"\n\x04Text\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"B\n\x07Request\x12\x0c\n\x04path\x18\x05 \x01(\x0c\x12\x12\n\nuser_agent\x18\x06 \x01(\x0c\x12\x15\n\roriginal_path\x18\n \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,20 +47,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNREADENTRIES']._serialized_end=565
   _globals['_TCPENTRIES']._serialized_start=567
   _globals['_TCPENTRIES']._serialized_end=598
-  _globals['_HTTPENTRY']._serialized_start=601
-  _globals['_HTTPENTRY']._serialized_end=758
-  _globals['_COMMON']._serialized_start=761
-  _globals['_COMMON']._serialized_end=1056
-  _globals['_INSTANT']._serialized_start=1058
-  _globals['_INSTANT']._serialized_end=1099
-  _globals['_TEXT']._serialized_start=1101
-  _globals['_TEXT']._serialized_end=1135
-  _globals['_REQUEST']._serialized_start=1137
-  _globals['_REQUEST']._serialized_end=1203
-  _globals['_RESPONSE']._serialized_start=1205
-  _globals['_RESPONSE']._serialized_end=1238
-  _globals['_CODE']._serialized_start=1240
-  _globals['_CODE']._serialized_end=1261
-  _globals['_RESPONSEFLAGS']._serialized_start=1264
-  _globals['_RESPONSEFLAGS']._serialized_end=2166
+  _globals['_HTTPENTRY']._serialized_start=600
+  _globals['_HTTPENTRY']._serialized_end=710
+  _globals['_COMMON']._serialized_start=713
+  _globals['_COMMON']._serialized_end=901
+  _globals['_INSTANT']._serialized_start=903
+  _globals['_INSTANT']._serialized_end=944
+  _globals['_TEXT']._serialized_start=946
+  _globals['_TEXT']._serialized_end=980
+  _globals['_REQUEST']._serialized_start=982
+  _globals['_REQUEST']._serialized_end=1048
 # @@protoc_insertion_point(module_scope)

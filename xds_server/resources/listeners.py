@@ -61,14 +61,18 @@ SEGMENT_LUA = files("xds_server").joinpath("segment.lua").read_text("utf-8")
 TAG_LINES = (
     f"%METADATA(ROUTE:{METADATA}:{STAMP})%",
     f"%REQ({HOP_HEADER})%",
+    "%ACCESS_LOG_TYPE%",
+    "%RESPONSE_CODE%",
+    "%RESPONSE_FLAGS%",
+    "%UPSTREAM_CLUSTER%",
     f"%RESP(content-type):{MAX_CONTENT_TYPE}%",
     # gRPC's own verdict: a header of a response without body, else a trailer.
     f"%RESP(grpc-status):{MAX_GRPC_STATUS}%",
     f"%TRAILER(grpc-status):{MAX_GRPC_STATUS}%",
     f"%REQ({KEY_HEADER})%",
 )
-"""All that is wanted of a request besides what Envoy logs of each. One tag, since each costs as much to read as four of
-Envoy's own properties; lines, which no header's value can break."""
+"""What comes in few forms, and the key. One tag: all but the key is read once for many requests then, while to look at
+a property of an entry costs as much as to parse a tenth of it. Lines, which no header's value can break."""
 
 ALIVE_EVERY_MS = 10_000
 """How often a request that goes on is logged: whoever has a stream open is still there."""

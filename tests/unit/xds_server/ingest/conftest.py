@@ -40,13 +40,8 @@ NOW_UNIX_S = 1_700_000_000
 Entry = accesslog_pb2.HTTPAccessLogEntry
 MakeEntry = Callable[..., Entry]
 STAMP = {"service": "shop", "segment": "eu", "rollout": "shop-1", "generation": "7"}
-LINES = {
-    "hop": "gateway",
-    "content_type": "text/html; charset=utf-8",
-    "grpc_header": "",
-    "grpc_trailer": "",
-    "key": "anna",
-}
+LINES = ("content_type", "grpc_header", "grpc_trailer", "key")
+USUAL = {"hop": "gateway", "content_type": "text/html", "grpc_header": "", "grpc_trailer": "", "key": "anna"}
 
 
 class StoppedClock:
@@ -83,6 +78,7 @@ def make_entry() -> MakeEntry:
         status: int | None = 200,
         cluster: str = "shop|v2",
         flags: tuple[str, ...] = (),
+        kind: str = "DownstreamEnd",
         stream: bool = False,
         **said: str,
     ) -> Entry:
@@ -91,16 +87,20 @@ def make_entry() -> MakeEntry:
         common.start_time.seconds = NOW_UNIX_S
         common.time_to_last_downstream_tx_byte.nanos = 12_500_000
         common.duration.nanos = 13_000_000
-        common.upstream_cluster = cluster
-        common.access_log_type = accesslog_pb2.DownstreamEnd
-        for flag in flags:
-            setattr(common.response_flags, flag, True)
         stamp = "|".join(said.get(name, usual) for name, usual in STAMP.items())
-        lines = (said.get(name, usual) for name, usual in LINES.items())
-        common.custom_tags[TAG] = "\n".join((f"{stamp}|stream" if stream else stamp, *lines))
+        lines = {**USUAL, **said}
+        common.custom_tags[TAG] = "\n".join(
+            (
+                f"{stamp}|stream" if stream else stamp,
+                lines["hop"],
+                kind,
+                str(status or 0),
+                ",".join(flags) or "-",
+                cluster,
+                *(lines[name] for name in LINES),
+            )
+        )
         entry.request.path = path
-        if status is not None:
-            entry.response.response_code.value = status
         return entry
 
     return make

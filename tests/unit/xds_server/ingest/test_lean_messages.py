@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from envoy.data.accesslog.v3 import accesslog_pb2
 from envoy.service.accesslog.v3 import als_pb2 as service_pb2
-from google.protobuf import duration_pb2, timestamp_pb2, wrappers_pb2
+from google.protobuf import duration_pb2, timestamp_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
 from xds_server.pb import als_pb2
@@ -21,9 +21,6 @@ ENVOYS = {
     als_pb2.HttpEntry: accesslog_pb2.HTTPAccessLogEntry,
     als_pb2.Common: accesslog_pb2.AccessLogCommon,
     als_pb2.Request: accesslog_pb2.HTTPRequestProperties,
-    als_pb2.Response: accesslog_pb2.HTTPResponseProperties,
-    als_pb2.ResponseFlags: accesslog_pb2.ResponseFlags,
-    als_pb2.Code: wrappers_pb2.UInt32Value,
     als_pb2.Instant: timestamp_pb2.Timestamp,
 }
 LENGTH_DELIMITED = {FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE}
