@@ -36,6 +36,7 @@ from xds_server.mesh import (
     Sidecar,
     ValueMatch,
 )
+from xds_server.stamp import TAG, read_stamp
 
 SIGNER = CookieSigner(b"s" * 32)
 NEWCOMERS = (SegmentSpec(name="fresh"), SegmentMatch(learned="newcomers"))
@@ -219,8 +220,8 @@ def test_a_person_with_history_is_routed_by_the_learned_segments_split_and_asked
             await rig.eventually(is_logged, "every request is in the access log")
             by_person = {}
             for _, entry in s.plane.logs:
-                tags = entry.common_properties.custom_tags
-                by_person.setdefault(tags["key"], set()).add(tags["segment"])
+                stamp, *_, key = entry.common_properties.custom_tags[TAG].split("\n")
+                by_person.setdefault(key, set()).add(read_stamp(stamp).segment)
             assert by_person == {"anna": {"fresh"}, "bob": {"default"}, "": {"default"}}
 
     asyncio.run(scenario())

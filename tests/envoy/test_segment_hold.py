@@ -28,6 +28,7 @@ from xds_server.mesh import (
     with_hold_secret,
 )
 from xds_server.resources.hold import hold_context
+from xds_server.stamp import TAG, read_stamp
 
 SECRET = b"s" * 32
 HEADER: tuple[Identity, ...] = (HeaderIdentity(header="x-user-id"),)
@@ -361,8 +362,8 @@ def test_access_logs_count_people_where_they_are_held(rig):
             await it.ask("power", it.made("basic"))
 
             async def is_logged() -> bool:
-                tags = [entry.common_properties.custom_tags for _, entry in it.plane.logs]
-                return any(each.get("segment") == "basic" for each in tags)
+                stamps = [entry.common_properties.custom_tags[TAG].split("\n")[0] for _, entry in it.plane.logs]
+                return any(read_stamp(stamp).segment == "basic" for stamp in stamps)
 
             await rig.eventually(is_logged, "the entry names the segment")
 

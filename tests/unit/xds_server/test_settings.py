@@ -742,14 +742,14 @@ def test_the_full_example_becomes_what_it_says() -> None:
     assert service.versions["v1"].endpoints == (("127.0.0.1", 9001), ("127.0.0.1", 9011))
     assert service.versions["v1"].health == HealthCheck(path="/healthz", interval_ms=2_000, timeout_ms=1_000)
     assert list(service.matches) == [
-        *("internal", "vip", "power", "beta", "invited", "europe", "trial", "newcomers", "default")
+        *("internal", "vip", "power", "beta", "recent", "invited", "europe", "trial", "newcomers", "default")
     ]
     assert service.matches["beta"] == SegmentMatch(
         query=(ValueMatch(name="beta", kind="regex", value="1|true"),), path_prefix="/api/"
     )
     assert service.matches["newcomers"] == SegmentMatch(learned="newcomers")
     assert (service.learned, service.learned_timeout_ms) == ({"newcomers": "newcomers"}, 20)
-    assert service.matches["trial"] == SegmentMatch(headers=(ValueMatch(name="x-visits", kind="range", value=(0, 3)),))
+    assert service.matches["recent"] == SegmentMatch(headers=(ValueMatch(name="x-visits", kind="range", value=(0, 3)),))
     assert service.spec.segments[2] == SegmentSpec(name="power", after=("internal",), max_split_bp=5_000)
     assert {kpi.name: (kpi.limit, kpi.slow_ms, kpi.tolerance) for kpi in service.spec.kpis} == {
         "error_rate": (0.02, None, 0.005),
