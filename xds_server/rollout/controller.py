@@ -242,7 +242,7 @@ class Controller:
     async def drop_segment(self, *, service: str, name: str, who: str) -> str:
         """Forget a name and whose it is; see `Steering.drop_segment`."""
         async with self._in_turn(service) as steered:
-            said = await self.learnt.drop(steered, name=name, who=who)
+            said = self.learnt.drop(steered, name=name, who=who)
         self._fleet.tell()
         return said
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from typing import Final
 
 from xds_server.errors import BadRequestError, JournalError, RefusedError, UnknownNameError
@@ -24,7 +23,7 @@ _WAITS: Final = "waits until the rollout has ended: nobody changes segment while
 
 
 class LearnedSegments:
-    """The memberships of all services. Whoever changes those of one holds its lock; long work is done in threads.
+    """The memberships of all services. Whoever changes those of one holds its lock; tables are made in threads.
 
     `proposals`: by service, what the profiler proposes now; whoever trains it puts it there. `on_table`: called when
     another table is in force, to be published.
@@ -110,7 +109,7 @@ class LearnedSegments:
             return "nobody has changed segment"
         sizes = table.sizes()
         what = "renewed " + ", ".join(f"{name}: {sizes[name]} people" for name in people if name in sizes)
-        if not await self._put(steered, table, who=who, what=what):
+        if not self._put(steered, table, who=who, what=what):
             what += f"; {_WAITS}"
         return what
 
@@ -120,9 +119,7 @@ class LearnedSegments:
         if len(others) >= MAX_NAMES:
             raise RefusedError(f"{steered.name} has {MAX_NAMES} learned segments already; drop one first")
         table = await asyncio.to_thread(before.adopting, adopted, people)
-        if len(table.people) > MAX_PEOPLE:
-            raise RefusedError(f"{len(table.people)} people in learned segments are too many; legal: {MAX_PEOPLE}")
-        is_in_force = await self._put(steered, table, who=adopted.who, what=what)
+        is_in_force = self._put(steered, table, who=adopted.who, what=what)
         parts = [f"{what}, {table.sizes()[adopted.name]} people"]
         left = await asyncio.to_thread(moved, before, table)
         parts += [f"{n} of them were in {name} before" for name, n in sorted(left.items())]
@@ -132,23 +129,25 @@ class LearnedSegments:
             parts.append(f"no segment of the mesh file is theirs yet (segments: {{NAME: {{learned: {adopted.name}}}}})")
         return "; ".join(parts)
 
-    async def drop(self, steered: SteeredService, *, name: str, who: str) -> str:
+    def drop(self, steered: SteeredService, *, name: str, who: str) -> str:
         """Forget a name; return what was done, in one line. Raises a SteeringError or JournalError."""
         before = self._of(steered.name).newest
         known = [adopted.name for adopted in before.names]
         if name not in known:
             raise UnknownNameError(f"adopted segment of {steered.name}", name, known)
         what = f"dropped {name}, {before.sizes()[name]} people"
-        if not await self._put(steered, before.dropping(name), who=who, what=what):
+        if not self._put(steered, before.dropping(name), who=who, what=what):
             what += f"; {_WAITS}"
         if name in steered.service.learned.values():
             what += "; a segment of the mesh file is theirs, and matches nobody then"
         return what
 
-    async def _put(self, steered: SteeredService, table: Table, *, who: str, what: str) -> bool:
+    def _put(self, steered: SteeredService, table: Table, *, who: str, what: str) -> bool:
+        """Keep a table, and return whether it is in force. In one go: whoever gave the command may hang up."""
+        if len(table.people) > MAX_PEOPLE:
+            raise RefusedError(f"{len(table.people)} people in learned segments are too many; legal: {MAX_PEOPLE}")
         is_running, now_ns = steered.is_running, self._fleet.clock.now_unix_ns()
-        save = partial(self._store.save, at_unix_ns=now_ns, who=who, what=what)
-        await asyncio.to_thread(save, steered.name, table, is_waiting=is_running)
+        self._store.save(steered.name, table, is_waiting=is_running, at_unix_ns=now_ns, who=who, what=what)
         if not self._of(steered.name).put(table, is_running=is_running):
             return False
         self.on_table()

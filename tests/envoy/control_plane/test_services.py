@@ -86,6 +86,7 @@ def test_what_is_reflected_is_there(place):
     """The list is written down, since a gRPC server does not tell what it serves."""
     methods = {
         "envoy.service.accesslog.v3.AccessLogService": "StreamAccessLogs",
+        "envoy.service.auth.v3.Authorization": "Check",
         "envoy.service.load_stats.v3.LoadReportingService": "StreamLoadStats",
         "envoy.service.status.v3.ClientStatusDiscoveryService": "StreamClientStatus",
         "serinus.control.v1.Control": "GetStatus",
