@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test conformance lint proto requirements bench-xds clean
+.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-xds clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,10 @@ conformance: $(STAMP)
 # BENCH=--quick takes 2 minutes instead of 10.
 bench-xds: $(STAMP)
 	$(BIN)/python -m benchmarks.xds $(BENCH)
+
+# The profiler on real click paths and series, where they lie (SERINUS_DATA): benchmarks/README.md.
+bench-behaviour: $(STAMP)
+	$(BIN)/python -m benchmarks.behaviour $(BENCH)
 
 # The generated code is committed, so that installing needs no compiler; a test fails when it is stale.
 proto: $(STAMP)
