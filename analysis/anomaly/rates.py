@@ -22,6 +22,7 @@ RANKED = 400  # earlier points that a distance is ranked among
 REFRESHED = 50  # points after which the covariance is taken anew
 ALARM = 0.011  # p-value below which the detector has spoken and is silent
 QUIET_SHARE = 0.1  # for which it is silent, as a share of `history`
+ODDER = 1.0  # by which a score must exceed that of the alarm to be given while it is silent
 
 
 class RateDetector:
@@ -39,7 +40,7 @@ class RateDetector:
     def score(self, value: float) -> float:
         """Minus the log of the p-value of the newest value, and more where nothing was as odd.
 
-        0 while it is silent, unless the value is odder than the one that it gave an alarm for.
+        0 while it is silent, unless the value is clearly odder than the one that it gave an alarm for.
         """
         self._recent.append(value)
         if len(self._recent) < LAG:
@@ -48,7 +49,7 @@ class RateDetector:
         score = self._ranked(point) if self._seen_n >= self._history // 2 else 0.0
         self._points[self._seen_n % self._history] = point
         self._seen_n += 1
-        if self._quiet > 0 and score <= self._alarm:
+        if self._quiet > 0 and score <= self._alarm + ODDER:
             self._quiet -= 1
             return 0.0
         if score >= -np.log(ALARM):
