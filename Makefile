@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: setup demo test conformance lint proto requirements bench-xds bench-ingest clean
+.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-xds clean
 
 setup: $(STAMP)
 
@@ -44,6 +45,10 @@ bench-xds: $(STAMP)
 # What an access log entry costs from bytes to windows, and pushes under three times the load: benchmarks/README.md.
 bench-ingest: $(STAMP)
 	$(BIN)/python -m benchmarks.ingest $(BENCH)
+
+# The profiler on real click paths and series, where they lie (SERINUS_DATA): benchmarks/README.md.
+bench-behaviour: $(STAMP)
+	$(BIN)/python -m benchmarks.behaviour $(BENCH)
 
 # The generated code is committed, so that installing needs no compiler; a test fails when it is stale.
 proto: $(STAMP)

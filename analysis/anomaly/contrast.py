@@ -19,9 +19,10 @@ from analysis.profile.paths import Ints, LabelTable, Rows, label_counts
 
 Floats = npt.NDArray[np.float64]
 
-RISK = 0.01  # chance that anything at all is named where nothing differs
+RISK = 0.05  # chance that anything at all is named where nothing differs
 LABELS_MAX = 256
 WAYS_MAX = 200  # steps from one label to another that are compared: the commonest
+DID_MIN = 10  # sessions of both sides that did what is compared, and that did not
 SEEN_MIN = 20  # sessions of each side that a share is taken over
 
 
@@ -122,9 +123,10 @@ def _shares(baseline: Visits, canary: Visits, table: LabelTable) -> list[Differe
 def _share(name: str, baseline: tuple[int, int], canary: tuple[int, int]) -> Difference | None:
     """The difference of two shares, each (sessions that did, sessions that could)."""
     (did_a, n_a), (did_b, n_b) = baseline, canary
-    pooled = (did_a + did_b) / max(n_a + n_b, 1)
-    if min(n_a, n_b) < SEEN_MIN or pooled in {0.0, 1.0}:
+    did, n = did_a + did_b, n_a + n_b
+    if min(n_a, n_b) < SEEN_MIN or min(did, n - did) < DID_MIN:
         return None
+    pooled = did / n
     z = (did_b / n_b - did_a / n_a) / np.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
     return Difference(name=name, baseline=did_a / n_a, canary=did_b / n_b, z=float(z), is_share=True)
 

@@ -29,8 +29,8 @@ class Visits:
     def of(cls, sessions: Rows, vocabulary: Sequence[str], table: LabelTable, *, age_s: float) -> Visits:
         """Of SESSION_DTYPE rows; steps that came after `age_s` are left out."""
         within = steps_within(sessions, age_s)
-        when = np.where(within, sessions["path_ds"], 0).astype(float)
-        return cls(paths=table.paths(sessions, vocabulary, age_s=age_s), seconds=when.max(axis=1, initial=0.0) / 10)
+        last_ds = np.where(within, sessions["path_ds"], 0).max(axis=1, initial=0)
+        return cls(paths=table.paths(sessions, vocabulary, within), seconds=last_ds / 10)
 
     def __len__(self) -> int:
         return len(self.seconds)

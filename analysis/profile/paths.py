@@ -74,9 +74,8 @@ class LabelTable:
         own = {label: number for number, label in enumerate(self.labels)}
         return np.array([*(own.get(label, 0) for label in vocabulary), 0], np.int64)
 
-    def paths(self, sessions: Rows, vocabulary: Sequence[str], *, age_s: float) -> Paths:
-        """The steps of each session (SESSION_DTYPE) within `age_s` of its start, in this table's numbers."""
-        within = steps_within(sessions, age_s)
+    def paths(self, sessions: Rows, vocabulary: Sequence[str], within: npt.NDArray[np.bool_]) -> Paths:
+        """Those steps of each session (SESSION_DTYPE) that `steps_within` says, in this table's numbers."""
         steps = np.minimum(sessions["path"][within].astype(np.int64), len(vocabulary))
         return Paths(steps=self.renumber(vocabulary)[steps], lengths=within.sum(axis=1))
 
@@ -85,7 +84,7 @@ def steps_within(sessions: Rows, age_s: float) -> npt.NDArray[np.bool_]:
     """(n, PATH_STEPS) which of the kept steps were taken within `age_s` of the session's start."""
     path, when = sessions["path"], sessions["path_ds"]
     kept = np.arange(path.shape[1]) < sessions["n_path"][:, None]
-    inside: npt.NDArray[np.bool_] = kept & (when <= age_s * 10) & (path != NO_STEP)
+    inside: npt.NDArray[np.bool_] = kept & (when <= np.uint16(min(age_s * 10, 0xFFFF))) & (path != NO_STEP)
     return inside
 
 

@@ -18,7 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 from analysis.profile.chains import MAX_CLUSTERS, fit
 from analysis.profile.clusters import fit_clusters
 from analysis.profile.features import Visits
-from analysis.profile.paths import OTHER, LabelTable, Paths
+from analysis.profile.paths import OTHER, Ints, LabelTable, Paths
 from analysis.profile.profile import Profile, train_on
 
 TRAIN_N, TEST_N, EVENTS_MAX = 80_000, 40_000, 100
@@ -72,12 +72,16 @@ def bits(split: Split, seed: int) -> dict[str, object]:
 def agreement_of_chains(split: Split, seed: int, *, trainings: int = 3, reference_n: int = 10_000) -> float:
     """Mean adjusted Rand index of the final clusters of trainings on resampled sessions, chains and all."""
     rng = np.random.default_rng(seed)
-    reference = split.train.take(np.arange(reference_n))
+    reference = split.train.take(first(reference_n))
     assigned = []
     for _ in range(trainings):
         resampled = split.train.take(rng.integers(0, len(split.train), len(split.train)))
         assigned.append(fit_clusters(resampled, len(TABLE), rng)[0].assign(reference))
     return float(np.mean([adjusted_rand_score(a, b) for a, b in combinations(assigned, 2)]))
+
+
+def first(n: int) -> Ints:
+    return np.arange(n)
 
 
 def visits(paths: Paths) -> Visits:
@@ -87,7 +91,7 @@ def visits(paths: Paths) -> Visits:
 
 def train(split: Split, seed: int, n: int = TRAIN_N) -> Profile:
     """A profile of the first n training sessions."""
-    return train_on(visits(split.train.take(np.arange(n))), TABLE, age_s=60.0, rng=np.random.default_rng(seed))
+    return train_on(visits(split.train.take(first(n))), TABLE, age_s=60.0, rng=np.random.default_rng(seed))
 
 
 def alarms(profile: Profile, split: Split, planted: dict[str, Paths]) -> dict[str, object]:

@@ -37,7 +37,7 @@ def test_abandonment_a_fifth_higher_is_named() -> None:
 def test_nothing_is_named_where_nothing_differs() -> None:
     rng = np.random.default_rng(3)
     named = sum(bool(contrast(usual(500, rng), usual(300, rng), LABELS, age_s=AGE_S)) for _ in range(40))
-    assert named <= 3
+    assert named <= 5
 
 
 def test_differences_read_as_sentences() -> None:
