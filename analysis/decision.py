@@ -113,6 +113,7 @@ class SegmentDecision:
     split_after_bp: int
     propensity: float = 1.0
     numbers: dict[str, float] = field(default_factory=dict)  # evidence behind it, by name, for journal and explain
+    differences: tuple[str, ...] = ()  # what the canary's sessions do otherwise, in words, where it loses its people
 
     @property
     def changes_split(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from analysis.errors import StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck
 from analysis.observer import LATENESS_S, Observer
 from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, load_table
+from analysis.profile.persons import PersonTable
 from analysis.ramp import Ramp, stale_after_s
 from analysis.reading import ROLLBACK_LATENCY_S
 from analysis.session import NS
@@ -56,6 +57,7 @@ class ServiceEngine:
         self.policy = policy if policy is not None else policy_named(spec.rollout.policy)
         self._rng = np.random.default_rng(seed)
         self.observer = Observer(spec)
+        self.people = PersonTable()
         self.rollout: Rollout | None = None
         self.ramp: Ramp | None = None
         self._frozen_thresholds = False
@@ -80,6 +82,7 @@ class ServiceEngine:
         """
         self._doubt_absence(now_ns)
         window = self.observer.window(now_ns)
+        self._learn_people()
         if self.ramp is None or self.rollout is None:
             return ()
         now_s = (now_ns - self.rollout.started_ns) / NS
@@ -87,11 +90,24 @@ class ServiceEngine:
             self._frozen_thresholds = self.observer.freeze_thresholds()
         if self._baseline_is_judged(now_s):
             self.observer.behaviour.fit(self._rng)
-        decisions = self.ramp.step(window, now_s=now_s, rng=self._rng, logs=logs)
+        decisions = tuple(
+            self._told(decision) for decision in self.ramp.step(window, now_s=now_s, rng=self._rng, logs=logs)
+        )
         self._record(decisions, now_ns)
         if self.ramp.is_finished:
             self._finish(self.rollout, self.ramp, now_ns)
         return decisions
+
+    def _told(self, decision: SegmentDecision) -> SegmentDecision:
+        """The decision, and where people leave the canary, in what their sessions were different there."""
+        if decision.split_after_bp >= decision.split_before_bp:
+            return decision
+        told = tuple(str(difference) for difference in self.observer.differences(decision.segment))
+        return replace(decision, differences=told)
+
+    def _learn_people(self) -> None:
+        sessions, usual = self.observer.take_over()
+        self.people.update(sessions[usual], self.observer.labels)
 
     def _finish(self, rollout: Rollout, ramp: Ramp, now_ns: int) -> None:
         promoted = {name for name, state in ramp.segments.items() if state.phase is Phase.PROMOTED}

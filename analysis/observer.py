@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.anomaly.behaviour import UNUSUAL, BehaviourModel
+from analysis.anomaly.contrast import Difference, contrast
 from analysis.columns import Slots, Times
 from analysis.people import PeopleSeen
 from analysis.sample import NO_BUCKET, SAMPLE_DTYPE, UNKNOWN, SampleKind
@@ -32,6 +33,7 @@ RECENT_NS = 3 * NS  # span of the hard tier's look at people
 SLOW_QUANTILE = 0.95
 SLOW_MIN_N = 30  # sessions of a segment before its own slow threshold is frozen; below, all segments' sessions serve
 DURATIONS_MAX = 20_000
+CONTRASTED_MAX = 2_000  # judged sessions of each arm of a segment that are compared by name
 PEOPLE_MAX = 2_000_000  # people remembered as already counted; beyond it nobody new is counted (`uncounted_n`)
 
 Rows = npt.NDArray[np.void]
@@ -59,6 +61,7 @@ class Observer:
         self.tracker = SessionTracker(spec)
         self._arms: dict[int, _Arms] = {}
         self._people = PeopleSeen(PEOPLE_MAX)
+        self._contrasted: dict[tuple[int, int], Rows] = {}  # newest judged sessions by segment and arm
         self._labels: Sequence[str] = ()
         self._fresh: list[Rows] = []  # requests of this tick
         self._durations: deque[Rows] = deque(maxlen=200)
@@ -73,6 +76,11 @@ class Observer:
         self.newest_ns = 0
 
     @property
+    def labels(self) -> Sequence[str]:
+        """The service's vocabulary, as far as it has been seen."""
+        return self._labels
+
+    @property
     def uncounted_n(self) -> int:
         """People who were not counted since there were PEOPLE_MAX."""
         return self._people.refused_n
@@ -80,6 +88,7 @@ class Observer:
     def begin(self, arms: Mapping[str, tuple[str, str]]) -> None:
         """A rollout begins: (baseline, canary) of each segment that takes part. Nobody is exposed yet."""
         self._people.clear()
+        self._contrasted.clear()
         index, versions = self._spec.segment_index, self._spec.version_index
         keep_s = 2 * self._spec.oldest_judged_s + 60
         self._arms = {
@@ -304,14 +313,31 @@ class Observer:
     def _judge_behaviour(self, window: Window, slots: Slots) -> None:
         assert self._anomaly is not None  # noqa: S101 -- the caller compared it with a KPI
         unexposed = self._are_unexposed(slots)
-        segments = self.tracker.columns["segment"][slots]
+        segments, start = self.tracker.columns["segment"][slots], self.tracker.columns["start_unix_ns"][slots]
+        arms = self._arm(slots, segments, start, self._spec.kpis[self._anomaly].judge_after_s)
         for segment in np.unique(segments).tolist():
             here = np.flatnonzero(segments == segment)
             sessions = self.tracker.columns.rows(slots[here])
             self.behaviour.learn(segment, sessions[unexposed[here]], self._labels)
             p = self.behaviour.p_values(segment, sessions, self._labels)
+            for arm in (BASELINE, CANARY):
+                self._remember(segment, arm, sessions[(arms[here] == arm) & ~unexposed[here]])
             known = ~np.isnan(p)
             self._count(window, Judged(kpi=self._anomaly, slots=slots[here][known], bad=p[known] < UNUSUAL))
+
+    def _remember(self, segment: int, arm: int, sessions: Rows) -> None:
+        if len(sessions):
+            before = self._contrasted.get((segment, arm), sessions[:0])
+            self._contrasted[segment, arm] = np.concatenate([before, sessions])[-CONTRASTED_MAX:]
+
+    def differences(self, segment: str) -> tuple[Difference, ...]:
+        """In what the canary's sessions of late differ from the baseline's, by name; for people to read."""
+        index = self._spec.segment_index[segment]
+        sides = [self._contrasted.get((index, arm)) for arm in (BASELINE, CANARY)]
+        if self._anomaly is None or sides[0] is None or sides[1] is None:
+            return ()
+        age_s = self._spec.kpis[self._anomaly].judge_after_s
+        return contrast(sides[0], sides[1], self._labels, age_s=age_s)
 
     def _traffic(self) -> dict[tuple[int, int], Traffic]:
         """The requests of this tick by segment and version."""

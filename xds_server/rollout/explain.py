@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -197,7 +198,9 @@ def _told(row: DecisionRow, now_unix_ns: int) -> str:
         force = f"in force {_duration((row.in_force_unix_ns - row.at_unix_ns) / 1e9)} later"
     else:
         force = ""
-    tail = "; ".join(part for part in (row.reason, force) if part)
+    differences = json.loads(row.detail_json).get("differences", ()) if row.detail_json else ()
+    behaviour = f"sessions on it were different in {', '.join(differences)}" if differences else ""
+    tail = "; ".join(part for part in (row.reason, behaviour, force) if part)
     ago = _duration((now_unix_ns - row.at_unix_ns) / 1e9)
     return f"{at}, {ago} ago: {row.verdict}{move}{who}{basis}: {tail}"
 

@@ -27,6 +27,7 @@ def decision_row(  # noqa: PLR0913 -- one row's context
         "numbers": decision.numbers,
         "propensity": decision.propensity,
         "phase": str(decision.phase),
+        "differences": decision.differences,
     }
     return DecisionRow(
         at_unix_ns=at_unix_ns,
