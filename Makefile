@@ -4,8 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test conformance lint proto requirements bench-xds bench-ingest clean
-.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-xds clean
+.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-ingest bench-xds clean
 
 setup: $(STAMP)
 

@@ -199,6 +199,8 @@ def _identity(source: Source, service: KeyPath) -> None:
 def _routes(source: Source, service: KeyPath) -> None:
     seen: list[str] = []
     for route, _ in source.items((*service, "routes")):
+        if source.value((*route, "stream")) == "true" and source.value((*route, "timeout")) is not None:
+            source.report((*route, "timeout"), "a stream has no timeout", "stream: true without a timeout")
         prefix = source.value((*route, "prefix"))
         if not isinstance(prefix, str) or not source.sound((*route, "prefix")):
             continue

@@ -537,6 +537,12 @@ WRONG = [
         "5: services.shop.identity[0]: header and cookie at once; legal: exactly one of header, cookie",
     ),
     (
+        "a stream with a timeout",
+        "{prefix: /api/, timeout: 2s}",
+        "{prefix: /api/, timeout: 2s, stream: true}",
+        "7: services.shop.routes[0].timeout: 2s: a stream has no timeout; legal: stream: true without a timeout",
+    ),
+    (
         "a route behind a shorter one",
         "[{prefix: /api/, timeout: 2s}, {prefix: /}]",
         "[{prefix: /}, {prefix: /api/}]",
