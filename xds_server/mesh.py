@@ -162,7 +162,8 @@ class Service:
     `dead_man`: people are sent to a canary only while a control plane says so (see `Mesh.dead_man_s`).
     `idle_timeout_ms`: how long a client's connection may be without requests. `learned_timeout_ms`: how long a request
     waits for who is in a learned segment. `holds`: people stay in the segment in which their session began;
-    `hold_secret` signs which one that is, and without it nobody is held.
+    `hold_secret` signs which one that is, and without it nobody is held. `retrain_s`: how old a profile becomes;
+    `keep_s`: how long somebody who stays away is remembered.
     """
 
     name: str
@@ -177,6 +178,8 @@ class Service:
     dead_man: bool = False
     idle_timeout_ms: int = 3_600_000
     learned_timeout_ms: int = 20
+    retrain_s: float = 86_400.0
+    keep_s: float = 90 * 86_400.0
     holds: bool = True
     hold_secret: bytes = field(default=b"", repr=False)
 

@@ -126,6 +126,8 @@ def _service(name: str, shape: ServiceShape, path: str, mesh: MeshShape) -> Serv
         dead_man=mesh.dead_man is not None,
         idle_timeout_ms=_ms(shape.idle_timeout),
         learned_timeout_ms=_ms(shape.learned.timeout),
+        retrain_s=shape.profile.retrain,
+        keep_s=shape.profile.keep,
         holds=shape.session.hold,
     )
 

@@ -280,6 +280,13 @@ class RolloutShape(Shape):
     bake_split: Annotated[int, split("1%", "99.99%")] = RolloutSpec().bake_split_bp
 
 
+class ProfileShape(Shape):
+    """What is learnt of people: how often anew, and for how long it is kept."""
+
+    retrain: Annotated[float, duration("10m", "90d")] = 86_400.0
+    keep: Annotated[float, duration("1h", "400d")] = 90 * 86_400.0
+
+
 class ServiceShape(Shape):
     domains: Annotated[list[Annotated[str, DOMAIN]], Field(min_length=1)]
     port: Annotated[int, PORT]
@@ -292,6 +299,7 @@ class ServiceShape(Shape):
     baseline: Name
     segments: dict[Name, SegmentShape] = Field(default_factory=dict)
     learned: LearnedShape = LearnedShape()
+    profile: ProfileShape = ProfileShape()
     kpis: KpisShape = KpisShape()
     rollout: RolloutShape = RolloutShape()
 

@@ -56,6 +56,22 @@ class _Segment:
     kept: str | None = None  # profile or sample, as `state` tells it
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Lesson:
+    """Usual sessions of a segment, and the labels that they are told in; to be learnt from anywhere."""
+
+    sessions: Rows
+    labels: tuple[str, ...]
+    hours: Floats
+    age_s: float
+
+    def learn(self, rng: np.random.Generator, *, trained_unix_ns: int = 0) -> Profile:
+        """The profile of these sessions."""
+        return train(
+            self.sessions, self.labels, age_s=self.age_s, rng=rng, trained_unix_ns=trained_unix_ns, hours=self.hours
+        )
+
+
 class BehaviourModel:
     """Scores sessions of S segments by what they had done `age_s` after their start.
 
@@ -64,7 +80,7 @@ class BehaviourModel:
     """
 
     def __init__(self, n_segments: int, *, age_s: float) -> None:
-        self._age_s = age_s
+        self.age_s = age_s
         self._segments = [_Segment() for _ in range(n_segments)]
 
     def learn(self, segment: int, sessions: Rows, labels: Sequence[str]) -> None:
@@ -89,16 +105,41 @@ class BehaviourModel:
 
     def retrain(self, segment: int, rng: np.random.Generator, *, trained_unix_ns: int = 0) -> bool:
         """Train the segment's profile anew on the sessions since the last time; False where they are too few."""
+        lesson = self.lesson(segment)
+        if lesson is None:
+            return False
+        self.take(segment, lesson.learn(rng, trained_unix_ns=trained_unix_ns))
+        return True
+
+    def lesson(self, segment: int) -> Lesson | None:
+        """What the segment's next profile is to be trained on, as it is now; None where that is too little."""
         model = self._segments[segment]
         if len(model.reservoir) < TRAIN_N:
-            return False
-        sessions, labels = model.reservoir.sessions, model.reservoir.labels
-        self._set(
-            model,
-            train(sessions, labels, age_s=self._age_s, rng=rng, trained_unix_ns=trained_unix_ns, hours=model.hours),
+            return None
+        return Lesson(
+            sessions=model.reservoir.sessions,
+            labels=model.reservoir.labels,
+            hours=model.hours.rates(),
+            age_s=self.age_s,
         )
+
+    def take(self, segment: int, profile: Profile) -> None:
+        """Score by a profile that was just trained; what comes from now on is for the next one."""
+        model = self._segments[segment]
+        self._set(model, profile)
         model.reservoir = Reservoir()
-        return True
+
+    def waiting_n(self, segment: int) -> int:
+        """Sessions seen since the last training."""
+        return self._segments[segment].reservoir.seen_n
+
+    def false_alarms(self, segment: int) -> tuple[int, int]:
+        """Of how many usual sessions since the training how many were called unusual. (0, 0) without a profile."""
+        model = self._segments[segment]
+        if model.profile is None or not len(model.reservoir):
+            return 0, 0
+        p = model.profile.p_values(model.profile.visits(model.reservoir.sessions, model.reservoir.labels))
+        return len(p), int((p < UNUSUAL).sum())
 
     def drift(self, segment: int) -> Drift | None:
         """How far the sessions since the training are from it; None while there is no profile, or are too few."""

@@ -120,16 +120,27 @@ class PersonTable:
         rows[unknown] = fresh
         return rows
 
+    def forget_before(self, unix_ns: int) -> int:
+        """Drop who has not been there since; returns how many."""
+        stay = np.flatnonzero(self.persons["last_unix_ns"] >= unix_ns)
+        gone = self._n - len(stay)
+        if gone:
+            self._keep(stay)
+        return gone
+
+    def _keep(self, stay: npt.NDArray[np.signedinteger]) -> None:
+        self._n = len(stay)
+        self._rows[: self._n] = self._rows[stay]
+        self._index = UserIndex()
+        self._index.put(self.persons["user"], np.arange(self._n, dtype=np.int32))
+
     def _forget(self, n: int, present: npt.NDArray[np.uint64]) -> None:
         """Drop at least n of the people who were away longest, none of those who are present."""
         last = np.where(np.isin(self.persons["user"], present), np.iinfo(np.int64).max, self.persons["last_unix_ns"])
         n = min(max(n, int(FORGOTTEN_SHARE * self._limit)), self._n)
         stay = np.sort(np.argsort(last, kind="stable")[n:])
         self.forgotten_n += self._n - len(stay)
-        self._n = len(stay)
-        self._rows[: self._n] = self._rows[stay]
-        self._index = UserIndex()
-        self._index.put(self.persons["user"], np.arange(self._n, dtype=np.int32))
+        self._keep(stay)
 
     def to_bytes(self) -> bytes:
         return pack("people", FORMAT, {}, {name: self.persons[name] for name in PERSON_DTYPE.names or ()})

@@ -18,7 +18,7 @@ from analysis.errors import StateError
 from analysis.profile.archive import DAMAGE, pack, unpack
 from analysis.profile.chains import ChainMixture
 from analysis.profile.features import Visits, label_counts_of
-from analysis.profile.hours import WEEK_H, HourOfWeek
+from analysis.profile.hours import WEEK_H
 from analysis.profile.oddity import SIGNALS, Oddity, Usual
 from analysis.profile.paths import LabelTable, Rows, label_counts
 from analysis.profile.tails import UpperTail
@@ -143,13 +143,12 @@ def train(
     age_s: float,
     rng: np.random.Generator,
     trained_unix_ns: int = 0,
-    hours: HourOfWeek | None = None,
+    hours: Floats | None = None,
 ) -> Profile:
     """The profile of these usual sessions (SESSION_DTYPE, MIN_N of them or more), from before anybody's exposure."""
     table = LabelTable.of(label_counts(sessions, vocabulary, age_s=age_s))
     visits = Visits.of(sessions, vocabulary, table, age_s=age_s)
-    rates = None if hours is None else hours.rates()
-    return train_on(visits, table, age_s=age_s, rng=rng, trained_unix_ns=trained_unix_ns, hours=rates)
+    return train_on(visits, table, age_s=age_s, rng=rng, trained_unix_ns=trained_unix_ns, hours=hours)
 
 
 def train_on(

@@ -43,4 +43,4 @@ def test_many_people_come_and_go() -> None:
     assert len(index) == 10_000
     np.testing.assert_array_equal(index.find(users[40_000:]), np.arange(40_000, 50_000))
     assert (index.find(users[:40_000]) == -1).all()
-    assert len(index._users) <= 1 << 17
+    assert index.capacity <= 1 << 17

@@ -30,16 +30,18 @@ class Proposal:
     description: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Proposals:
-    """All that the profiler proposes for a service. `members`: user hash to cluster."""
+    """All that the profiler proposes for a service. `users`: keyed hashes; `cluster_of`: of each, its cluster."""
 
     clusters: tuple[Proposal, ...] = ()
-    members: Mapping[int, int] = field(default_factory=dict)
+    users: npt.NDArray[np.uint64] = field(default_factory=_nobody)
+    cluster_of: npt.NDArray[np.uint8] = field(default_factory=_nowhere)
 
-    def people(self, cluster: int) -> list[int]:
+    def people(self, cluster: int) -> npt.NDArray[np.uint64]:
         """The user hashes of a cluster's people."""
-        return [user for user, of in self.members.items() if of == cluster]
+        people: npt.NDArray[np.uint64] = self.users[self.cluster_of == cluster]
+        return people
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

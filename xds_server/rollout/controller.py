@@ -32,6 +32,7 @@ from xds_server.rollout.dead_man import beat_forever
 from xds_server.rollout.execution import Execution
 from xds_server.rollout.fleet import Fleet
 from xds_server.rollout.learnt import LearnedSegments
+from xds_server.rollout.profiling import Profiling
 from xds_server.rollout.publisher import Publisher
 from xds_server.rollout.reload import effective, only
 from xds_server.rollout.status import add_coverage, endpoints_status, log_check, node_statuses, service_status
@@ -41,6 +42,7 @@ from xds_server.rollout.ticks import Ticks
 from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.store.journal import Journal
 from xds_server.store.learned import LearnedStore
+from xds_server.store.profiles import ProfileStore
 from xds_server.store.records import DecisionRow, RolloutRow
 from xds_server.telemetry import Telemetry
 
@@ -75,6 +77,8 @@ class Controller:
         self.resolver = _resolver(journal, clock)
         self.learnt = LearnedSegments(self._fleet, LearnedStore(journal), self.resolver)
         self._publisher.learned = self.learnt.table
+        self.resolver.held = self._held_segment
+        self.profiling = Profiling(self._fleet, ProfileStore(journal), self.learnt)
         self.learnt.on_table = lambda: self._execution.publish(urgent=False)
         self._acknowledgements = Acknowledgements(self._fleet, self._execution, cache, ingest)
         self._ticks = Ticks(self._fleet, self._execution, ingest)
@@ -114,6 +118,7 @@ class Controller:
         self._fleet.services.update(services)
         for name, steered in services.items():
             if before.get(name) is not steered:
+                self.profiling.take_up(steered)
                 self._ticks.start(steered)
                 for segment, split in steered.splits.segments.items():
                     self._fleet.telemetry.split(name, segment, split.canary_bp)
@@ -128,6 +133,7 @@ class Controller:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(beats, name="the dead-man switch's beat")
                 tasks.create_task(self._ticks.run(), name="ticks")
+                tasks.create_task(self.profiling.run(), name="profiles")
         finally:
             self._fleet.cancel()
 
@@ -252,6 +258,12 @@ class Controller:
             said = await self.learnt.renew(steered, people, who=who)
         self._fleet.tell()
         return said
+
+    def _held_segment(self, service: str, user_hash: int) -> str | None:
+        """The segment of the session that somebody has open, as the mesh file calls it."""
+        steered = self._fleet.services.get(service)
+        index = None if steered is None else steered.engine.observer.tracker.segment_of(user_hash)
+        return None if steered is None or index is None else steered.service.spec.segments[index].name
 
     def segments(self, service: str) -> pb.ListSegmentsReply:
         """Learned segments of a service: what is proposed, and what has been adopted."""

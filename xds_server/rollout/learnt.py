@@ -7,6 +7,9 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from xds_server.errors import BadRequestError, JournalError, RefusedError, UnknownNameError
 from xds_server.learnt.memberships import MAX_NAMES, MAX_PEOPLE, Adopted, Memberships, Proposals, Table, moved
 from xds_server.learnt.resolver import Resolver, Served
@@ -74,6 +77,11 @@ class LearnedSegments:
         memberships.take_up()
         log.info("learned segments of %s: table %d is in force", name, memberships.current.version)
         return True
+
+    def adopted(self, service: str) -> dict[str, npt.NDArray[np.uint64]]:
+        """The people of each adopted name, as they will be when nothing waits any more."""
+        table = self._of(service).newest
+        return {adopted.name: table.people[table.places == place] for place, adopted in enumerate(table.names)}
 
     def _of(self, service: str) -> Memberships:
         return self._memberships.setdefault(service, Memberships())

@@ -59,6 +59,8 @@ def _rerouted(old: Service, new: Service) -> Service:
         dead_man=new.dead_man,
         idle_timeout_ms=new.idle_timeout_ms,
         learned_timeout_ms=new.learned_timeout_ms,
+        retrain_s=new.retrain_s,
+        keep_s=new.keep_s,
         versions=MappingProxyType({name: new.versions.get(name, version) for name, version in old.versions.items()}),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-VERSION: Final = 4
+VERSION: Final = 5
 """Goes into `user_version`. A change of the tables raises it and brings a migration from the version before."""
 
 APPLICATION_ID: Final = 0x53524E53  # "SRNS": tells the file from any other SQLite database
@@ -113,6 +113,24 @@ CREATE TABLE learned_tables (       -- who is in which learned segment
     people BLOB,                    -- user hashes, little-endian, in ascending order; NULL: a newer table has come
     places BLOB,                    -- a byte each: which of the names
     PRIMARY KEY (service, version)
+);
+""",
+        4: """
+CREATE TABLE profiles (             -- what is usual in a segment
+    service TEXT NOT NULL,
+    segment TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    trained_unix_ns INTEGER NOT NULL,
+    sessions INTEGER NOT NULL,
+    why TEXT NOT NULL,              -- schedule, drift, more sessions, or who asked for it
+    payload BLOB,                   -- of the newest versions only
+    PRIMARY KEY (service, segment, version)
+);
+CREATE TABLE people (               -- what is remembered of keyed hashes, and how they were clustered last
+    service TEXT PRIMARY KEY,
+    at_unix_ns INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    clustering BLOB
 );
 """,
     }

@@ -82,5 +82,6 @@ def test_a_million_people_are_found_and_take_nine_bytes_each() -> None:
 
 
 def test_proposals_know_their_people() -> None:
-    found = Proposals(clusters=(Proposal(cluster=0, size=2, description="few"),), members={7: 0, 8: 1, 9: 0})
-    assert found.people(0) == [7, 9]
+    few = Proposal(cluster=0, size=2, description="few")
+    users, cluster_of = np.array([7, 8, 9], np.uint64), np.array([0, 1, 0], np.uint8)
+    assert Proposals(clusters=(few,), users=users, cluster_of=cluster_of).people(0).tolist() == [7, 9]

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analysis.decision import Action
@@ -50,7 +51,8 @@ async def controller(data: Path, mesh: str = MESH) -> AsyncIterator[Controller]:
                 Proposal(cluster=0, size=2, description="three visits or fewer"),
                 Proposal(cluster=1, size=1, description="buys each week"),
             ),
-            members={people["anna"]: 0, people["bob"]: 0, people["carol"]: 1},
+            users=np.array(list(people.values()), np.uint64),
+            cluster_of=np.array([0, 0, 1], np.uint8),
         )
         result.restore()
         running = asyncio.create_task(result.run())
