@@ -43,6 +43,7 @@ from xds_server.arguments import (
     writable,
 )
 from xds_server.cli_endpoint import endpoint_app
+from xds_server.cli_profile import profile_app
 from xds_server.cli_segment import segment_app
 from xds_server.errors import SerinusError
 
@@ -70,6 +71,7 @@ app.add_typer(rollout_app, name="rollout")
 app.add_typer(node_app, name="node")
 app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(segment_app, name="segment")
+app.add_typer(profile_app, name="profile")
 app.add_typer(train_app, name="train")
 
 

@@ -245,6 +245,51 @@ def segments_view(reply: pb.ListSegmentsReply) -> RenderableType:
     return Group(*parts)
 
 
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+def profile_view(reply: pb.ProfileReply) -> RenderableType:
+    """Return what is usual, segment by segment."""
+    return Group(*map(_profile, reply.segments), Text(f"{reply.people} people are remembered, by keyed hashes"))
+
+
+def training_view(reply: pb.TrainProfileReply) -> RenderableType:
+    """Return what has just been learnt."""
+    if not reply.segments:
+        return Text("nothing trained: no segment has had 60 sessions since the last time")
+    return Group(*map(_profile, reply.segments))
+
+
+def evaluation_view(reply: pb.ProfileEvaluationReply) -> RenderableType:
+    """Return a row a segment: how many sessions since the training are unusual by it, and whether it still fits."""
+    table = _table(
+        "sessions since the training",
+        (("segment", "left"), ("sessions", "right"), ("unusual", "right"), ("drift", "right"), ("", "left")),
+    )
+    for each in reply.segments:
+        share = f"{100 * each.unusual / each.sessions:.1f} % (5 % expected)" if each.sessions else ""
+        drift = f"{each.drift_distance:.2f}" if each.drift_distance else ""
+        word = Text("call for training", "yellow") if each.calls_for_training else Text("")
+        table.add_row(each.segment, str(each.sessions), share, drift, word)
+    return table
+
+
+def _profile(segment: pb.SegmentProfile) -> RenderableType:
+    if not segment.sessions:
+        return Text(f"{segment.segment}: nothing learnt yet, {segment.waiting} sessions seen\n")
+    origin = f"version {segment.version}, {segment.why}" if segment.version else "for the rollout at hand"
+    when = f" at {_time(segment.trained_unix_ns)}" if segment.trained_unix_ns else ""
+    title = f"{segment.segment}: {segment.sessions} sessions{when} ({origin}); {segment.waiting} since"
+    table = _table(title, (("visits", "right"), ("likeliest way", "left")))
+    for kind in segment.kinds:
+        table.add_row(f"{100 * kind.share:.0f} %", Text(" → ".join(kind.way)))
+    uses = ", ".join(f"{use.label} {100 * use.share:.0f} %" for use in segment.uses)
+    hours = ", ".join(f"{_DAYS[h.hour_of_week // 24]} {h.hour_of_week % 24:02}:00" for h in segment.busiest)
+    lines = [Text(f"done in a session: {uses}")] if uses else []
+    lines += [Text(f"busiest hours (UTC): {hours}")] if hours else []
+    return Group(table, *lines, Text(""))
+
+
 def _table(title: str, columns: Sequence[tuple[str, Literal["left", "right"]]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", expand=False)
     for name, justify in columns:

@@ -62,6 +62,15 @@ class Steering(Protocol):
     def segments(self, service: str) -> pb.ListSegmentsReply:
         """Return the learned segments that are proposed and those that have been adopted."""
 
+    async def profile(self, service: str, segment: str | None) -> pb.ProfileReply:
+        """Return what is usual in one segment of a service, or in all."""
+
+    async def evaluate_profile(self, service: str, segment: str | None) -> pb.ProfileEvaluationReply:
+        """Return how well that fits the sessions that have come since."""
+
+    async def train_profile(self, *, service: str, who: str) -> pb.TrainProfileReply:
+        """Learn it anew from those."""
+
     def status(self, service: str | None) -> pb.Status:
         """Return the status now, of one service or of all."""
 
@@ -191,6 +200,23 @@ class ControlServicer(pb_grpc.ControlServicer):
                 reason=request.reason,
             )
             return pb.ExcludeNodeReply(message=message)
+
+    async def GetProfile(self, request: pb.ProfileRequest, context: _Context) -> pb.ProfileReply:
+        async with answering(context):
+            require(service=request.service)
+            return await self._steering.profile(request.service, request.segment or None)
+
+    async def GetProfileEvaluation(self, request: pb.ProfileRequest, context: _Context) -> pb.ProfileEvaluationReply:
+        async with answering(context):
+            require(service=request.service)
+            return await self._steering.evaluate_profile(request.service, request.segment or None)
+
+    async def TrainProfile(self, request: pb.TrainProfileRequest, context: _Context) -> pb.TrainProfileReply:
+        async with answering(context):
+            require(service=request.service, who=request.who)
+            bound(request.service, request.who)
+            who = access.current().signed(request.who)
+            return await self._steering.train_profile(service=request.service, who=who)
 
     async def ListSegments(self, request: pb.ListSegmentsRequest, context: _Context) -> pb.ListSegmentsReply:
         async with answering(context):

@@ -24,6 +24,106 @@ ACTION_PROMOTE: Action
 ACTION_ROLLBACK: Action
 ACTION_FREEZE: Action
 
+class ProfileRequest(_message.Message):
+    __slots__ = ("service", "segment")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    segment: str
+    def __init__(self, service: _Optional[str] = ..., segment: _Optional[str] = ...) -> None: ...
+
+class ProfileReply(_message.Message):
+    __slots__ = ("segments", "people")
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    PEOPLE_FIELD_NUMBER: _ClassVar[int]
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentProfile]
+    people: int
+    def __init__(self, segments: _Optional[_Iterable[_Union[SegmentProfile, _Mapping]]] = ..., people: _Optional[int] = ...) -> None: ...
+
+class SegmentProfile(_message.Message):
+    __slots__ = ("segment", "version", "trained_unix_ns", "sessions", "why", "waiting", "kinds", "uses", "busiest")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TRAINED_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    BUSIEST_FIELD_NUMBER: _ClassVar[int]
+    segment: str
+    version: int
+    trained_unix_ns: int
+    sessions: int
+    why: str
+    waiting: int
+    kinds: _containers.RepeatedCompositeFieldContainer[SessionKind]
+    uses: _containers.RepeatedCompositeFieldContainer[Use]
+    busiest: _containers.RepeatedCompositeFieldContainer[BusyHour]
+    def __init__(self, segment: _Optional[str] = ..., version: _Optional[int] = ..., trained_unix_ns: _Optional[int] = ..., sessions: _Optional[int] = ..., why: _Optional[str] = ..., waiting: _Optional[int] = ..., kinds: _Optional[_Iterable[_Union[SessionKind, _Mapping]]] = ..., uses: _Optional[_Iterable[_Union[Use, _Mapping]]] = ..., busiest: _Optional[_Iterable[_Union[BusyHour, _Mapping]]] = ...) -> None: ...
+
+class SessionKind(_message.Message):
+    __slots__ = ("share", "way")
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    WAY_FIELD_NUMBER: _ClassVar[int]
+    share: float
+    way: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, share: _Optional[float] = ..., way: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Use(_message.Message):
+    __slots__ = ("label", "share")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    share: float
+    def __init__(self, label: _Optional[str] = ..., share: _Optional[float] = ...) -> None: ...
+
+class BusyHour(_message.Message):
+    __slots__ = ("hour_of_week", "sessions")
+    HOUR_OF_WEEK_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    hour_of_week: int
+    sessions: float
+    def __init__(self, hour_of_week: _Optional[int] = ..., sessions: _Optional[float] = ...) -> None: ...
+
+class ProfileEvaluationReply(_message.Message):
+    __slots__ = ("segments",)
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    segments: _containers.RepeatedCompositeFieldContainer[ProfileEvaluation]
+    def __init__(self, segments: _Optional[_Iterable[_Union[ProfileEvaluation, _Mapping]]] = ...) -> None: ...
+
+class ProfileEvaluation(_message.Message):
+    __slots__ = ("segment", "version", "sessions", "unusual", "drift_distance", "drift_p_value", "calls_for_training")
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    UNUSUAL_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    CALLS_FOR_TRAINING_FIELD_NUMBER: _ClassVar[int]
+    segment: str
+    version: int
+    sessions: int
+    unusual: int
+    drift_distance: float
+    drift_p_value: float
+    calls_for_training: bool
+    def __init__(self, segment: _Optional[str] = ..., version: _Optional[int] = ..., sessions: _Optional[int] = ..., unusual: _Optional[int] = ..., drift_distance: _Optional[float] = ..., drift_p_value: _Optional[float] = ..., calls_for_training: _Optional[bool] = ...) -> None: ...
+
+class TrainProfileRequest(_message.Message):
+    __slots__ = ("service", "who")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    who: str
+    def __init__(self, service: _Optional[str] = ..., who: _Optional[str] = ...) -> None: ...
+
+class TrainProfileReply(_message.Message):
+    __slots__ = ("segments",)
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    segments: _containers.RepeatedCompositeFieldContainer[SegmentProfile]
+    def __init__(self, segments: _Optional[_Iterable[_Union[SegmentProfile, _Mapping]]] = ...) -> None: ...
+
 class ListSegmentsRequest(_message.Message):
     __slots__ = ("service",)
     SERVICE_FIELD_NUMBER: _ClassVar[int]

@@ -89,6 +89,21 @@ class ControlStub:
                 request_serializer=xds__server_dot_pb_dot_control__pb2.DropSegmentRequest.SerializeToString,
                 response_deserializer=xds__server_dot_pb_dot_control__pb2.SegmentReply.FromString,
                 _registered_method=True)
+        self.GetProfile = channel.unary_unary(
+                '/serinus.control.v1.Control/GetProfile',
+                request_serializer=xds__server_dot_pb_dot_control__pb2.ProfileRequest.SerializeToString,
+                response_deserializer=xds__server_dot_pb_dot_control__pb2.ProfileReply.FromString,
+                _registered_method=True)
+        self.GetProfileEvaluation = channel.unary_unary(
+                '/serinus.control.v1.Control/GetProfileEvaluation',
+                request_serializer=xds__server_dot_pb_dot_control__pb2.ProfileRequest.SerializeToString,
+                response_deserializer=xds__server_dot_pb_dot_control__pb2.ProfileEvaluationReply.FromString,
+                _registered_method=True)
+        self.TrainProfile = channel.unary_unary(
+                '/serinus.control.v1.Control/TrainProfile',
+                request_serializer=xds__server_dot_pb_dot_control__pb2.TrainProfileRequest.SerializeToString,
+                response_deserializer=xds__server_dot_pb_dot_control__pb2.TrainProfileReply.FromString,
+                _registered_method=True)
 
 
 class ControlServicer:
@@ -168,6 +183,27 @@ class ControlServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetProfile(self, request, context):
+        """What is usual in the segments of a service.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetProfileEvaluation(self, request, context):
+        """How well it fits the sessions that have come since it was learnt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TrainProfile(self, request, context):
+        """Learns it anew from those. FAILED_PRECONDITION: a rollout runs, and is judged by it to its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -225,6 +261,21 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.DropSegment,
                     request_deserializer=xds__server_dot_pb_dot_control__pb2.DropSegmentRequest.FromString,
                     response_serializer=xds__server_dot_pb_dot_control__pb2.SegmentReply.SerializeToString,
+            ),
+            'GetProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProfile,
+                    request_deserializer=xds__server_dot_pb_dot_control__pb2.ProfileRequest.FromString,
+                    response_serializer=xds__server_dot_pb_dot_control__pb2.ProfileReply.SerializeToString,
+            ),
+            'GetProfileEvaluation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProfileEvaluation,
+                    request_deserializer=xds__server_dot_pb_dot_control__pb2.ProfileRequest.FromString,
+                    response_serializer=xds__server_dot_pb_dot_control__pb2.ProfileEvaluationReply.SerializeToString,
+            ),
+            'TrainProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.TrainProfile,
+                    request_deserializer=xds__server_dot_pb_dot_control__pb2.TrainProfileRequest.FromString,
+                    response_serializer=xds__server_dot_pb_dot_control__pb2.TrainProfileReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -524,6 +575,87 @@ class Control:
             '/serinus.control.v1.Control/DropSegment',
             xds__server_dot_pb_dot_control__pb2.DropSegmentRequest.SerializeToString,
             xds__server_dot_pb_dot_control__pb2.SegmentReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/serinus.control.v1.Control/GetProfile',
+            xds__server_dot_pb_dot_control__pb2.ProfileRequest.SerializeToString,
+            xds__server_dot_pb_dot_control__pb2.ProfileReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProfileEvaluation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/serinus.control.v1.Control/GetProfileEvaluation',
+            xds__server_dot_pb_dot_control__pb2.ProfileRequest.SerializeToString,
+            xds__server_dot_pb_dot_control__pb2.ProfileEvaluationReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TrainProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/serinus.control.v1.Control/TrainProfile',
+            xds__server_dot_pb_dot_control__pb2.TrainProfileRequest.SerializeToString,
+            xds__server_dot_pb_dot_control__pb2.TrainProfileReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,6 +32,7 @@ from xds_server.rollout.dead_man import beat_forever
 from xds_server.rollout.execution import Execution
 from xds_server.rollout.fleet import Fleet
 from xds_server.rollout.learnt import LearnedSegments
+from xds_server.rollout.profile_views import profile_evaluation, profile_reply
 from xds_server.rollout.profiling import Profiling
 from xds_server.rollout.publisher import Publisher
 from xds_server.rollout.reload import effective, only
@@ -259,6 +260,24 @@ class Controller:
         self._fleet.tell()
         return said
 
+    async def profile(self, service: str, segment: str | None) -> pb.ProfileReply:
+        """What is usual in one segment of a service, or in all."""
+        async with self._in_turn(service) as steered:
+            return profile_reply(steered, self.profiling.services[service].rows, _chosen(steered, segment))
+
+    async def evaluate_profile(self, service: str, segment: str | None) -> pb.ProfileEvaluationReply:
+        """How well that fits the sessions that have come since."""
+        async with self._in_turn(service) as steered:
+            rows, chosen = self.profiling.services[service].rows, _chosen(steered, segment)
+            return await asyncio.to_thread(profile_evaluation, steered, rows, chosen)
+
+    async def train_profile(self, *, service: str, who: str) -> pb.TrainProfileReply:
+        """Learn it anew from those; see `Steering.train_profile`."""
+        trained = await self.profiling.train(self._find(service), who=who)
+        reply = await self.profile(service, None)
+        names = {row.segment for row in trained}
+        return pb.TrainProfileReply(segments=[each for each in reply.segments if each.segment in names])
+
     def _held_segment(self, service: str, user_hash: int) -> str | None:
         """The segment of the session that somebody has open, as the mesh file calls it."""
         steered = self._fleet.services.get(service)
@@ -430,6 +449,15 @@ class Controller:
         if service is not None:
             self._find(service)
         return await asyncio.to_thread(self._fleet.journal.history, service, rollout, limit)
+
+
+def _chosen(steered: SteeredService, segment: str | None) -> list[str]:
+    names = [each.name for each in steered.service.spec.segments]
+    if segment is None:
+        return names
+    if segment not in names:
+        raise UnknownNameError(f"segment of {steered.name}", segment, names)
+    return [segment]
 
 
 def _resolver(journal: Journal, clock: Clock) -> Resolver:

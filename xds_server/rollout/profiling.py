@@ -90,7 +90,8 @@ class Profiling:
         behaviour = steered.engine.observer.behaviour
         for segment, index in steered.service.spec.segment_index.items():
             row = rows.get(segment)
-            if row is not None and _adopted(behaviour, index, row):
+            if row is not None:
+                _adopt(behaviour, index, row)
                 learnt.rows[segment] = _without_payload(row)
         if people is not None:
             self._take_up_people(steered, learnt, people)
@@ -263,19 +264,17 @@ def _rng(name: str, now_ns: int) -> np.random.Generator:
     return np.random.default_rng([now_ns, *name.encode()])
 
 
-def _adopted(behaviour: BehaviourModel, index: int, row: ProfileRow) -> bool:
+def _adopt(behaviour: BehaviourModel, index: int, row: ProfileRow) -> None:
     """Take up a stored profile; not in place of one that a running rollout is judged by, nor one for another age."""
     if behaviour.is_fitted(index):
-        return True
+        return
     try:
         profile = Profile.from_bytes(row.payload)
     except StateError as error:
         log.warning("profile %d of %s, %s is learnt anew: %s", row.version, row.service, row.segment, error)
-        return False
-    if profile.age_s != behaviour.age_s:
-        return False
-    behaviour.take(index, profile)
-    return True
+        return
+    if profile.age_s == behaviour.age_s:
+        behaviour.take(index, profile)
 
 
 def _without_payload(row: ProfileRow) -> ProfileRow:

@@ -183,7 +183,7 @@ def test_a_new_clustering_changes_people_between_rollouts_only(tmp_path: Path) -
     async def scenario() -> None:
         async with controller(tmp_path) as control:
             await adopt(control, 0, "newcomers")
-            carol = [user for user, cluster in control.learnt.proposals["shop"].members.items() if cluster == 1]
+            carol = control.learnt.proposals["shop"].people(1).tolist()
             said = await control.renew_segments(service="shop", people={"newcomers": carol}, who="serinus")
             assert said == "renewed newcomers: 1 people"
             assert (where(control, "anna"), where(control, "carol")) == ("", "newcomers")
