@@ -132,6 +132,7 @@ def _watch(parts: _Parts) -> None:
         responses=lambda: dict(cache.counters.by_type),
         nodes=cache.connected_n,
     )
+    telemetry.watch_profiles(sessions=controller.profiling.sessions, people=controller.profiling.people)
     telemetry.watch_learned(lambda: {str(result): n for result, n in controller.resolver.counts.items()})
     sources = parts.sources
     telemetry.watch_endpoints(published=sources.published_n, stale=sources.stale_n, events=sources.events)

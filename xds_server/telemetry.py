@@ -215,6 +215,16 @@ class Telemetry:
             "serinus.sessions.evicted", "Sessions never judged: too many were open.", ("service",), _by_label(evicted)
         )
 
+    def watch_profiles(self, *, sessions: PairReading, people: Reading) -> None:
+        """Show what is known of people: sessions behind each profile, by (service, segment); people, by service."""
+        self._gauge(
+            "serinus.profile.sessions",
+            "Sessions that the segment's profile was learnt from.",
+            ("service", "segment"),
+            _by_pair(sessions),
+        )
+        self._gauge("serinus.people", "People who are remembered.", ("service",), _by_label(people))
+
     def watch_learned(self, answers: Reading) -> None:
         """Show what Envoys were told of who is in a learned segment, by result."""
         self._counter(

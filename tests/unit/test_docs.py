@@ -271,6 +271,7 @@ def metric_names() -> Iterator[str]:
     telemetry.watch_endpoints(
         published=lambda: {("s", "v"): 1}, stale=lambda: {("s", "v"): 0}, events=lambda: {("file", "refused"): 1}
     )
+    telemetry.watch_profiles(sessions=lambda: {("s", "default"): 1}, people=lambda: {"s": 1})
     telemetry.watch_learned(lambda: {"learned": 1})
     telemetry.watch_sessions(followed=lambda: {"s": 1}, evicted=lambda: {"s": 1})
     hold = Hold(reasons=())

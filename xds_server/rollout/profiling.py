@@ -129,6 +129,22 @@ class Profiling:
     def _is_there(self, steered: SteeredService) -> bool:
         return self._fleet.services.get(steered.name) is steered
 
+    # --- looking
+
+    def sessions(self) -> dict[tuple[str, str], int]:
+        """How many sessions each profile in force was learnt from, by service and segment."""
+        found = {}
+        for name, steered in self._fleet.services.items():
+            for segment, index in steered.service.spec.segment_index.items():
+                profile = steered.engine.observer.behaviour.profile(index)
+                if profile is not None:
+                    found[name, segment] = profile.n_sessions
+        return found
+
+    def people(self) -> dict[str, int]:
+        """How many people of each service are remembered."""
+        return {name: len(steered.engine.people) for name, steered in self._fleet.services.items()}
+
     # --- training
 
     async def train(self, steered: SteeredService, *, who: str = "") -> list[ProfileRow]:

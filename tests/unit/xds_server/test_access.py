@@ -118,7 +118,8 @@ def test_every_method_that_is_served_needs_a_right(method: str) -> None:
 def test_looking_is_not_steering() -> None:
     rights = {m: next(r for b, r in RIGHTS if m.startswith(b)) for m in methods() if m.startswith("serinus.control")}
     assert {method.partition("/")[2] for method, right in rights.items() if right == "observe"} == {
-        *("Explain", "GetHistory", "GetStatus", "ListRollouts", "ListSegments", "WatchStatus")
+        *("Explain", "GetHistory", "GetProfile", "GetProfileEvaluation", "GetStatus"),
+        *("ListRollouts", "ListSegments", "WatchStatus"),
     }
 
 

@@ -64,8 +64,8 @@ sidecars:
 """
 
 SERVICE_KEYS = (
-    "domains, port, identity, session, errors, routes, idle_timeout, versions, baseline, segments, learned, kpis, "
-    "rollout"
+    "domains, port, identity, session, errors, routes, idle_timeout, versions, baseline, segments, learned, profile, "
+    "kpis, rollout"
 )
 ROLLOUT_KEYS = (
     "mode, harm, budget_risk, false_rollback, policy, interval, warmup, max_step, min_dwell, horizon, bake, bake_split"

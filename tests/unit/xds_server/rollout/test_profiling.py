@@ -124,10 +124,9 @@ def test_how_well_it_fits_is_told_by_what_has_come_since(tmp_path: Path) -> None
             assert not fits.calls_for_training
             rng, now_ns = np.random.default_rng(3), control._fleet.clock.now_unix_ns()
             behaviour = control._fleet.services["shop"].engine.observer.behaviour
-            for pages in (3, 4, 5):
-                behaviour.learn(
-                    DEFAULT, sessions(np.arange(5_000, 6_500), now_ns, days=1, pages=pages, rng=rng), LABELS
-                )
+            for pages in (1, 2, 1, 2):  # nobody does anything odd, but it is others who come
+                fresh = sessions(np.arange(5_000, 7_000), now_ns, days=1, pages=pages, rng=rng)
+                behaviour.learn(DEFAULT, fresh, LABELS)
             (drifted,) = (await control.evaluate_profile("shop", "default")).segments
             assert drifted.calls_for_training
             with pytest.raises(UnknownNameError):
