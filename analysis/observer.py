@@ -122,8 +122,9 @@ class Observer:
         """The rollout has ended, each segment is on that version: what people do there is usual again, after a gap."""
         for name, version in serving.items():
             arms = self._arms.get(self._spec.segment_index[name])
-            if arms is not None and arms.over is None:
-                arms.over = at_ns + int(self._spec.session.gap_s * NS), self._spec.version_index[version]
+            serving_now = self._spec.version_index[version]
+            if arms is not None and (arms.over is None or arms.over[1] != serving_now):  # it may be rolled back later
+                arms.over = at_ns + int(self._spec.session.gap_s * NS), serving_now
 
     def freeze_thresholds(self) -> bool:
         """Freeze what 'slow' means; a limit in the specification goes first.
@@ -218,13 +219,16 @@ class Observer:
         Those of people, on the baseline, from before the exposure or long enough after the end of the last rollout.
         """
         rows = self.tracker.take_over()
-        segments, start, version = rows["segment"], rows["start_unix_ns"], rows["version"]
+        return rows, self._usual(rows["segment"], rows["start_unix_ns"], rows["version"]) & ~rows["bot"]
+
+    def _usual(self, segments: npt.NDArray[np.uint16], start: Times, version: npt.NDArray[np.uint16]) -> Flags:
+        """Which sessions show what is usual: nothing was on trial then, or nothing is any more."""
         usual = self._unexposed(segments, start, version)
         for segment, arms in self._arms.items():
             if arms.over is not None:
                 since_ns, serving = arms.over
                 usual |= (segments == segment) & (start >= since_ns) & (version == serving)
-        return rows, usual & ~rows["bot"]
+        return usual
 
     def _take_up(self, window: Window, judged: Judged) -> None:
         bots = self.tracker.columns["bot"][judged.slots]
@@ -314,11 +318,12 @@ class Observer:
         assert self._anomaly is not None  # noqa: S101 -- the caller compared it with a KPI
         unexposed = self._are_unexposed(slots)
         segments, start = self.tracker.columns["segment"][slots], self.tracker.columns["start_unix_ns"][slots]
+        usual = self._usual(segments, start, self.tracker.columns["version"][slots])
         arms = self._arm(slots, segments, start, self._spec.kpis[self._anomaly].judge_after_s)
         for segment in np.unique(segments).tolist():
             here = np.flatnonzero(segments == segment)
             sessions = self.tracker.columns.rows(slots[here])
-            self.behaviour.learn(segment, sessions[unexposed[here]], self._labels)
+            self.behaviour.learn(segment, sessions[usual[here]], self._labels)
             p = self.behaviour.p_values(segment, sessions, self._labels)
             for arm in (BASELINE, CANARY):
                 self._remember(segment, arm, sessions[(arms[here] == arm) & ~unexposed[here]])

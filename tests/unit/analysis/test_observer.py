@@ -277,3 +277,23 @@ def test_after_a_rollout_what_its_end_leaves_people_on_is_usual_again() -> None:
     observer.observe(table(row(99, 1, **CANARY_ROW), row(101, 2, **CANARY_ROW)))  # may carry over what was before
     observer.observe(table(row(120, 3, **CANARY_ROW), row(120, 4)))
     assert _usual(observer, 300) == [3]
+
+
+def test_after_a_rollout_the_profile_s_sample_goes_on_with_what_people_are_on() -> None:
+    observer = _observer(at_s=10.0)
+    observer.observe(table(row(11, 1, **CANARY_ROW), row(11, 2)))
+    _window(observer, 60)
+    assert observer.behaviour.waiting_n(0) == 0, "of neither arm while they are compared"
+    observer.finish({"power": "v2"}, 100 * NS)
+    observer.observe(table(row(120, 3, **CANARY_ROW), row(120, 4)))
+    _window(observer, 300)
+    assert observer.behaviour.waiting_n(0) == 1
+
+
+def test_a_finished_rollout_that_is_rolled_back_makes_the_baseline_usual() -> None:
+    observer = _observer(at_s=10.0)
+    observer.finish({"power": "v2"}, 100 * NS)
+    observer.finish({"power": "v1"}, 200 * NS)
+    observer.finish({"power": "v1"}, 250 * NS)
+    observer.observe(table(row(220, 3, **CANARY_ROW), row(220, 4)))
+    assert _usual(observer, 400) == [4]
