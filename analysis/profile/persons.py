@@ -143,7 +143,7 @@ class PersonTable:
         self._keep(stay)
 
     def to_bytes(self) -> bytes:
-        return pack("people", FORMAT, {}, {name: self.persons[name] for name in PERSON_DTYPE.names or ()})
+        return persons_to_bytes(self.persons)
 
     @classmethod
     def from_bytes(cls, data: bytes, limit: int = PERSONS_MAX) -> PersonTable:
@@ -160,6 +160,11 @@ class PersonTable:
         table._rows, table._n = rows, len(rows)
         table._index.put(rows["user"], np.arange(len(rows), dtype=np.int32))
         return table
+
+
+def persons_to_bytes(persons: Rows) -> bytes:
+    """People (PERSON_DTYPE) as `PersonTable.from_bytes` reads them."""
+    return pack("people", FORMAT, {}, {name: persons[name] for name in PERSON_DTYPE.names or ()})
 
 
 def _sums(sessions: Rows, vocabulary: Sequence[str]) -> Mapping[str, Floats]:

@@ -119,7 +119,7 @@ class Controller:
         self._fleet.services.update(services)
         for name, steered in services.items():
             if before.get(name) is not steered:
-                self.profiling.take_up(steered)
+                self.profiling.take_up(steered, before.get(name))
                 self._ticks.start(steered)
                 for segment, split in steered.splits.segments.items():
                     self._fleet.telemetry.split(name, segment, split.canary_bp)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from analysis.anomaly.behaviour import BehaviourModel, Lesson
 from analysis.errors import StateError
-from analysis.profile.persons import Clustering, PersonTable, cluster_persons
+from analysis.profile.persons import Clustering, PersonTable, cluster_persons, persons_to_bytes
 from analysis.profile.profile import Profile
 from xds_server.errors import JournalError, RefusedError
 from xds_server.learnt.memberships import Proposal, Proposals
@@ -35,6 +35,9 @@ GROWN: Final = 4  # times as many new sessions as a profile was trained on, and 
 ENOUGH_N: Final = 4_000  # … unless it was trained on so many
 SAME_SHARE: Final = 0.5  # of people that an adopted name and a new cluster must share to be the same (Jaccard)
 _S: Final = 1_000_000_000
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 Rows = npt.NDArray[np.void]
 Users = npt.NDArray[np.uint64]
@@ -79,11 +82,20 @@ class Profiling:
 
     # --- life
 
-    def take_up(self, steered: SteeredService) -> None:
-        """Let a service go on with what was learnt before. What cannot be read is learnt anew."""
-        learnt = self.services[steered.name] = Learnt(saved_s=self._fleet.clock.monotonic())
+    def take_up(self, steered: SteeredService, before: SteeredService | None = None) -> None:
+        """Let a service go on with what was learnt before. What cannot be read is learnt anew.
+
+        `before`: what was steered in its place until now; its people are newer than those that are stored.
+        """
+        learnt = Learnt(saved_s=self._fleet.clock.monotonic())
+        known, self.services[steered.name] = self.services.get(steered.name), learnt
+        is_known = before is not None and known is not None
+        if before is not None and known is not None:
+            steered.engine.people, before.engine.people = before.engine.people, PersonTable()  # never in two engines
+            learnt.clustering, learnt.saved_s = known.clustering, known.saved_s
         try:
-            rows, people = self._store.newest(steered.name), self._store.people(steered.name)
+            rows = self._store.newest(steered.name)
+            people = None if is_known else self._store.people(steered.name)
         except JournalError as error:
             log.error("nothing is known of the people of %s: %s", steered.name, error)  # noqa: TRY400 -- one line
             return
@@ -91,7 +103,7 @@ class Profiling:
         for segment, index in steered.service.spec.segment_index.items():
             row = rows.get(segment)
             if row is not None:
-                _adopt(behaviour, index, row)
+                _adopt(behaviour, index, row, in_any_case=not steered.is_running)
                 learnt.rows[segment] = _without_payload(row)
         if people is not None:
             self._take_up_people(steered, learnt, people)
@@ -103,7 +115,8 @@ class Profiling:
         except StateError as error:
             log.warning("people of %s are learnt anew: %s", steered.name, error)
         if learnt.clustering is not None:
-            self._propose(steered.name, learnt.clustering, steered.engine.people.persons)
+            proposals = _proposals(learnt.clustering, steered.engine.people.persons)
+            self._learnt.proposals[steered.name] = proposals
 
     async def run(self) -> None:
         """Look again and again which profiles are due, until cancelled; then people are kept."""
@@ -114,13 +127,13 @@ class Profiling:
                     await self._look(steered)
         finally:
             for steered in self._fleet.services.values():
-                self._save_people(steered)
+                self._save_people(steered.name, steered.engine.people.persons.copy())
 
     async def _look(self, steered: SteeredService) -> None:
         try:
             if not steered.is_running and self._is_there(steered):
                 await self.train(steered)
-                self._save_people_if_due(steered)
+            await self._save_people_if_due(steered)
         except (JournalError, RefusedError) as error:
             log.warning("profiles of %s: %s", steered.name, error)
         except Exception:  # of one service's data; the others are looked at
@@ -153,26 +166,28 @@ class Profiling:
         Raises RefusedError while a rollout runs, and JournalError.
         """
         async with steered.lock:
-            work = self._work(steered, who)
+            _refuse_running(steered)
+            work = await _to_its_end(self._work, steered, who)
         if not work.lessons:
             return []
         profiles = await asyncio.to_thread(_learn, work)
         clustering = await asyncio.to_thread(cluster_persons, work.people, work.now_ns, _rng(steered.name, work.now_ns))
+        proposals = None if clustering is None else await asyncio.to_thread(_proposals, clustering, work.people)
         async with steered.lock:
             if not self._is_there(steered):
                 return []
             _refuse_running(steered)
             rows = [self._take(steered, segment, profile, work) for segment, profile in profiles.items()]
-            if clustering is not None:
-                await self._take_clustering(steered, clustering, work)
-            self._save_people(steered)
+            if clustering is not None and proposals is not None:
+                await self._take_clustering(steered, clustering, proposals)
+        await self._save_people_now(steered)
         self._fleet.tell()
         return rows
 
     def _work(self, steered: SteeredService, who: str) -> _Work:
-        _refuse_running(steered)
+        """What is due; in a thread, the service's lock is held."""
         behaviour, now_ns = steered.engine.observer.behaviour, self._fleet.clock.now_unix_ns()
-        steered.engine.people.forget_before(now_ns - int(steered.service.keep_s * _S))
+        self._forget(steered, now_ns)
         lessons: dict[str, Lesson] = {}
         whys: dict[str, str] = {}
         for segment, index in steered.service.spec.segment_index.items():
@@ -180,7 +195,9 @@ class Profiling:
             why = who or self._why(steered, segment, index, now_ns)
             if lesson is not None and why:
                 lessons[segment], whys[segment] = lesson, why
-        return _Work(lessons=lessons, whys=whys, people=steered.engine.people.persons.copy(), now_ns=now_ns)
+        people = steered.engine.people.persons
+        people = people.copy() if lessons else people[:0]
+        return _Work(lessons=lessons, whys=whys, people=people, now_ns=now_ns)
 
     def _why(self, steered: SteeredService, segment: str, index: int, now_ns: int) -> str:
         """Why a segment's profile is due; empty: it is not."""
@@ -212,14 +229,14 @@ class Profiling:
 
     # --- people
 
-    async def _take_clustering(self, steered: SteeredService, clustering: Clustering, work: _Work) -> None:
+    async def _take_clustering(self, steered: SteeredService, clustering: Clustering, proposals: Proposals) -> None:
         """Propose new clusters; names that were adopted go on with the cluster that is most alike."""
         self.services[steered.name].clustering = clustering
-        proposals = self._propose(steered.name, clustering, work.people)
+        self._learnt.proposals[steered.name] = proposals
         adopted = self._learnt.adopted(steered.name)
         people = {}
         for name, users in adopted.items():
-            shared = [_shared(users, proposals.people(each.cluster)) for each in proposals.clusters]
+            shared = await asyncio.to_thread(_all_shared, users, proposals)
             if shared and max(shared) >= SAME_SHARE:
                 people[name] = proposals.people(int(np.argmax(shared)))
             else:
@@ -229,37 +246,49 @@ class Profiling:
         if people:
             await self._learnt.renew(steered, people, who=SERINUS)
 
-    def _propose(self, service: str, clustering: Clustering, people: Rows) -> Proposals:
-        cluster_of = clustering.assign(people).astype(np.uint8)
-        sizes = np.bincount(cluster_of, minlength=clustering.n_clusters)
-        proposals = Proposals(
-            clusters=tuple(
-                Proposal(cluster=cluster, size=int(sizes[cluster]), description=text)
-                for cluster, text in enumerate(clustering.describe())
-            ),
-            users=people["user"].copy(),
-            cluster_of=cluster_of,
-        )
-        self._learnt.proposals[service] = proposals
-        return proposals
-
-    def _save_people_if_due(self, steered: SteeredService) -> None:
-        if self._fleet.clock.monotonic() - self.services[steered.name].saved_s >= SAVE_S:
-            self._save_people(steered)
-
-    def _save_people(self, steered: SteeredService) -> None:
+    async def _save_people_if_due(self, steered: SteeredService) -> None:
         learnt = self.services.get(steered.name)
-        if learnt is None or not len(steered.engine.people):
+        if learnt is not None and self._fleet.clock.monotonic() - learnt.saved_s >= SAVE_S:
+            await self._save_people_now(steered)
+
+    async def _save_people_now(self, steered: SteeredService) -> None:
+        """Keep people; what takes long is done beside the loop, and without the lock."""
+        async with steered.lock:
+            if not self._is_there(steered):
+                return
+            people = await _to_its_end(self._present, steered)
+        await asyncio.to_thread(self._save_people, steered.name, people)
+
+    def _present(self, steered: SteeredService) -> Rows:
+        self._forget(steered, self._fleet.clock.now_unix_ns())
+        return steered.engine.people.persons.copy()
+
+    def _forget(self, steered: SteeredService, now_ns: int) -> None:
+        steered.engine.people.forget_before(now_ns - int(steered.service.keep_s * _S))
+
+    def _save_people(self, service: str, people: Rows) -> None:
+        learnt = self.services.get(service)
+        if learnt is None:
             return
+        clustering = learnt.clustering
         row = PeopleRow(
-            payload=steered.engine.people.to_bytes(),
-            clustering=b"" if learnt.clustering is None else learnt.clustering.to_bytes(),
+            payload=persons_to_bytes(people), clustering=b"" if clustering is None else clustering.to_bytes()
         )
         try:
-            self._store.save_people(steered.name, row, at_unix_ns=self._fleet.clock.now_unix_ns())
+            self._store.save_people(service, row, at_unix_ns=self._fleet.clock.now_unix_ns())
             learnt.saved_s = self._fleet.clock.monotonic()
         except JournalError as error:
-            log.error("people of %s are not kept: %s", steered.name, error)  # noqa: TRY400 -- one line
+            log.error("people of %s are not kept: %s", service, error)  # noqa: TRY400 -- one line
+
+
+async def _to_its_end(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Run in a thread; whoever is cancelled waits for its end, or the lock would be free while it changes things."""
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise
 
 
 def _refuse_running(steered: SteeredService) -> None:
@@ -280,9 +309,12 @@ def _rng(name: str, now_ns: int) -> np.random.Generator:
     return np.random.default_rng([now_ns, *name.encode()])
 
 
-def _adopt(behaviour: BehaviourModel, index: int, row: ProfileRow) -> None:
-    """Take up a stored profile; not in place of one that a running rollout is judged by, nor one for another age."""
-    if behaviour.is_fitted(index):
+def _adopt(behaviour: BehaviourModel, index: int, row: ProfileRow, *, in_any_case: bool) -> None:
+    """Take up a stored profile; not one for another age, nor, unless `in_any_case`, in place of one that is there.
+
+    A running rollout is judged by the profile of its own state; one that has ended may have left an older one.
+    """
+    if behaviour.is_fitted(index) and not in_any_case:
         return
     try:
         profile = Profile.from_bytes(row.payload)
@@ -298,6 +330,24 @@ def _without_payload(row: ProfileRow) -> ProfileRow:
         service=row.service, segment=row.segment, version=row.version, trained_unix_ns=row.trained_unix_ns,
         sessions=row.sessions, why=row.why,
     )  # fmt: skip
+
+
+def _proposals(clustering: Clustering, people: Rows) -> Proposals:
+    """What each cluster is, and who is in it."""
+    cluster_of = clustering.assign(people).astype(np.uint8)
+    sizes = np.bincount(cluster_of, minlength=clustering.n_clusters)
+    return Proposals(
+        clusters=tuple(
+            Proposal(cluster=cluster, size=int(sizes[cluster]), description=text)
+            for cluster, text in enumerate(clustering.describe())
+        ),
+        users=people["user"].copy(),
+        cluster_of=cluster_of,
+    )
+
+
+def _all_shared(users: Users, proposals: Proposals) -> list[float]:
+    return [_shared(users, proposals.people(each.cluster)) for each in proposals.clusters]
 
 
 def _shared(some: Users, others: Users) -> float:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from analysis.columns import NEVER
+from analysis.decision import Action
+from analysis.profile.persons import Clustering, PersonTable
 from analysis.session import SESSION_DTYPE
 from xds_server.ads.cache import AdsCache
 from xds_server.clock import SystemClock
@@ -21,6 +25,7 @@ from xds_server.rollout.controller import Controller
 from xds_server.rollout.profiling import FIRST_N, Why
 from xds_server.settings import parse_mesh
 from xds_server.store.journal import Journal
+from xds_server.store.profiles import ProfileStore
 from xds_server.telemetry import Telemetry
 
 NS = 1_000_000_000
@@ -212,5 +217,101 @@ def test_damaged_profiles_and_people_are_learnt_anew(tmp_path: Path) -> None:
             teach(control)
             (trained,) = (await control.train_profile(service="shop", who="ann")).segments
             assert trained.version == 2, "no version is given twice"
+
+    asyncio.run(scenario())
+
+
+def test_what_is_known_of_people_survives_another_specification(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            teach(control)
+            await control.train_profile(service="shop", who="ann")
+            teach(control, seed=2, regulars_from=5_000)  # two hundred more, who are not stored yet
+            before = control._fleet.services["shop"]
+            other = MESH.replace("baseline: v1", "baseline: v1\n    session: {gap: 20m}")
+            await control.change_mesh(parse_mesh(other, "mesh.yaml"))
+            assert control._fleet.services["shop"] is not before
+            assert (await control.profile("shop", None)).people == 600
+            assert control.segments("shop").proposals
+
+    asyncio.run(scenario())
+
+
+def test_people_are_kept_and_forgotten_while_a_rollout_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            steered = control._fleet.services["shop"]
+            rng, now_ns = np.random.default_rng(1), control._fleet.clock.now_unix_ns()
+            long_ago = now_ns - 31 * 86_400 * NS
+            steered.engine.people.update(sessions([1, 2], long_ago, days=0, pages=2, rng=rng), LABELS)
+            steered.engine.people.update(sessions([3], now_ns, days=0, pages=2, rng=rng), LABELS)
+            await control.start_rollout(service="shop", canary="v2", who="ann", reason="")
+            monkeypatch.setattr("xds_server.rollout.profiling.SAVE_S", 0.0)
+            await control.profiling._look(steered)
+            stored = control.profiling._store.people("shop")
+            assert stored is not None
+            assert PersonTable.from_bytes(stored.payload).persons["user"].tolist() == [3]
+
+    asyncio.run(scenario())
+
+
+def test_when_everybody_is_forgotten_nobody_is_stored_any_more(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            steered = control._fleet.services["shop"]
+            rng, long_ago = np.random.default_rng(1), control._fleet.clock.now_unix_ns() - 31 * 86_400 * NS
+            steered.engine.people.update(sessions([1, 2], long_ago, days=0, pages=2, rng=rng), LABELS)
+            control.profiling._save_people("shop", steered.engine.people.persons)
+            await control.profiling._save_people_now(steered)
+            stored = control.profiling._store.people("shop")
+            assert stored is not None
+            assert len(PersonTable.from_bytes(stored.payload)) == 0
+
+    asyncio.run(scenario())
+
+
+def test_what_takes_long_with_many_people_is_done_beside_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            here, threads = threading.get_ident(), []
+
+            def noted(work: Callable[..., Any]) -> Callable[..., Any]:
+                def run(*args: Any, **kwargs: Any) -> Any:
+                    threads.append((work.__name__, threading.get_ident()))
+                    return work(*args, **kwargs)
+
+                return run
+
+            for owner, name in ((PersonTable, "forget_before"), (Clustering, "assign"), (ProfileStore, "save_people")):
+                monkeypatch.setattr(owner, name, noted(getattr(owner, name)))
+            teach(control)
+            await control.train_profile(service="shop", who="ann")
+            assert {name for name, _ in threads} == {"forget_before", "assign", "save_people"}
+            assert here not in {thread for _, thread in threads}
+
+    asyncio.run(scenario())
+
+
+def test_after_a_crash_the_newest_profile_is_taken_up_whatever_the_last_rollout_had(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            teach(control)
+            await control.train_profile(service="shop", who="ann")
+            await control.start_rollout(service="shop", canary="v2", who="ann", reason="")
+            name = (await control.rollouts())[0].rollout
+            await control.act(
+                service="shop", segment=None, action=Action.ROLLBACK, split_bp=0, who="ann", reason=""
+            )  # fmt: skip
+            state = control._fleet.journal.load_state(name)
+            assert state is not None
+            assert not control._fleet.services["shop"].is_running
+            teach(control, seed=2)
+            assert (await control.train_profile(service="shop", who="ann")).segments[0].version == 2
+        with contextlib.closing(Journal(tmp_path)) as journal:  # as if nothing had been stored at the end
+            journal.save_state(name, state.payload, state.at_unix_ns)
+        async with controller(tmp_path) as control:
+            assert (await control.profile("shop", "default")).segments[0].version == 2
 
     asyncio.run(scenario())
