@@ -30,6 +30,8 @@ class SplitHistory:
 
     def set(self, at_ns: int, split_bp: int) -> None:
         if self._changes[-1][1] != split_bp:
+            if at_ns < self._changes[-1][0]:  # the clock has gone back; what was before is before
+                self._changes = deque((min(then_ns, at_ns), before_bp) for then_ns, before_bp in self._changes)
             self._changes.append((at_ns, split_bp))
             self._changing_ns = at_ns if self._changing_ns is None else self._changing_ns
         while len(self._changes) > 1 and self._changes[1][0] < at_ns - self._keep_ns:

@@ -55,3 +55,13 @@ def test_split_history_knows_what_was_in_force_between_two_times() -> None:
     assert _extremes(history, 5 * NS, 25 * NS) == (0, 2_000)
     assert _extremes(history, 20 * NS, 30 * NS) == (1_000, 2_000)
     assert _extremes(history, 31 * NS, 99 * NS) == (1_000, 1_000)
+
+
+def test_split_history_goes_on_when_the_clock_has_gone_back() -> None:
+    history = SplitHistory(keep_s=1_000)
+    for at_s, split_bp in ((100, 500), (200, 1_000), (300, 2_000), (150, 3_000), (160, 0)):
+        history.set(at_s * NS, split_bp)
+    assert _extremes(history, 120 * NS, 130 * NS) == (500, 500)
+    assert _extremes(history, 151 * NS, 155 * NS) == (3_000, 3_000)
+    assert _extremes(history, 155 * NS, 165 * NS) == (0, 3_000)
+    assert _extremes(history, 400 * NS, 410 * NS) == (0, 0)
