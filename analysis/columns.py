@@ -54,6 +54,7 @@ Times = npt.NDArray[np.int64]
 _GROWTH = 1.5
 _LEAST = 1_024
 _COUNT_MAX = 0xFFFF
+_NUMBERS = NEVER - 1  # after so many sessions numbers begin anew
 _UNHAPPENED = ("first_error_ms", "first_slow_ms", "goal_ms")
 _BUCKET_NS = 250_000_000
 _PARTS_MAX = 64
@@ -114,7 +115,7 @@ class Columns:
         slots = self._free[self._free_n : self._free_n + n].copy()
         for name, column in self._fields.items():
             column[slots] = NEVER if name in _UNHAPPENED else 0
-        numbers = ((np.arange(self._numbered, self._numbered + n) % (NEVER - 1)) + 1).astype(np.uint32)
+        numbers = ((np.arange(self._numbered, self._numbered + n) % _NUMBERS) + 1).astype(np.uint32)
         self._numbered += n
         self.number[slots] = numbers
         return slots, numbers
@@ -132,8 +133,8 @@ class Columns:
         n = min(n, len(taken))
         if n <= 0:
             return np.empty(0, np.int32)
-        begun = self._numbered - self.number[taken].astype(np.int64)
-        return taken[np.argpartition(-begun, n - 1)[:n]].astype(np.int32)
+        ago = (self._numbered - self.number[taken].astype(np.int64)) % _NUMBERS
+        return taken[np.argpartition(-ago, n - 1)[:n]].astype(np.int32)
 
     def _grow(self, least: int) -> None:
         before = len(self.number)

@@ -242,7 +242,7 @@ class SessionTracker:
         start, last = c["start_unix_ns"][slots], c["last_unix_ns"][slots]
         joins = known & (at >= start - NS) & (at <= last + self._gap_ns)
         waits = ~joins & (at > newest_ns - PENDING_NS)
-        self._pending = events[waits][-MAX_PENDING:]
+        self._pending = _newest(events[waits], MAX_PENDING)
         events, slots, at = events[joins], slots[joins], at[joins]
         offset = offsets_ms(at, c["start_unix_ns"][slots])
         kinds = events["kind"]
@@ -335,6 +335,13 @@ _OUTCOME_OF = {
     KpiKind.LATENCY: Outcome.SLOW,
     KpiKind.ABANDONMENT: Outcome.ABANDONED,
 }
+
+
+def _newest(events: Rows, n: int) -> Rows:
+    """At most n events, those that happened last."""
+    if len(events) <= n:
+        return events
+    return events[np.sort(np.argsort(events["start_unix_ns"], kind="stable")[-n:])]
 
 
 def offsets_ms(at_ns: Times, start_ns: Times) -> Times:

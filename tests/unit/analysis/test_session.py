@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from analysis.columns import NEVER, Columns
 from analysis.sample import UNKNOWN, SampleKind
 from analysis.session import HARM, NS, PENDING_NS, SessionTracker
 from analysis.spec import HarmSpec, Outcome, RolloutSpec
@@ -156,3 +157,19 @@ def test_more_sessions_than_the_bound_are_counted_as_evicted(monkeypatch: pytest
 def test_nan_duration_is_not_slow() -> None:
     tracker = _tracker(row(1, 7, duration_ms=np.nan))
     assert _judged(tracker, 60.0)[7, LATENCY] is False
+
+
+def test_of_too_many_events_without_a_session_the_newest_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.session.MAX_PENDING", 2)
+    tracker = _tracker(*(row(at_s, user, kind=SampleKind.SPAN_ERROR) for user, at_s in ((1, 3), (2, 2), (9, 1))))
+    tracker.observe(table(*(row(at_s - 0.1, user) for user, at_s in ((1, 3), (2, 2), (9, 1)))))
+    errors = tracker.columns["first_error_ms"] < NEVER
+    assert sorted(tracker.columns["user"][errors & (tracker.columns.number != 0)].tolist()) == [1, 2]
+
+
+def test_the_oldest_are_told_when_numbers_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.columns._NUMBERS", 10)
+    columns = Columns(100)
+    slots = [int(columns.take(1)[0][0]) for _ in range(13)]
+    columns.give_back(np.array(slots[:6], np.int32))
+    assert sorted(columns.oldest(2, np.empty(0, np.int32)).tolist()) == sorted(slots[6:8])
