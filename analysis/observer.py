@@ -167,9 +167,9 @@ class Observer:
         self.newest_ns = max(self.newest_ns, int(rows["start_unix_ns"].max()))
         requests = rows[rows["kind"] == SampleKind.REQUEST]
         self._entries += len(requests)
-        self._fresh.append(requests)
         self._remember_durations(requests)
         self._started(self.tracker.observe(rows, self._labels))
+        self._fresh.append(requests)  # after what might fail, and does so at each tick
 
     def _remember_durations(self, requests: Rows) -> None:
         requests = requests[-DURATIONS_MAX:]
@@ -200,7 +200,7 @@ class Observer:
 
     def window(self, now_ns: int) -> Window:
         """All that has fallen due by `now_ns`, less LATENESS_S for what is still under way."""
-        window = empty(len(self._spec.segments), len(self._spec.kpis))
+        window = replace(empty(len(self._spec.segments), len(self._spec.kpis)), traffic=self._traffic())
         watermark_ns = now_ns - int(LATENESS_S * NS)
         for judged in self.tracker.judge(watermark_ns):
             self._take_up(window, judged)
@@ -209,8 +209,7 @@ class Observer:
         arrived, self._arrived = self._arrived, np.zeros_like(self._arrived)
         entries, self._entries = self._entries, 0
         return replace(
-            window, exposed=exposed, arrived=arrived, people=people, failing=failing, traffic=self._traffic(),
-            entries=entries,
+            window, exposed=exposed, arrived=arrived, people=people, failing=failing, entries=entries,
         )  # fmt: skip
 
     def take_over(self) -> tuple[Rows, Flags]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from typing import Any
 
@@ -297,3 +298,17 @@ def test_a_finished_rollout_that_is_rolled_back_makes_the_baseline_usual() -> No
     observer.finish({"power": "v1"}, 250 * NS)
     observer.observe(table(row(220, 3, **CANARY_ROW), row(220, 4)))
     assert _usual(observer, 400) == [4]
+
+
+@pytest.mark.parametrize("failing", ["observe", "judge"])
+def test_what_fails_at_each_tick_keeps_no_requests(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError(failing)
+
+    observer = _observer()
+    monkeypatch.setattr(observer.tracker, failing, fail)
+    for tick in range(5):
+        with contextlib.suppress(RuntimeError):
+            observer.observe(table(row(11 + tick, 1)))
+            _window(observer, 11 + tick)
+    assert sum(map(len, observer._fresh)) == 0
