@@ -90,7 +90,7 @@ class BehaviourModel:
         if model.profile is not None and len(usual):
             usual = usual[self.p_values(segment, usual, labels) >= PROTECT]
         model.reservoir.offer(usual, labels)
-        if model.profile is None:
+        if model.profile is None and len(usual):
             model.kept = None
         model.hours.observe(usual["start_unix_ns"])
 

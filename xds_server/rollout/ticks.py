@@ -159,4 +159,7 @@ def _advance(
     engine: ServiceEngine, rows: npt.NDArray[np.void], now_ns: int, labels: Sequence[str], logs: LogCheck
 ) -> tuple[SegmentDecision, ...]:
     engine.observe(rows, labels)
-    return engine.tick(now_ns, logs)
+    decisions = engine.tick(now_ns, logs)
+    if engine.is_running:
+        engine.observer.behaviour.state()  # it remembers what takes long, and the loop stores it without a delay
+    return decisions
