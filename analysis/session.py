@@ -90,7 +90,11 @@ class SessionTracker:
     def segment_of(self, user: int) -> int | None:
         """Index of the segment in which a person's session began, while it is open."""
         slot = int(self._open.find(np.array([user], np.uint64))[0])
-        return None if slot < 0 else int(self.columns["segment"][slot])
+        if slot < 0:
+            return None
+        segment = int(self.columns["segment"][slot])
+        # Who asks from another thread than the one that observes may come when the slot is somebody else's already.
+        return segment if int(self.columns["user"][slot]) == user else None
 
     # --- in
 

@@ -81,7 +81,8 @@ class _Table:
     def remove(self, users: Users) -> None:
         where = self._where(users)
         where = where[where >= 0]
-        self.users[where], self._slots[where] = _NOBODY, _REMOVED
+        self._slots[where] = _REMOVED  # first: whoever looks from another thread must not take this for an end
+        self.users[where] = _NOBODY
         self.n -= len(where)
         self._removed_n += len(where)
 

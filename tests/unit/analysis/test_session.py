@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from analysis.columns import NEVER, Columns
 from analysis.sample import UNKNOWN, SampleKind
 from analysis.session import HARM, NS, PENDING_NS, SessionTracker
 from analysis.spec import HarmSpec, Outcome, RolloutSpec
+from analysis.user_index import UserIndex
 from tests.unit.analysis.rows import (
     ABANDONMENT,
     ERRORS,
@@ -173,3 +176,30 @@ def test_the_oldest_are_told_when_numbers_begin_anew(monkeypatch: pytest.MonkeyP
     slots = [int(columns.take(1)[0][0]) for _ in range(13)]
     columns.give_back(np.array(slots[:6], np.int32))
     assert sorted(columns.oldest(2, np.empty(0, np.int32)).tolist()) == sorted(slots[6:8])
+
+
+def test_who_looks_while_others_leave_finds_whoever_is_there() -> None:
+    """Two people in one place of the table: the second is found at any moment of the first's removal."""
+    index = UserIndex()
+    first, second = np.array([1], np.uint64), np.array([1 + index.capacity], np.uint64)
+    index.put(np.append(first, second), np.array([5, 6], np.int32))
+    seen = []
+
+    class Watched(np.ndarray[Any, Any]):
+        def __setitem__(self, key: Any, value: Any) -> None:
+            super().__setitem__(key, value)
+            seen.append(int(index.find(second)[0]))
+
+    table = index._table
+    table.users, table._slots = table.users.view(Watched), table._slots.view(Watched)
+    index.remove(first)
+    assert seen == [6, 6]
+    assert int(index.find(first)[0]) < 0
+
+
+def test_nobody_is_told_the_segment_of_whoever_has_the_slot_now() -> None:
+    tracker = _tracker(row(1, 7, segment=1))
+    assert (tracker.segment_of(7), tracker.segment_of(8)) == (1, None)
+    slot = int(np.flatnonzero(tracker.columns.number)[0])
+    tracker.columns["user"][slot] = 8  # as another thread may do in the midst of it
+    assert tracker.segment_of(7) is None
