@@ -256,6 +256,8 @@ class Clustering:
                 raise StateError(f"clustering is by other features: {head['features']}")
             agreement = {int(k): float(value) for k, value in head["agreement"].items()}
             made_unix_ns = int(head["made_unix_ns"])
+            if arrays["centres"].shape[1:] != (len(FEATURES) + MAX_CLUSTERS,):
+                raise StateError(f"clustering is of points in {arrays['centres'].shape[1:]} dimensions")
             return cls(agreement=agreement, made_unix_ns=made_unix_ns, **{name: arrays[name] for name in _ARRAYS})
         except DAMAGE as error:
             raise StateError(f"clustering cannot be read: {error!r}") from error

@@ -177,7 +177,7 @@ class Profiling:
             if not self._is_there(steered):
                 return []
             _refuse_running(steered)
-            rows = [self._take(steered, segment, profile, work) for segment, profile in profiles.items()]
+            rows = await _to_its_end(self._take_all, steered, profiles, work)
             if clustering is not None and proposals is not None:
                 await self._take_clustering(steered, clustering, proposals)
         await self._save_people_now(steered)
@@ -212,6 +212,10 @@ class Profiling:
             return Why.GROWN
         drift = behaviour.drift(index)
         return Why.DRIFT if drift is not None and drift.calls_for_training else ""
+
+    def _take_all(self, steered: SteeredService, profiles: Mapping[str, Profile], work: _Work) -> list[ProfileRow]:
+        """Keep and score by new profiles; in a thread, the service's lock is held."""
+        return [self._take(steered, segment, profile, work) for segment, profile in profiles.items()]
 
     def _take(self, steered: SteeredService, segment: str, profile: Profile, work: _Work) -> ProfileRow:
         learnt = self.services[steered.name]

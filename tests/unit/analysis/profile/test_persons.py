@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -99,6 +101,14 @@ def test_the_same_chance_gives_the_same_clusters_and_bytes_give_them_back() -> N
     assert again.describe() == one.describe()
     np.testing.assert_array_equal(again.assign(table.persons), one.assign(table.persons))
     np.testing.assert_array_equal(again.assign(table.persons[:10]), one.assign(table.persons)[:10])
+
+
+def test_a_clustering_of_other_points_is_refused() -> None:
+    table, _, _ = _crowds(np.random.default_rng(1))
+    one = cluster_persons(table.persons, NOW_NS, np.random.default_rng(0))
+    assert one is not None
+    with pytest.raises(StateError):
+        Clustering.from_bytes(replace(one, centres=one.centres[:, :-1]).to_bytes())
 
 
 def test_a_table_is_given_back_by_its_bytes() -> None:
