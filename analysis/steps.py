@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from analysis.columns import PATH_STEPS, Columns, Slots
+from analysis.columns import NEVER, PATH_STEPS, Columns, Slots
 from analysis.sample import NO_STEP
 from analysis.spec import KpiKind, ServiceSpec
 
@@ -57,11 +57,12 @@ class Steps:
     ) -> None:
         """Add (n,) steps, those of one session together and in order of time; only those that are `counted`.
 
-        `seen_again`: those that are no step if the path's last one is the same page a moment ago.
+        `seen_again`: those that are no step if the path's nearest page in time is the same one, a moment apart.
         """
         steps = counted & (labels != NO_STEP)
         if seen_again is not None:
-            steps &= ~(seen_again & self._just_seen(slots, labels, offset_ms))
+            told = np.flatnonzero(steps & seen_again)
+            steps[told[self._just_seen(slots[told], labels[told], offset_ms[told])]] = False
         slots, labels, offset_ms = slots[steps], labels[steps], offset_ms[steps]
         if not len(slots):
             return
@@ -83,9 +84,13 @@ class Steps:
     def _just_seen(
         self, slots: Slots, labels: npt.NDArray[np.uint16], offset_ms: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
+        """Whether the page of each path that is nearest in time is this one; calls and clicks may lie between."""
         c = self._columns
-        last = np.maximum(c["n_path"][slots].astype(np.int64) - 1, 0)
-        same = (c["path"][slots, last] == labels) & (c["n_path"][slots] > 0)
-        since_ds = offset_ms // 100 - c["path_ds"][slots, last]
-        result: npt.NDArray[np.bool_] = same & (np.abs(since_ds) <= SEEN_AGAIN_DS)
+        path, of_each = c["path"][slots], np.arange(len(slots))
+        pages = (self._kind[path] == _PAGE) | (path == labels[:, None])
+        pages &= np.arange(PATH_STEPS) < c["n_path"][slots][:, None]
+        apart_ds = np.abs(offset_ms[:, None] // 100 - c["path_ds"][slots])
+        nearest = np.argmin(np.where(pages, apart_ds, NEVER), axis=1)
+        same = pages[of_each, nearest] & (path[of_each, nearest] == labels)
+        result: npt.NDArray[np.bool_] = same & (apart_ds[of_each, nearest] <= SEEN_AGAIN_DS)
         return result

@@ -203,3 +203,15 @@ def test_nobody_is_told_the_segment_of_whoever_has_the_slot_now() -> None:
     slot = int(np.flatnonzero(tracker.columns.number)[0])
     tracker.columns["user"][slot] = 8  # as another thread may do in the midst of it
     assert tracker.segment_of(7) is None
+
+
+def test_page_that_a_browser_tells_of_after_the_page_s_calls_is_the_same_view() -> None:
+    labels = ("other", "page /a", "call /x", "page /b")
+    tracker = SessionTracker(small_spec())
+    tracker.observe(table(row(1, 7, label=1), row(1.2, 7, label=2), row(5, 7, label=3)), labels)
+    told = [row(at_s, 7, label=label, kind=SampleKind.PAGE) for at_s, label in ((1.5, 1), (5.3, 3), (7.9, 1))]
+    tracker.observe(table(*told[:2]), labels)
+    tracker.observe(table(told[2]), labels)  # back on the first page
+    (session,) = tracker.columns.rows(np.flatnonzero(tracker.columns.number).astype(np.int32))
+    assert session["path"][: session["n_path"]].tolist() == [1, 2, 3, 1]
+    assert session["n_pages"] == 3
