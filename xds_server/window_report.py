@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from analysis.sample import UNKNOWN
 from analysis.sketch import Sketch
-from analysis.spec import ServiceSpec
+from analysis.spec import TOTAL_BP, ServiceSpec
 from analysis.window import CANARY, Traffic, Window
 from xds_server.errors import BadRequestError
 from xds_server.pb import window_pb2 as pb
@@ -110,7 +110,10 @@ def decode(message: bytes, spec: ServiceSpec) -> Window:
         for name, dimensions in _COUNTS.items()
     }
     return Window(
-        **counts, newcomers=_newcomers(report, spec), traffic=_all_traffic(report, spec), entries=report.entries
+        **counts,
+        newcomers=_newcomers(report, spec),
+        traffic=_all_traffic(report, spec),
+        entries=min(report.entries, _MOST),
     )
 
 
@@ -137,6 +140,8 @@ def _newcomers(report: pb.WindowReport, spec: ServiceSpec) -> Counter[tuple[int,
     index = spec.segment_index
     found: Counter[tuple[int, int, int]] = Counter()
     for newcomers in report.newcomers:
+        if newcomers.asked_bp > TOTAL_BP:
+            raise BadRequestError(f"newcomers who were asked for at {newcomers.asked_bp} bp of {TOTAL_BP}")
         if newcomers.segment in index:
             found[index[newcomers.segment], newcomers.asked_bp, int(newcomers.on_canary)] += min(newcomers.n, _MOST)
     return found

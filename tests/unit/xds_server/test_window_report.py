@@ -72,7 +72,8 @@ def test_reports_that_fit_nothing_are_refused() -> None:
             decode(message, SPEC)
     report = pb.WindowReport.FromString(_encode(_window(1)))
     endless = pb.Traffic(segment="power", duration=pb.Sketch(counts=[1] * 5_000))
-    for damage in ({"n": [1]}, {"exposed": [2**60, 0]}, {"traffic": [endless]}):
+    beyond = pb.Newcomers(segment="power", asked_bp=10_001, n=1)
+    for damage in ({"n": [1]}, {"exposed": [2**60, 0]}, {"traffic": [endless]}, {"newcomers": [beyond]}):
         damaged = pb.WindowReport()
         damaged.CopyFrom(report)
         for field, values in damage.items():
