@@ -163,8 +163,9 @@ class Due:
 
     def put(self, due_ns: Times, slots: Slots, numbers: Numbers) -> None:
         keys = due_ns // _BUCKET_NS
-        for key in np.unique(keys).tolist():
-            here = keys == key
+        order = np.argsort(keys, kind="stable")
+        different, first = np.unique(keys[order], return_index=True)
+        for key, here in zip(different.tolist(), np.split(order, first[1:]), strict=True) if len(order) else ():
             if key not in self._parts:
                 heappush(self._keys, key)
             parts = self._parts[key]

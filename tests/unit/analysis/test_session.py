@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
-from analysis.columns import NEVER, Columns
+from analysis.columns import NEVER, Columns, Due
 from analysis.sample import UNKNOWN, SampleKind
 from analysis.session import HARM, NS, PENDING_NS, SessionTracker
 from analysis.spec import HarmSpec, Outcome, RolloutSpec
@@ -215,3 +216,16 @@ def test_page_that_a_browser_tells_of_after_the_page_s_calls_is_the_same_view() 
     (session,) = tracker.columns.rows(np.flatnonzero(tracker.columns.number).astype(np.int32))
     assert session["path"][: session["n_path"]].tolist() == [1, 2, 3, 1]
     assert session["n_pages"] == 3
+
+
+def test_sessions_that_are_due_at_many_times_are_sorted_in_one_go() -> None:
+    """A stream's log entry comes when it ends: what comes at once may have begun at any time of a day."""
+    due, n = Due(), 100_000
+    at_ns = np.random.default_rng(1).permutation(n) * NS
+    began_s = time.process_time()
+    due.put(at_ns, np.arange(n, dtype=np.int32), np.arange(1, n + 1, dtype=np.uint32))
+    assert time.process_time() - began_s < 3
+    slots, numbers = due.take(1_000 * NS)
+    assert at_ns[slots].tolist() == [at_s * NS for at_s in range(1_000)]
+    assert (numbers == slots + 1).all()
+    assert len(due) == n - 1_000
