@@ -395,6 +395,10 @@ class Controller:
 
     # --- looking (the control API's Steering)
 
+    def begun_sessions(self) -> dict[str, int]:
+        """Sessions begun since the start, by service."""
+        return {name: s.engine.observer.tracker.columns.begun_n for name, s in self._fleet.services.items()}
+
     def open_sessions(self) -> dict[str, int]:
         """Sessions being followed, by service."""
         return {name: steered.engine.observer.tracker.open_n for name, steered in self._fleet.services.items()}
