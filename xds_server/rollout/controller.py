@@ -115,6 +115,9 @@ class Controller:
         running = [name for name, steered in services.items() if steered.is_running]
         self.learnt.serve({name: steered.service for name, steered in services.items()}, running)
         before = dict(self._fleet.services)
+        for name, steered in before.items():
+            if services.get(name) is not steered:
+                self.profiling.leave(steered)
         self._fleet.services.clear()
         self._fleet.services.update(services)
         for name, steered in services.items():

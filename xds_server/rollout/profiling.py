@@ -96,6 +96,10 @@ class Profiling:
         if people is not None:
             self._take_up_people(steered, learnt, people)
 
+    def leave(self, steered: SteeredService) -> None:
+        """Keep what is remembered of a service that goes, or that another mesh file has put another in the place of."""
+        self._save_people(steered)
+
     def _take_up_people(self, steered: SteeredService, learnt: Learnt, row: PeopleRow) -> None:
         try:
             steered.engine.people = PersonTable.from_bytes(row.payload)

@@ -214,3 +214,13 @@ def test_damaged_profiles_and_people_are_learnt_anew(tmp_path: Path) -> None:
             assert trained.version == 2, "no version is given twice"
 
     asyncio.run(scenario())
+
+
+def test_another_mesh_file_forgets_nobody(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            teach(control)
+            await control.change_mesh(parse_mesh(MESH.replace("baseline: v1", "baseline: v2"), "mesh.yaml"))
+            assert control.profiling.people() == {"shop": 400}
+
+    asyncio.run(scenario())
