@@ -86,6 +86,11 @@ class Columns:
         return len(self.number) - self._free_n
 
     @property
+    def begun_n(self) -> int:
+        """Sessions that have ever been taken."""
+        return self._numbered
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all columns."""
         return sum(column.nbytes for column in (*self._fields.values(), self.number, self._free))

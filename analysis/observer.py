@@ -349,21 +349,26 @@ class Observer:
         if not any(map(len, batches)):
             return {}
         c = {name: np.concatenate([rows[name] for rows in batches]) for name in _TRAFFIC}
-        keys, which = np.unique(c["segment"].astype(np.int64) << 16 | c["version"], return_inverse=True)
-        slow_ms = np.append(self.tracker.slow_ms, np.nan)[np.minimum(c["segment"], len(self._spec.segments))]
+        n_segments, width = len(self._spec.segments), len(self._spec.versions) + 1
+        segments, versions = np.minimum(c["segment"], n_segments), np.minimum(c["version"], width - 1)
+        place = segments.astype(np.int64) * width + versions
+        seen = np.flatnonzero(np.bincount(place, minlength=(n_segments + 1) * width))
+        which = np.searchsorted(seen, place)
+        slow_ms = np.append(self.tracker.slow_ms, np.nan)[segments]
         n, errors, slow = (
-            np.bincount(which[mine], minlength=len(keys)).tolist()
+            np.bincount(which[mine], minlength=len(seen)).tolist()
             for mine in (np.ones(len(which), np.bool_), c["error"], c["duration_ms"] > slow_ms)
         )
         duration, first_byte = (
-            Sketch.of_groups(c[name], which, len(keys)) for name in ("duration_ms", "first_byte_ms")
+            Sketch.of_groups(c[name], which, len(seen)) for name in ("duration_ms", "first_byte_ms")
         )
-        return {
-            (key >> 16, key & 0xFFFF): Traffic(
+        found = {}
+        for i, (segment, version) in enumerate(divmod(key, width) for key in seen.tolist()):
+            known = segment if segment < n_segments else UNKNOWN, version if version < width - 1 else UNKNOWN
+            found[known] = Traffic(
                 requests=n[i], errors=errors[i], slow=slow[i], duration=duration[i], first_byte=first_byte[i]
             )
-            for i, key in enumerate(keys.tolist())
-        }
+        return found
 
     def _recent_people(self, now_ns: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """People of the last RECENT_NS by segment and arm, and those whose newest request failed: (S, 2) each."""

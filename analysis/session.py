@@ -125,7 +125,7 @@ class SessionTracker:
 
     def _visit(self, rows: Rows) -> Slots:
         """Put requests into their people's sessions, and begin those that are new."""
-        rows = rows[np.lexsort((rows["start_unix_ns"], rows["user"]))]
+        rows = rows[by_person(rows)]
         visits = self._visits(rows)
         if visits is None:
             return np.empty(0, np.int32)
@@ -239,7 +239,7 @@ class SessionTracker:
 
     def _join(self, events: Rows, newest_ns: int) -> None:
         """Join spans and events to their people's sessions; what comes before its request waits."""
-        events = events[np.lexsort((events["start_unix_ns"], events["user"]))]
+        events = events[by_person(events)]
         slots = self._open.find(events["user"])
         at, c = events["start_unix_ns"].copy(), self.columns
         known = slots >= 0
@@ -346,6 +346,13 @@ def _newest(events: Rows, n: int) -> Rows:
     if len(events) <= n:
         return events
     return events[np.sort(np.argsort(events["start_unix_ns"], kind="stable")[-n:])]
+
+
+def by_person(rows: Rows) -> Places:
+    """The order in which each person's rows stand together, the earliest first."""
+    in_time = np.argsort(rows["start_unix_ns"].copy())  # faster than `lexsort`, which is stable where nobody asks
+    order: Places = in_time[np.argsort(rows["user"][in_time], kind="stable")]
+    return order
 
 
 def offsets_ms(at_ns: Times, start_ns: Times) -> Times:

@@ -127,7 +127,9 @@ def _watch(parts: _Parts) -> None:
         entries=lambda: ingest.counts, depth=ingest.depths, dropped=ingest.dropped, samples=ingest.accepted
     )
     telemetry.watch_labels(labels=ingest.labels, overflow=ingest.labels_overflow)
-    telemetry.watch_sessions(followed=controller.open_sessions, evicted=controller.evicted_sessions)
+    telemetry.watch_sessions(
+        begun=controller.begun_sessions, followed=controller.open_sessions, evicted=controller.evicted_sessions
+    )
     telemetry.watch_xds(
         responses=lambda: dict(cache.counters.by_type),
         nodes=cache.connected_n,

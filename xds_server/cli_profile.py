@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from google.protobuf.message import Message
 
 from xds_server.arguments import DEFAULT_SERVER, AsJson, RemoteCommand, Server, ServiceName, Who
 
@@ -65,7 +64,7 @@ def _call(server: str, method: str, request: object) -> Any:
         return client.call(method, request)
 
 
-def _tell(reply: Message, as_json: bool, view: Callable[[Any], Any]) -> None:
+def _tell(reply: Any, as_json: bool, view: Callable[[Any], Any]) -> None:
     from xds_server.client import plain
     from xds_server.console import show
 

@@ -69,3 +69,6 @@ class MeshWatch:
             self._refuse(first + (f" (and {len(others)} more; see `serinus validate`)" if others else ""))
         except (RefusedError, JournalError) as error:
             self._refuse(str(error))
+        except Exception as error:  # a fault of ours, which a file has found: rollouts are steered all the same
+            log.exception("%s cannot be served", self._path)
+            self._refuse(f"it cannot be served ({type(error).__name__}: {error})")

@@ -208,8 +208,9 @@ class Telemetry:
             lambda: [((), not_after_unix_s())],
         )
 
-    def watch_sessions(self, *, followed: Reading, evicted: Reading) -> None:
-        """Show the sessions that are followed, and those lost to their bound, by service."""
+    def watch_sessions(self, *, begun: Reading, followed: Reading, evicted: Reading) -> None:
+        """Show the sessions that have begun, those that are followed, and those lost to their bound, by service."""
+        self._counter("serinus.sessions.begun", "Sessions that have begun.", ("service",), _by_label(begun))
         self._gauge("serinus.sessions.open", "Sessions being followed.", ("service",), _by_label(followed))
         self._counter(
             "serinus.sessions.evicted", "Sessions never judged: too many were open.", ("service",), _by_label(evicted)

@@ -33,7 +33,7 @@ from xds_server.stamp import TAG, read_stamp
 SECRET = b"s" * 32
 HEADER: tuple[Identity, ...] = (HeaderIdentity(header="x-user-id"),)
 BOTH: tuple[Identity, ...] = (*HEADER, CookieIdentity(cookie="sid", ttl_s=3_600))
-HOLD = re.compile(r"(?:sid_|serinus-)segment=([\w.]+); Path=/; Max-Age=(\d+); HttpOnly; SameSite=Lax")
+HOLD = re.compile(r"(?:sid_segment_|serinus-hold-)shop=([\w.]+); Path=/; Max-Age=(\d+); HttpOnly; SameSite=Lax")
 
 
 def asks(name: str) -> SegmentMatch:
@@ -68,7 +68,7 @@ class Shop:
 
     async def ask(self, plan: str = "", hold: str = "", path: str = "/", **headers: str) -> tuple[str, str]:
         answer = await self.answer(plan, hold, path, **headers)
-        lines = [line for line in answer.set_cookies if "segment=" in line]
+        lines = [line for line in answer.set_cookies if line.startswith(f"{self.cookie}=")]
         assert len(lines) < 2
         return answer.version, HOLD.fullmatch(lines[0]).group(1) if lines else ""
 
@@ -308,15 +308,15 @@ def test_cookies_are_set_for_those_who_keep_them_where_there_is_something_to_hol
         async with shop(rig) as it:
             assert await it.ask("power", cookie="") == ("v2", "")
             assert await it.ask("power", x_user_id="") == ("v2", "")
-            assert it.cookie == "serinus-segment"
+            assert it.cookie == "serinus-hold-shop"
             assert await it.ask("power", x_serinus_hop="gateway") == ("v2", ""), "it would not get to the person"
         for arguments in ({"segments": ()}, {"segments": SEGMENTS[:2]}, {"holds": False}, {"secret": b""}):
             async with shop(rig, **arguments) as it:
                 assert (await it.ask("power"))[1] == "", arguments
         async with shop(rig, identity=BOTH) as it:
-            assert it.cookie == "sid_segment"
+            assert it.cookie == "sid_segment_shop"
             first = await it.answer("power", cookie="", x_user_id="")
-            assert [line.partition("=")[0] for line in first.set_cookies] == ["sid_segment", "sid", "sid_hold"]
+            assert [line.partition("=")[0] for line in first.set_cookies] == ["sid_segment_shop", "sid", "sid_hold"]
             jar = "; ".join(line.partition(";")[0] for line in first.set_cookies)
             assert await it.ask("basic", cookie=jar, x_user_id="") == ("v2", "")
             assert await it.ask("basic", cookie=jar) == ("v2", ""), "logged in: held by key, and so in the segment"
@@ -366,5 +366,36 @@ def test_access_logs_count_people_where_they_are_held(rig):
                 return any(read_stamp(stamp).segment == "basic" for stamp in stamps)
 
             await rig.eventually(is_logged, "the entry names the segment")
+
+    asyncio.run(scenario())
+
+
+def test_services_of_one_host_name_hold_each_for_itself(rig):
+    """On two ports, of which cookies know nothing; the person goes to and fro between them."""
+
+    async def scenario() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            backends = {name: await stack.enter_async_context(rig.backend(name)) for name in ("v1", "v2")}
+            plane = await stack.enter_async_context(rig.control_plane())
+            power = ((SegmentSpec(name="power"), asks("power")),)
+            services = {
+                name: replace(rig.service(backends, name=name, port=rig.free_port(), segments=power), domains=("shop",))
+                for name in ("shop", "cart")
+            }
+            mesh = with_hold_secret(Mesh(path="mesh.yaml", services=services), SECRET)
+            split = {"power": SegmentSplit(baseline="v2")}
+            plane.cache.publish(mesh, {n: ServiceSplits(rollout="", generation=1, segments=split) for n in services})
+            await stack.enter_async_context(rig.envoy(mesh, "side-1", plane.port))
+            client = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
+            jar = {"a": "1"}
+            for plan, versions in (("power", {"v2"}), ("", {"v2"}), ("", {"v2"})):
+                seen = set()
+                for service in services.values():
+                    cookie = "; ".join(f"{name}={value}" for name, value in jar.items())
+                    given = {"x-user-id": "anna", "cookie": cookie, "x-plan": plan}
+                    answer = await rig.ask(client, service.port, given)
+                    jar |= dict(line.partition(";")[0].split("=", 1) for line in answer.set_cookies)
+                    seen.add(answer.version)
+                assert seen == versions, jar
 
     asyncio.run(scenario())

@@ -60,8 +60,8 @@ class Entry:
 
 
 def entries_of(mesh: m.Mesh, node: NodeKind) -> tuple[Entry, ...]:
-    """The entries of one kind of node."""
-    return tuple(replace(entry, traced=mesh.traced) for entry in _entries_of(mesh, node))
+    """The entries of one kind of node; none that has no service which that kind may see."""
+    return tuple(replace(entry, traced=mesh.traced) for entry in _entries_of(mesh, node) if entry.services)
 
 
 def _entries_of(mesh: m.Mesh, node: NodeKind) -> tuple[Entry, ...]:

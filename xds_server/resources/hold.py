@@ -49,9 +49,12 @@ def hold_context(service: m.Service) -> Struct:
 
 
 def hold_cookie(service: m.Service) -> str:
-    """The cookie that holds, named after the one that a service's visitors have."""
+    """The cookie that holds, named after the one that a service's visitors have, and after the service.
+
+    Cookies do not know ports: two services of one host name would overwrite each other's.
+    """
     names = [identity.cookie for identity in service.identity if isinstance(identity, m.CookieIdentity)]
-    return f"{names[0]}_segment" if names else "serinus-segment"
+    return f"{names[0]}_segment_{service.name}" if names else f"serinus-hold-{service.name}"
 
 
 def _derived(service: m.Service, what: str, size: int) -> str:

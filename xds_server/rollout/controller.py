@@ -115,6 +115,9 @@ class Controller:
         running = [name for name, steered in services.items() if steered.is_running]
         self.learnt.serve({name: steered.service for name, steered in services.items()}, running)
         before = dict(self._fleet.services)
+        for name, steered in before.items():
+            if name not in services:
+                self.profiling.leave(steered)
         self._fleet.services.clear()
         self._fleet.services.update(services)
         for name, steered in services.items():
@@ -394,6 +397,10 @@ class Controller:
         return steered
 
     # --- looking (the control API's Steering)
+
+    def begun_sessions(self) -> dict[str, int]:
+        """Sessions begun since the start, by service."""
+        return {name: s.engine.observer.tracker.columns.begun_n for name, s in self._fleet.services.items()}
 
     def open_sessions(self) -> dict[str, int]:
         """Sessions being followed, by service."""

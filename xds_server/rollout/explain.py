@@ -98,9 +98,10 @@ def _segment(
     *,
     in_full: bool,
 ) -> list[str]:
-    phase = Phase(segment.phase or Phase.PINNED)  # no phase: it took no part
-    split = _percent(segment.split)
     names = {"baseline": segment.baseline or service.baseline, "canary": segment.canary or service.canary}
+    if not segment.phase:  # as one that came when the rollout had ended
+        return [f"{segment.segment}: took no part, everybody there gets {names['baseline']}."]
+    phase, split = Phase(segment.phase), _percent(segment.split)
     lines = [f"{segment.segment}: {PHASES[phase].format(split=split, **names)}."]
     if phase is Phase.PINNED:
         return lines

@@ -197,11 +197,13 @@ class LearnedSegments:
         if service.name not in self._resolver.services:
             return []
         memberships = self._of(service.name)
-        known = {adopted.name for adopted in memberships.current.names}
+        now, later = ({adopted.name for adopted in t.names} for t in (memberships.current, memberships.newest))
         lines = [
             f"segment {segment}: nobody has adopted {name}, so it matches nobody"
+            if name not in later
+            else f"segment {segment}: {name} has been adopted while the rollout runs, so it matches nobody yet"
             for segment, name in service.learned.items()
-            if name not in known
+            if name not in now
         ]
         if memberships.waiting is not None:
             lines.append("learned segments change when the rollout has ended")

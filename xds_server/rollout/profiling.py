@@ -108,6 +108,11 @@ class Profiling:
         if people is not None:
             self._take_up_people(steered, learnt, people)
 
+    def leave(self, steered: SteeredService) -> None:
+        """Keep what is remembered of a service that goes."""
+        people = steered.engine.people.persons.copy()
+        self._fleet.spawn(asyncio.to_thread(self._save_people, steered.name, people))
+
     def _take_up_people(self, steered: SteeredService, learnt: Learnt, row: PeopleRow) -> None:
         try:
             steered.engine.people = PersonTable.from_bytes(row.payload)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from types import MappingProxyType
 
-from xds_server.mesh import Gateway, Mesh, Service
+from xds_server.mesh import Gateway, JwtProvider, Mesh, Service
 
 
 def effective(current: Mesh, wanted: Mesh, running: Collection[str]) -> tuple[Mesh, tuple[str, ...]]:
@@ -30,7 +30,12 @@ def effective(current: Mesh, wanted: Mesh, running: Collection[str]) -> tuple[Me
     gateways = {
         name: _with_kept(gateway, current.gateways.get(name), kept) for name, gateway in wanted.gateways.items()
     }
-    mesh = replace(wanted, services=MappingProxyType(services), gateways=MappingProxyType(gateways))
+    mesh = replace(
+        wanted,
+        services=MappingProxyType(services),
+        gateways=MappingProxyType(gateways),
+        jwt=MappingProxyType({**_still_asked(current, wanted, map(services.__getitem__, waiting)), **wanted.jwt}),
+    )
     return mesh, tuple(sorted(waiting))
 
 
@@ -45,7 +50,7 @@ def only(mesh: Mesh, service: Service) -> Mesh:
 
 
 def _is_same_rollout(old: Service, new: Service) -> bool:
-    return (old.spec, old.identity, old.matches) == (new.spec, new.identity, new.matches)
+    return (old.spec, old.identity, old.matches, old.holds) == (new.spec, new.identity, new.matches, new.holds)
 
 
 def _rerouted(old: Service, new: Service) -> Service:
@@ -63,6 +68,13 @@ def _rerouted(old: Service, new: Service) -> Service:
         keep_s=new.keep_s,
         versions=MappingProxyType({name: new.versions.get(name, version) for name, version in old.versions.items()}),
     )
+
+
+def _still_asked(current: Mesh, wanted: Mesh, waiting: Iterable[Service]) -> dict[str, JwtProvider]:
+    """Issuers of tokens that are no longer wanted, of which services that wait ask claims."""
+    matches = [match for service in waiting for match in service.matches.values() if match is not None]
+    names = {claim.provider for match in matches for claim in match.claims}
+    return {name: current.jwt[name] for name in sorted(names - wanted.jwt.keys())}
 
 
 def _with_kept(gateway: Gateway, before: Gateway | None, kept: Collection[str]) -> Gateway:

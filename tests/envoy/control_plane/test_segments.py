@@ -34,7 +34,7 @@ def test_a_session_is_held_by_cookies_that_a_restart_does_not_make_void(rig, pla
                 assert (await ask(client, port, "pro"))[0] == "v2"
                 version, hold = await ask(client, port, "free")
                 assert version == "v1"
-                assert hold.startswith("serinus-segment=")
+                assert hold.startswith("serinus-hold-shop=")
                 assert (await ask(client, port, "pro", hold))[0] == "v1"
                 await serinus.end(signal.SIGTERM)
                 await serinus.start()

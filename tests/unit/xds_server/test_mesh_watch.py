@@ -151,6 +151,23 @@ def test_a_journal_that_fails_does_not_end_the_watch(tmp_path):
     asyncio.run(scenario())
 
 
+def test_a_fault_of_ours_that_a_file_finds_does_not_end_the_watch(tmp_path):
+    """It would end the control plane, and with it the steering of rollouts, for as long as the file is as it is."""
+
+    async def scenario() -> None:
+        path = tmp_path / "mesh.yaml"
+        async with served(path) as it:
+            it.refusal, it.error = "people", KeyError
+            path.write_text(MESH.format(port=1001))
+            await until(lambda: it.refused)
+            assert it.refused == ["it cannot be served (KeyError: 'people')"]
+            it.refusal = ""
+            path.write_text(MESH.format(port=1002))
+            await until(lambda: it.ports == [1002])
+
+    asyncio.run(scenario())
+
+
 def test_keys_in_a_file_beside_it_are_part_of_it(tmp_path):
     """From when the mesh names the file; what is no key set is refused, and the keys before it stay."""
 

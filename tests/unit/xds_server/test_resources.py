@@ -176,6 +176,13 @@ def test_a_gateway_that_forwards_has_one_cluster_and_neither_signs_nor_stamps(me
     assert not built.routes[0].request_headers_to_add
 
 
+@pytest.mark.parametrize("gateway", [EDGE, FRONT])
+def test_whoever_may_see_none_of_a_gateways_services_is_sent_no_listener(mesh: Mesh, gateway: NodeKind) -> None:
+    """That they may be somebody's is asked of every mesh that limits what certificates may see."""
+    built = build(mesh, splits(), NodeKind("gateway", gateway.name, frozenset({"cart"})))
+    assert (built.listeners, built.routes, built.scopes, built.clusters) == ((), (), (), ())
+
+
 def test_an_endpoint_with_a_name_makes_a_dns_cluster_and_an_address_an_eds_cluster(mesh: Mesh) -> None:
     clusters = {cluster.name: cluster for cluster in build(mesh, splits(), ANY_SIDECAR).clusters}
     assert clusters["shop|v1"].type == Cluster.EDS

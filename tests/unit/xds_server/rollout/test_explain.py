@@ -69,6 +69,12 @@ ROLLBACK = DecisionRow(
 )
 
 
+def test_a_segment_that_came_when_the_rollout_had_ended_is_not_said_to_be_pinned() -> None:
+    late = pb.SegmentStatus(segment="newcomers", health="unknown", baseline="v2")
+    text = explain(service(late, state="finished"), [], segment="newcomers", now_unix_ns=NOW)
+    assert text.endswith("\n\nnewcomers: took no part, everybody there gets v2.")
+
+
 def test_a_rollback_is_told_with_what_happened_to_whom_why_and_what_to_do() -> None:
     """One segment in full, every line of it."""
     text = explain(service(POWER, EU), [ROLLBACK], segment="power", now_unix_ns=NOW)

@@ -95,6 +95,21 @@ def test_what_is_adopted_without_a_rollout_counts_at_once_and_after_a_restart(tm
     asyncio.run(scenario())
 
 
+def test_a_name_that_is_adopted_while_a_rollout_runs_is_not_said_to_be_nobodys(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            await control.start_rollout(service="shop", canary="v2", who="test", reason="")
+            await adopt(control, 0, "newcomers")
+            assert notes(control) == [
+                "segment fresh: newcomers has been adopted while the rollout runs, so it matches nobody yet",
+                "learned segments change when the rollout has ended",
+            ]
+            await control.drop_segment(service="shop", name="newcomers", who="ada")
+            assert notes(control)[0] == "segment fresh: nobody has adopted newcomers, so it matches nobody"
+
+    asyncio.run(scenario())
+
+
 def test_while_a_rollout_runs_nobody_changes_segment(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with controller(tmp_path) as control:

@@ -318,3 +318,30 @@ def test_after_a_crash_the_newest_profile_is_taken_up_whatever_the_last_rollout_
             assert (await control.profile("shop", "default")).segments[0].version == 2
 
     asyncio.run(scenario())
+
+
+def test_another_mesh_file_forgets_nobody(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            teach(control)
+            await control.change_mesh(parse_mesh(MESH.replace("baseline: v1", "baseline: v2"), "mesh.yaml"))
+            assert control.profiling.people() == {"shop": 400}
+
+    asyncio.run(scenario())
+
+
+def test_people_of_a_service_that_goes_are_kept(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            teach(control)
+            other = MESH.replace("  shop:", "  cart:").replace("[shop]", "[cart]")
+            await control.change_mesh(parse_mesh(other, "mesh.yaml"))
+            for _ in range(100):
+                stored = control.profiling._store.people("shop")
+                if stored is not None:
+                    break
+                await asyncio.sleep(0.05)
+            assert stored is not None
+            assert len(PersonTable.from_bytes(stored.payload)) == 400
+
+    asyncio.run(scenario())

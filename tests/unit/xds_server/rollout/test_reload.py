@@ -7,9 +7,13 @@ from collections.abc import Collection
 import pytest
 
 from xds_server.mesh import Mesh
+from xds_server.node import NodeKind
 from xds_server.rollout.reload import effective, only
 from xds_server.settings import parse_mesh
+from xds_server.snapshot import ResourceType
+from xds_server.snapshot.builder import SnapshotBuilder
 
+SIDECARS = NodeKind(role="sidecar")
 MESH = """
 services:
   shop:
@@ -81,6 +85,39 @@ def test_a_service_that_leaves_a_gateway_leaves_it_at_once() -> None:
     wanted = mesh(("services: [shop, cart]", "services: [shop]"))
     assert effective(mesh(), wanted, ()) == (wanted, ())
     assert effective(mesh(), wanted, {"cart"}) == (wanted, ())
+
+
+ISSUER = """
+jwt: {people: {jwks: {inline: '{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "AA"}]}'}}}
+"""
+BY_HEADER, BY_CLAIM = "{headers: [{name: x-plan, exact: pro}]}", "{claims: [{name: plan, exact: pro}]}"
+
+
+def test_an_issuer_goes_once_no_rollout_asks_for_its_claims_any_more() -> None:
+    """Or the segments that are kept would ask for what nobody verifies."""
+    current = parse_mesh(ISSUER + MESH.replace(BY_HEADER, BY_CLAIM), "mesh.yaml")
+    without_shop = MESH.replace(MESH[MESH.index("  shop:") : MESH.index("  cart:")], "").replace(
+        "[shop, cart]", "[cart]"
+    )
+    for wanted in (mesh(), parse_mesh(without_shop, "mesh.yaml")):
+        served, waiting = effective(current, wanted, {"shop"})
+        assert (waiting, served.jwt) == (("shop",), current.jwt)
+        assert SnapshotBuilder().build(served, {}, SIDECARS).resources[ResourceType.LDS]
+        assert effective(served, wanted, ()) == (wanted, ())
+
+
+def test_an_issuers_new_keys_count_at_once() -> None:
+    current = parse_mesh(ISSUER + MESH.replace(BY_HEADER, BY_CLAIM), "mesh.yaml")
+    wanted = parse_mesh(ISSUER.replace("AA", "BB") + MESH, "mesh.yaml")
+    served, waiting = effective(current, wanted, {"shop"})
+    assert (waiting, served.jwt) == (("shop",), wanted.jwt)
+
+
+def test_nobody_is_let_go_in_mid_session_while_a_rollout_runs() -> None:
+    wanted = mesh(("segments: {power", "session: {hold: false}\n    segments: {power"))
+    served, waiting = effective(mesh(), wanted, {"shop"})
+    assert (waiting, served.services["shop"].holds) == (("shop",), True)
+    assert effective(served, wanted, ()) == (wanted, ())
 
 
 def test_only_one_service() -> None:
