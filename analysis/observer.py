@@ -74,6 +74,7 @@ class Observer:
         self._arrived = np.zeros(len(spec.segments), np.int64)
         self._entries = 0
         self.newest_ns = 0
+        self.bots_n = 0  # sessions of machines, since the start
 
     @property
     def labels(self) -> Sequence[str]:
@@ -234,6 +235,7 @@ class Observer:
         if bots.any():
             if judged.kpi == self._first_judged:
                 window.bots[:] += self._per_segment(self.tracker.columns["segment"][judged.slots[bots]])
+                self.bots_n += int(bots.sum())
             judged = Judged(kpi=judged.kpi, slots=judged.slots[~bots], bad=judged.bad[~bots])
         if judged.kpi == self._anomaly:
             self._judge_behaviour(window, judged.slots)

@@ -128,7 +128,10 @@ def _watch(parts: _Parts) -> None:
     )
     telemetry.watch_labels(labels=ingest.labels, overflow=ingest.labels_overflow)
     telemetry.watch_sessions(
-        begun=controller.begun_sessions, followed=controller.open_sessions, evicted=controller.evicted_sessions
+        begun=controller.begun_sessions,
+        bots=controller.bot_sessions,
+        followed=controller.open_sessions,
+        evicted=controller.evicted_sessions,
     )
     telemetry.watch_xds(
         responses=lambda: dict(cache.counters.by_type),

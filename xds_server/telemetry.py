@@ -208,9 +208,12 @@ class Telemetry:
             lambda: [((), not_after_unix_s())],
         )
 
-    def watch_sessions(self, *, begun: Reading, followed: Reading, evicted: Reading) -> None:
-        """Show the sessions that have begun, those that are followed, and those lost to their bound, by service."""
+    def watch_sessions(self, *, begun: Reading, bots: Reading, followed: Reading, evicted: Reading) -> None:
+        """Show the sessions that have begun, machines', those that are followed, and those lost to their bound."""
         self._counter("serinus.sessions.begun", "Sessions that have begun.", ("service",), _by_label(begun))
+        self._counter(
+            "serinus.sessions.bots", "Sessions of machines, by their own word.", ("service",), _by_label(bots)
+        )
         self._gauge("serinus.sessions.open", "Sessions being followed.", ("service",), _by_label(followed))
         self._counter(
             "serinus.sessions.evicted", "Sessions never judged: too many were open.", ("service",), _by_label(evicted)

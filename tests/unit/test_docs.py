@@ -273,7 +273,9 @@ def metric_names() -> Iterator[str]:
     )
     telemetry.watch_profiles(sessions=lambda: {("s", "default"): 1}, people=lambda: {"s": 1})
     telemetry.watch_learned(lambda: {"learned": 1})
-    telemetry.watch_sessions(begun=lambda: {"s": 1}, followed=lambda: {"s": 1}, evicted=lambda: {"s": 1})
+    telemetry.watch_sessions(
+        begun=lambda: {"s": 1}, bots=lambda: {"s": 1}, followed=lambda: {"s": 1}, evicted=lambda: {"s": 1}
+    )
     hold = Hold(reasons=())
     telemetry.decided(
         "s", SegmentDecision(segment="a", verdict=hold, phase=Phase.RAMPING, split_before_bp=0, split_after_bp=0)

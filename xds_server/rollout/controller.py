@@ -402,6 +402,10 @@ class Controller:
         """Sessions begun since the start, by service."""
         return {name: s.engine.observer.tracker.columns.begun_n for name, s in self._fleet.services.items()}
 
+    def bot_sessions(self) -> dict[str, int]:
+        """Sessions since the start that were judged for nothing, since they say that they are machines', by service."""
+        return {name: steered.engine.observer.bots_n for name, steered in self._fleet.services.items()}
+
     def open_sessions(self) -> dict[str, int]:
         """Sessions being followed, by service."""
         return {name: steered.engine.observer.tracker.open_n for name, steered in self._fleet.services.items()}

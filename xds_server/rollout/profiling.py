@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 30.0
 SAVE_S: Final = 600.0  # what is remembered of people; a crash costs as much
+GONE_KEPT_S: Final = 90 * 86_400.0  # people of a service that has left the mesh, should it come back
 FIRST_N: Final = 200  # sessions of a segment before its first profile is trained without a rollout
 GROWN: Final = 4  # times as many new sessions as a profile was trained on, and it is trained anew
 ENOUGH_N: Final = 4_000  # … unless it was trained on so many
@@ -113,6 +114,13 @@ class Profiling:
         people = steered.engine.people.persons.copy()
         self._fleet.spawn(asyncio.to_thread(self._save_people, steered.name, people))
 
+    def _forget_services(self) -> None:
+        before_ns = self._fleet.clock.now_unix_ns() - int(GONE_KEPT_S * _S)
+        try:
+            self._store.forget_services(self._fleet.services.keys(), before_unix_ns=before_ns)
+        except JournalError as error:
+            log.warning("services that are gone are not forgotten: %s", error)
+
     def _take_up_people(self, steered: SteeredService, learnt: Learnt, row: PeopleRow) -> None:
         try:
             steered.engine.people = PersonTable.from_bytes(row.payload)
@@ -125,6 +133,7 @@ class Profiling:
 
     async def run(self) -> None:
         """Look again and again which profiles are due, until cancelled; then people are kept."""
+        self._forget_services()
         try:
             while True:
                 await self._fleet.clock.sleep(LOOK_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,6 +74,15 @@ class ProfileStore:
         with self._journal.atomically(durably=False) as connection:
             row = connection.execute("SELECT payload, clustering FROM people WHERE service = ?", (service,)).fetchone()
         return None if row is None else PeopleRow(payload=row[0], clustering=row[1] or b"")
+
+    def forget_services(self, known: Collection[str], *, before_unix_ns: int) -> None:
+        """Drop what is remembered of services that are not known any more and have not been written since."""
+        with self._journal.atomically(durably=False) as connection:
+            rows = connection.execute("SELECT service FROM people WHERE at_unix_ns < ?", (before_unix_ns,)).fetchall()
+            for (service,) in rows:
+                if service not in known:
+                    connection.execute("DELETE FROM people WHERE service = ?", (service,))
+                    connection.execute("DELETE FROM profiles WHERE service = ?", (service,))
 
     def save_people(self, service: str, row: PeopleRow, *, at_unix_ns: int) -> None:
         """Replace what is remembered of a service's people."""

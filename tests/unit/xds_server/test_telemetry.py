@@ -74,7 +74,9 @@ def test_what_others_count_is_read_when_asked(telemetry: Telemetry) -> None:
     )
     telemetry.watch_access_logs(waiting_bytes=lambda: 12, waiting=lambda: 11)
     telemetry.watch_xds(responses=lambda: {("nack", "RDS"): 3}, nodes=lambda: 5)
-    telemetry.watch_sessions(begun=lambda: {"shop": 9}, followed=lambda: {"shop": 6}, evicted=lambda: {"shop": 8})
+    telemetry.watch_sessions(
+        begun=lambda: {"shop": 9}, bots=lambda: {"shop": 2}, followed=lambda: {"shop": 6}, evicted=lambda: {"shop": 8}
+    )
     entries["access_log", "accepted"] = 7
     assert value(telemetry, "serinus_ingest_entries_total", source="access_log", reason="accepted") == 7
     assert value(telemetry, "serinus_ingest_queue_rows", service="shop") == 4

@@ -345,3 +345,27 @@ def test_people_of_a_service_that_goes_are_kept(tmp_path: Path) -> None:
             assert len(PersonTable.from_bytes(stored.payload)) == 400
 
     asyncio.run(scenario())
+
+
+def test_of_services_that_are_gone_nothing_is_remembered_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> list[str]:
+        with contextlib.closing(Journal(tmp_path)) as journal, journal.atomically() as connection:
+            rows = connection.execute("SELECT service FROM people UNION SELECT service FROM profiles").fetchall()
+            return sorted(service for (service,) in rows)
+
+    async def scenario() -> None:
+        async with controller(tmp_path) as control:
+            teach(control)
+            await control.train_profile(service="shop", who="ann")
+        other = MESH.replace("shop", "cart")
+        async with controller(tmp_path, other):
+            pass
+        assert "shop" in kept(), "it may come back"
+        monkeypatch.setattr("xds_server.rollout.profiling.GONE_KEPT_S", 0.0)
+        async with controller(tmp_path, other):
+            pass
+        assert kept() == ["cart"]
+
+    asyncio.run(scenario())
