@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import mannwhitneyu, norm
+from scipy.stats import fisher_exact, mannwhitneyu, norm
 
 from analysis.profile.features import NAMES, Visits, features
 from analysis.profile.paths import Ints, LabelTable, Rows, label_counts
@@ -23,7 +23,8 @@ RISK = 0.05  # chance that anything at all is named where nothing differs
 LABELS_MAX = 256
 WAYS_MAX = 200  # steps from one label to another that are compared: the commonest
 DID_MIN = 10  # sessions of both sides that did what is compared, and that did not
-SEEN_MIN = 20  # sessions of each side that a share is taken over
+SEEN_MIN = 20  # sessions of each side from which on shares are as good as normal; below, Fisher's exact test
+EXACT_MIN = 4  # sessions of each side below which nothing is said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,10 +125,13 @@ def _share(name: str, baseline: tuple[int, int], canary: tuple[int, int]) -> Dif
     """The difference of two shares, each (sessions that did, sessions that could)."""
     (did_a, n_a), (did_b, n_b) = baseline, canary
     did, n = did_a + did_b, n_a + n_b
-    if min(n_a, n_b) < SEEN_MIN or min(did, n - did) < DID_MIN:
+    if min(n_a, n_b) < EXACT_MIN or min(did, n - did) < DID_MIN:
         return None
-    pooled = did / n
-    z = (did_b / n_b - did_a / n_a) / np.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
+    pooled, more = did / n, did_b / n_b - did_a / n_a
+    z = more / np.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
+    if min(n_a, n_b) < SEEN_MIN:
+        two_sided = fisher_exact([[did_a, n_a - did_a], [did_b, n_b - did_b]]).pvalue
+        z = np.sign(more) * norm.isf(max(float(two_sided), 1e-300) / 2)
     return Difference(name=name, baseline=did_a / n_a, canary=did_b / n_b, z=float(z), is_share=True)
 
 

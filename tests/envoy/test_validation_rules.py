@@ -177,7 +177,13 @@ BAD = [
     ("enum.defined_only", "cluster", "", "lb_policy: 99", "LbPolicy"),
     ("enum.not_in", "cluster", "", CONNECT, "HttpHealthCheck.Method"),
     ("duration.gt", "cluster", "", "connect_timeout { seconds: 0 }", "ConnectTimeout"),
-    ("duration.gte", "manager", "", "access_log_options { access_log_flush_interval { nanos: 5 } }", "FlushInterval"),
+    (
+        "duration.gte",
+        "manager",
+        "access_log_options",
+        "access_log_options { access_log_flush_interval { nanos: 5 } }",
+        "FlushInterval",
+    ),
     ("duration.lt", "bootstrap", "", "stats_flush_interval { seconds: 300 }", "StatsFlushInterval"),
     # 0 or at least 1 ms: a range turned inside out
     ("duration.lte = 0s or", "cluster", "typed_extension_protocol_options", KEEPALIVE, "InitialInterval"),

@@ -52,3 +52,13 @@ def test_few_sessions_say_nothing(n: int) -> None:
     some = usual(200, np.random.default_rng(5))
     assert contrast(some, some[:n], LABELS, age_s=AGE_S) == ()
     assert contrast(rows(*[((), 0.0)] * 30), rows(*[((), 0.0)] * 30), LABELS, age_s=AGE_S) == ()
+
+
+def test_a_handful_of_sessions_names_what_none_of_them_did() -> None:
+    """A canary that is taken back at once has few."""
+    rng = np.random.default_rng(7)
+    baseline, canary = usual(100, rng, leaves=0.0), usual(8, rng, leaves=0.0, click_works=0.0)
+    named = [difference.name for difference in contrast(baseline, canary, LABELS, age_s=600.0)]
+    assert any("click buy" in name or "page /cart" in name for name in named), named
+    same = contrast(baseline, usual(8, rng, leaves=0.0), LABELS, age_s=600.0)
+    assert same == ()
