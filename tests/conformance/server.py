@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from tests.ports import free_port
 
 SERINUS = Path(sys.executable).with_name("serinus")
 READY_S: Final = 60.0
@@ -88,7 +89,7 @@ class Server:
         self._seen: dict[str, Service] = {}
         self._served = ""
         self.more: dict[str, Any] = {}
-        self.grpc, self.otlp, self.http = (_free_port() for _ in range(3))
+        self.grpc, self.otlp, self.http = (free_port() for _ in range(3))
         self.process: subprocess.Popen[bytes] | None = None
         self.log = directory / "serinus.log"
 
@@ -207,9 +208,3 @@ class Server:
             assert self.process.poll() is None, last
             assert time.monotonic() < deadline, f"not within {within_s} s:\n{last}"
             time.sleep(0.01)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

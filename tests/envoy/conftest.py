@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -25,6 +24,7 @@ import yaml
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 
 from analysis.spec import SegmentSpec, ServiceSpec
+from tests import ports
 from xds_server.ads.cache import AdsCache
 from xds_server.ads.csds import add_csds
 from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
@@ -69,14 +69,8 @@ async def wait_until(check: Callable[[], Awaitable[bool]], what: str, timeout_s:
 
 @pytest.fixture
 def free_port() -> Callable[[], int]:
-    """A port of the system's choice, free a moment ago."""
-
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
-    return find
+    """A port that nobody else is given."""
+    return ports.free_port
 
 
 # --- Envoy ---

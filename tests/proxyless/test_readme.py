@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import re
-import socket
 from pathlib import Path
 
+from tests.ports import free_port
 from tests.snippets import ran, with_ports
 
 README = Path(__file__).parents[2] / "README.md"
 PORTS = ("9011", "9012", "18001", "4319", "8081")
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def blocks() -> dict[str, str]:
@@ -28,7 +22,7 @@ def blocks() -> dict[str, str]:
 def test_the_snippet_about_grpc_works_as_it_stands(tmp_path: Path) -> None:
     """Only the ports are changed, so that it runs beside anything else."""
     found = blocks()
-    snippet = with_ports({kind: found[kind] for kind in ("yaml", "sh")}, {port: free_port() for port in PORTS})
+    snippet = with_ports({kind: found[kind] for kind in ("yaml", "sh")}, {port: str(free_port()) for port in PORTS})
     (tmp_path / "greeter.yaml").write_text(snippet["yaml"])
     (tmp_path / "greeter.py").write_text(found["python"])
     with ran(snippet["sh"], tmp_path, 90) as text:
