@@ -31,7 +31,6 @@ MAX_OPEN = 1_000_000  # sessions tracked at once; beyond it the oldest are judge
 MAX_OVER = 20_000  # sessions that are over and wait for whom they may teach; the oldest go first
 MAX_PENDING = 20_000  # events that arrived before the access log entry of their request
 PENDING_NS = 10 * NS
-COUNT_MAX = 0xFFFF
 LONG_AGO_NS = -(1 << 62)
 
 HARM = -1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from analysis.sample import UNKNOWN, SampleKind
+from tests.serving import serving
 from xds_server.ads.cache import AdsCache
 from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
 from xds_server.assign import bucket
@@ -75,18 +76,10 @@ async def answer(request: web.Request) -> web.Response:
     return web.Response(status=503 if request.path == "/fail" else 200)
 
 
-@asynccontextmanager
-async def upstream() -> AsyncIterator[int]:
+def upstream() -> AbstractAsyncContextManager[int]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    return serving(app)
 
 
 Scenario = Callable[[Ports, Ingest], Awaitable[None]]

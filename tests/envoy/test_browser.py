@@ -14,10 +14,10 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from aiohttp import web
 
 from analysis.sample import SampleKind
 from tests import chromium
+from tests.serving import serving
 from tests.shoppers import BUTTON, FEATURE, ONWARD, PAGES_SEEN, shop_by_script, shop_in_browser
 from tests.waiting import until
 from xds_server.ads.cache import AdsCache
@@ -60,17 +60,6 @@ Steps = dict[int, list[str]]
 """What each person has done, in order of time, by what stands for the person."""
 
 needs_chromium = pytest.mark.skipif(chromium.BINARY is None, reason="no Chromium here (apt-get install chromium)")
-
-
-@asynccontextmanager
-async def serving(app: web.Application) -> AsyncIterator[int]:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
 
 
 @dataclass(frozen=True, slots=True)

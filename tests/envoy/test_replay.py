@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 import grpc.aio
@@ -17,6 +17,7 @@ from aiohttp import web
 from analysis.session import SessionTracker
 from analysis.spec import KpiKind, KpiSpec, SegmentSpec, ServiceSpec, SessionSpec
 from tests.real_data import Hit, apache_hits
+from tests.serving import serving
 from xds_server.ads.cache import AdsCache
 from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
 from xds_server.ingest import Ingest
@@ -39,21 +40,13 @@ sidecars:
 """
 
 
-@asynccontextmanager
-async def _upstream() -> AsyncIterator[int]:
+def _upstream() -> AbstractAsyncContextManager[int]:
     async def answer(request: web.Request) -> web.Response:
         return web.Response(status=int(request.headers["x-status"]))
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    return serving(app)
 
 
 async def until(condition: Callable[[], bool], *, within_s: float) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 import grpc.aio
@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from analysis.sample import NO_STEP, SAMPLE_DTYPE, SampleKind
+from tests.serving import serving
 from xds_server.ads.cache import AdsCache
 from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
 from xds_server.ingest import Ingest
@@ -67,20 +68,13 @@ async def slow(_: web.Request) -> web.Response:
     return web.Response()
 
 
-@asynccontextmanager
-async def upstream() -> AsyncIterator[int]:
+def upstream() -> AbstractAsyncContextManager[int]:
     app = web.Application()
     app.router.add_get("/live/events", events)
     app.router.add_get("/undeclared/events", events)
     app.router.add_get("/live/socket", socket)
     app.router.add_get("/slow", slow)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
+    return serving(app)
 
 
 async def talk(client: aiohttp.ClientSession, url: str) -> None:

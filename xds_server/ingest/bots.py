@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 _LONGEST = 512  # bytes of a user agent that are looked at
 
@@ -21,9 +20,4 @@ def is_bot(user_agent: bytes) -> bool:
     >>> is_bot(b"Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"), is_bot(b"okhttp/4.12")
     (True, False)
     """
-    return _is_bot(user_agent[:_LONGEST])
-
-
-@lru_cache(maxsize=4096)
-def _is_bot(user_agent: bytes) -> bool:
-    return _MACHINES.search(user_agent) is not None
+    return _MACHINES.search(user_agent[:_LONGEST]) is not None

@@ -49,9 +49,8 @@ class Ticks:
             self._collect()
             for steered in self._fleet.services.values():
                 try:
-                    steered.engine.observe(
-                        steered.take_rows(), self._labels(steered)
-                    )  # no decision: nobody would wait for its ACKs
+                    # No decision: nobody would wait for its ACKs.
+                    steered.engine.observe(steered.take_rows(), self._labels(steered))
                     self._execution.save(steered)
                 except JournalError as error:
                     log.error("the state of %s is not saved: %s", steered.name, error)  # noqa: TRY400 -- one line

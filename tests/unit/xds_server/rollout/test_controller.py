@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,16 +15,13 @@ from analysis.policy import PolicyView
 from analysis.policy.protocol import Proposal
 from analysis.ramp import Ramp
 from analysis.spec import TOTAL_BP
+from tests.controlling import controlling
 from tests.waiting import until
-from xds_server.ads.cache import AdsCache, Rejection
-from xds_server.clock import SystemClock
+from xds_server.ads.cache import Rejection
 from xds_server.errors import RefusedError
-from xds_server.ingest import Ingest
 from xds_server.rollout.controller import Controller
-from xds_server.settings import parse_mesh
 from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.store.journal import Journal
-from xds_server.telemetry import Telemetry
 
 SERVICE = """
   {name}:
@@ -71,24 +67,7 @@ class Slow(Broken):
         return super().propose(view, rng=rng)
 
 
-@contextlib.asynccontextmanager
-async def controller(data: Path, mesh: str = MESH) -> AsyncIterator[Controller]:
-    """A controller as `serinus run` composes it, ticking."""
-    parsed, clock, telemetry = parse_mesh(mesh, "mesh.yaml"), SystemClock(), Telemetry("test")
-    with contextlib.closing(Journal(data)) as journal, contextlib.closing(telemetry):
-        ingest = Ingest(parsed, user_hash_key=journal.secret(), queue_limit=100, clock=clock)
-        result = Controller(
-            mesh=parsed, journal=journal, cache=AdsCache(), ingest=ingest, telemetry=telemetry, clock=clock
-        )
-        result.restore()
-        running = asyncio.create_task(result.run())
-        try:
-            yield result
-            assert not running.done(), "the loop has died"
-        finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+controller = partial(controlling, mesh=MESH)
 
 
 async def begin(control: Controller, service: str, split_bp: int = 4_000) -> None:

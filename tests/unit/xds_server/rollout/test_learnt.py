@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from analysis.decision import Action
-from xds_server.ads.cache import AdsCache
-from xds_server.clock import SystemClock
+from tests.controlling import controlling
 from xds_server.errors import BadRequestError, UnknownNameError
-from xds_server.ingest import Ingest
 from xds_server.ingest.rows import user_hash
 from xds_server.learnt.memberships import Proposal, Proposals
 from xds_server.pb import control_pb2 as pb
 from xds_server.rollout.controller import Controller
 from xds_server.settings import parse_mesh
-from xds_server.store.journal import Journal
-from xds_server.telemetry import Telemetry
 
 MESH = """
 services:
@@ -37,31 +32,19 @@ services:
 """
 
 
-@contextlib.asynccontextmanager
-async def controller(data: Path, mesh: str = MESH) -> AsyncIterator[Controller]:
-    parsed, clock, telemetry = parse_mesh(mesh, "mesh.yaml"), SystemClock(), Telemetry("test")
-    with contextlib.closing(Journal(data)) as journal, contextlib.closing(telemetry):
-        ingest = Ingest(parsed, user_hash_key=journal.secret(), queue_limit=100, clock=clock)
-        result = Controller(
-            mesh=parsed, journal=journal, cache=AdsCache(), ingest=ingest, telemetry=telemetry, clock=clock
-        )
-        people = {name: user_hash(journal.secret(), name.encode()) for name in ("anna", "bob", "carol")}
-        result.learnt.proposals["shop"] = Proposals(
-            clusters=(
-                Proposal(cluster=0, size=2, description="three visits or fewer"),
-                Proposal(cluster=1, size=1, description="buys each week"),
-            ),
-            users=np.array(list(people.values()), np.uint64),
-            cluster_of=np.array([0, 0, 1], np.uint8),
-        )
-        result.restore()
-        running = asyncio.create_task(result.run())
-        try:
-            yield result
-        finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+def propose(control: Controller) -> None:
+    people = {name: user_hash(control._fleet.journal.secret(), name.encode()) for name in ("anna", "bob", "carol")}
+    control.learnt.proposals["shop"] = Proposals(
+        clusters=(
+            Proposal(cluster=0, size=2, description="three visits or fewer"),
+            Proposal(cluster=1, size=1, description="buys each week"),
+        ),
+        users=np.array(list(people.values()), np.uint64),
+        cluster_of=np.array([0, 0, 1], np.uint8),
+    )
+
+
+controller = partial(controlling, mesh=MESH, prepare=propose)
 
 
 async def adopt(control: Controller, cluster: int, name: str) -> str:

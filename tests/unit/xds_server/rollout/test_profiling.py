@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,13 @@ from analysis.decision import Action
 from analysis.profile.persons import Clustering, PersonTable
 from analysis.profile.profile import Profile
 from analysis.session import SESSION_DTYPE
-from xds_server.ads.cache import AdsCache
-from xds_server.clock import SystemClock
+from tests.controlling import controlling
 from xds_server.errors import RefusedError, UnknownNameError
-from xds_server.ingest import Ingest
 from xds_server.rollout.controller import Controller
 from xds_server.rollout.profiling import FIRST_N, Why
 from xds_server.settings import parse_mesh
 from xds_server.store.journal import Journal
 from xds_server.store.profiles import ProfileStore
-from xds_server.telemetry import Telemetry
 
 NS = 1_000_000_000
 LABELS = ("other", "page /", "page /search", "page /cart", "click buy")
@@ -46,23 +44,7 @@ services:
 DEFAULT = 1  # index of the segment
 
 
-@contextlib.asynccontextmanager
-async def controller(data: Path, mesh: str = MESH) -> AsyncIterator[Controller]:
-    parsed, clock, telemetry = parse_mesh(mesh, "mesh.yaml"), SystemClock(), Telemetry("test")
-    with contextlib.closing(Journal(data)) as journal, contextlib.closing(telemetry):
-        ingest = Ingest(parsed, user_hash_key=journal.secret(), queue_limit=100, clock=clock)
-        result = Controller(
-            mesh=parsed, journal=journal, cache=AdsCache(), ingest=ingest, telemetry=telemetry, clock=clock
-        )
-        result.restore()
-        running = asyncio.create_task(result.run())
-        await asyncio.sleep(0)
-        try:
-            yield result
-        finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+controller = partial(controlling, mesh=MESH)
 
 
 def sessions(
@@ -193,7 +175,7 @@ def test_clusters_are_proposed_and_an_adopted_name_follows_its_people(tmp_path: 
 
 def test_who_stays_away_is_forgotten(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with controller(tmp_path, MESH.replace("keep: 30d", "keep: 1h")) as control:
+        async with controller(tmp_path, mesh=MESH.replace("keep: 30d", "keep: 1h")) as control:
             rng, now_ns = np.random.default_rng(1), control._fleet.clock.now_unix_ns()
             people = control._fleet.services["shop"].engine.people
             people.update(sessions([1, 2, 3], now_ns - 86_400 * NS, days=1, pages=2, rng=rng), LABELS)
@@ -360,11 +342,11 @@ def test_of_services_that_are_gone_nothing_is_remembered_for_ever(
             teach(control)
             await control.train_profile(service="shop", who="ann")
         other = MESH.replace("shop", "cart")
-        async with controller(tmp_path, other):
+        async with controller(tmp_path, mesh=other):
             pass
         assert "shop" in kept(), "it may come back"
         monkeypatch.setattr("xds_server.rollout.profiling.GONE_KEPT_S", 0.0)
-        async with controller(tmp_path, other):
+        async with controller(tmp_path, mesh=other):
             pass
         assert kept() == ["cart"]
 
