@@ -56,8 +56,8 @@ class Effect:
     """One change of what is true. A share p becomes `p * times + plus`, clipped to [0, 1].
 
     `at_s`, `until_s`: when it begins and ends, after the rollout's start; `since_exposure`: counted from the segment's
-    first exposure instead. `segment`: None: every one. `people`: share of people whom it can hit at all, always the same
-    ones (a flag's other arm). `first_session`: only the first session of a person on the canary (novelty).
+    first exposure instead. `segment`: None: every one. `people`: share of people whom it can hit at all, always the
+    same ones (a flag's other arm). `first_session`: only the first session of a person on the canary (novelty).
     """
 
     kpi: Kpi
@@ -116,11 +116,11 @@ class Traffic:
     """How sessions arrive.
 
     `daily`: amplitude of the day's wave in [0, 1), highest at `peak_s` after the rollout's start. `spike_times`: the
-    arrival rate is that many times as high from `spike_at_s` for `spike_s`. `bots`: share of sessions by machines that do
-    not say so. `bursts_per_h`: stalls of one process, each of which hits everybody who is there within `burst_s`, in one
-    version or the other alike. `unlucky`: share of people with a persistently bad device, who meet an error in every
-    session, and have `unlucky_visits` of them. `drift_per_h`: by how much the errors of both versions grow in an hour, as
-    a share of what they were.
+    arrival rate is that many times as high from `spike_at_s` for `spike_s`. `bots`: share of sessions by machines that
+    do not say so. `bursts_per_h`: stalls of one process, each of which hits everybody who is there within `burst_s`, in
+    one version or the other alike. `unlucky`: share of people with a persistently bad device, who meet an error in
+    every session, and have `unlucky_visits` of them. `drift_per_h`: by how much the errors of both versions grow in an
+    hour, as a share of what they were.
     """
 
     daily: float = 0.0
