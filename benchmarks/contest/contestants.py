@@ -42,11 +42,15 @@ class Knob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """`make`: a peer's rollout, from a generator of its own and the knobs' values."""
+    """`make`: a peer's rollout, from a generator of its own and the knobs' values.
+
+    `heat`: whom it shares a world with; those that take about as long as each other.
+    """
 
     name: str
     make: Callable[[Rng, Values], Peer]
     knobs: tuple[Knob, ...] = ()
+    heat: str = "an hour"
 
 
 _SUCCESS = Knob(name="success", documented=0.99, strictest=1 - 1e-4, loosest=0.5, one_minus=True)
@@ -67,6 +71,7 @@ PEERS: tuple[Entry, ...] = (
         name="kayenta-docs",
         make=lambda rng, v: kayenta.kayenta_docs(rng, **v),
         knobs=(Knob(name="tolerance", documented=kayenta.TOLERANCE, strictest=1e-3, loosest=10.0),),
+        heat="three hours",
     ),
     Entry(
         name="iter8-v1",
@@ -85,14 +90,15 @@ PEERS: tuple[Entry, ...] = (
             Knob(name="p95_ms", documented=iter8_v2.P95_MS, strictest=10.0, loosest=20_000.0),
         ),
     ),
-    Entry(name="growthbook-safe", make=lambda rng, _: growthbook.growthbook_safe(rng)),
+    Entry(name="growthbook-safe", make=lambda rng, _: growthbook.growthbook_safe(rng), heat="a day"),
     Entry(name="growthbook-1m", make=lambda rng, v: growthbook.growthbook_minute(rng, **v), knobs=(_ALPHA,)),
-    Entry(name="statsig-daily", make=lambda _rng, _v: statsig.statsig_daily()),
+    Entry(name="statsig-daily", make=lambda _rng, _v: statsig.statsig_daily(), heat="a day"),
     Entry(name="statsig-1m", make=lambda _, v: statsig.statsig_minute(**v), knobs=(_ALPHA,)),
     Entry(
         name="pritchard-q",
         make=lambda _, v: pritchard.Pritchard(**v),
         knobs=(Knob(name="kappa", documented=pritchard.KAPPA, strictest=3_000.0, loosest=0.1),),
+        heat="without end",
     ),
     Entry(
         name="ramp-z",

@@ -75,7 +75,7 @@ class Peers:
         self._is_over = False
 
     def decide(self, at_s: float) -> Splits:
-        for run, peer in enumerate(self._peers):
+        for run, peer in enumerate(() if self._is_over else self._peers):
             if self._state[run] in {State.RUNNING, State.PAUSED} and at_s % peer.interval_s == 0:
                 step = peer.decide(self._history.of(run), at_s)
                 self._weight[run], self._state[run] = step.weight, step.state

@@ -88,8 +88,9 @@ def run(arena: Arena, extent: Extent, *, processes: int, say: Callable[[str], No
     jobs: list[_PlayJob] = []
     for scenario, load in played:
         peers = {name: v for (name, at), v in values.items() if at == load}
-        jobs += [(arena, extent, scenario, load, None, peers)]
-        jobs += [(arena, extent, scenario, load, name, peers) for name in arena.own()]
+        heats = dict.fromkeys(entry.heat for entry in extent.entries())
+        jobs += [(arena, extent, scenario, load, name, None) for name in arena.own()]
+        jobs += [(arena, extent, scenario, load, heat, peers) for heat in heats]
     cells = [cell for made in _all(_play_one, jobs, processes, say) for cell in made]
     return Result(cells=sorted(cells, key=lambda c: (c.scenario, c.load, c.contestant)), tuned=sorted_tuned(tuned))
 
@@ -136,19 +137,20 @@ def make_peers(entry: Entry, name: str, values: Mapping[str, float], world: Worl
     return Peers(name, made, n_segments=world.n_segments, edges_ms=world.edges_ms)
 
 
-_PlayJob = tuple[Arena, Extent, Scenario, float, "str | None", Mapping[str, Mapping[str, float]]]
+_PlayJob = tuple[Arena, Extent, Scenario, float, str, Mapping[str, Mapping[str, float]] | None]
 
 
 def _play_one(job: _PlayJob) -> list[Cell]:
-    """All peers in one world, or one of Serinus's own contestants in a world of its own."""
-    arena, extent, scenario, load, own, tuned = job
+    """A heat of peers in one world, or (no tuned values) one of Serinus's own contestants in a world of its own."""
+    arena, extent, scenario, load, who, tuned = job
     seed = seed_of(SEED, scenario.name, load)
-    if own is not None:
+    if tuned is None:
         world = arena.world(scenario, load, extent.n, np.random.default_rng(seed))
-        contestants: list[Contestant] = [arena.contestant(own, scenario, load, world, seed)]
+        contestants: list[Contestant] = [arena.contestant(who, scenario, load, world, seed)]
     else:
-        line_up = [(entry, entry.name, documented(entry)) for entry in extent.entries()]
-        line_up += [(PEERS_BY_NAME[name], name + TUNED, dict(values)) for name, values in tuned.items()]
+        heat = [entry for entry in extent.entries() if entry.heat == who]
+        line_up = [(entry, entry.name, documented(entry)) for entry in heat]
+        line_up += [(entry, entry.name + TUNED, dict(tuned[entry.name])) for entry in heat if entry.name in tuned]
         world = arena.world(scenario, load, extent.n * len(line_up), np.random.default_rng(seed))
         contestants = [make_peers(entry, name, values, world, extent.n, seed) for entry, name, values in line_up]
     may_harm = any(scenario.harms(group.name) for group in scenario.groups)

@@ -14,7 +14,7 @@ from benchmarks.contest.intervals import Figure
 from benchmarks.contest.outcome import Cell
 
 CHAMPION = "serinus"
-OUT_OF_CONTEST = ("oracle",)
+ORACLE = "oracle"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,11 @@ class Loss:
         return asdict(self)
 
 
+def is_peer(name: str) -> bool:
+    """Serinus's other policies and the oracle are none."""
+    return not name.startswith(CHAMPION) and name != ORACLE
+
+
 def times_min(cells: Sequence[Cell]) -> dict[tuple[float, str], Figure]:
     """By load and contestant: median minutes to 100 % over all runs of releases that must be promoted."""
     runs: dict[tuple[float, str], list[float]] = {}
@@ -49,20 +54,21 @@ def losses(cells: Sequence[Cell]) -> list[Loss]:
     found: list[Loss] = []
     for cell in cells:
         own = champion.get((cell.scenario, cell.load))
-        if own is None or cell.contestant == CHAMPION or cell.contestant in OUT_OF_CONTEST:
+        if own is None or not is_peer(cell.contestant):
             continue
         found += _worse_rates(cell, own)
         if cell.must == "rollback":
-            key = cell.load
-            found += _frontier(cell, own, times.get((key, cell.contestant)), times.get((key, CHAMPION)))
+            found += _frontier(cell, own, times.get((cell.load, cell.contestant)), times.get((cell.load, CHAMPION)))
     return sorted(found, key=lambda loss: (not loss.sure, loss.axis, loss.scenario, loss.load, loss.peer))
 
 
 def _frontier(peer: Cell, own: Cell, peer_time: Figure | None, own_time: Figure | None) -> list[Loss]:
-    """Less harm in no more time, or less time at no more harm."""
-    if peer_time is None or own_time is None or not math.isfinite(peer_time.value):
-        return []
+    """Less harm in no more time, or less time at no more harm; less harm alone where no good release was played."""
     harm, own_harm = peer.figures["harm"], own.figures["harm"]
+    if peer_time is None or own_time is None:
+        return [_loss(peer, "harm (no good release at this load)", harm, own_harm)] * (harm.value < own_harm.value)
+    if not math.isfinite(peer_time.value):
+        return []
     if harm.value < own_harm.value and peer_time.value <= own_time.value:
         return [_loss(peer, "harm at equal or shorter time", harm, own_harm)]
     if peer_time.value < own_time.value and harm.value <= own_harm.high:

@@ -7,8 +7,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.contest.losses import CHAMPION
 from benchmarks.contest.outcome import Cell
 from benchmarks.contest.report import TUNED, Line, lines
@@ -20,7 +18,6 @@ def draw(cells: Sequence[Cell], folder: Path) -> list[Path]:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     shown = lines(cells)
-    delays = _delays_min(cells)
     return [
         _scatter(
             folder / "harm-time.svg",
@@ -29,19 +26,10 @@ def draw(cells: Sequence[Cell], folder: Path) -> list[Path]:
         ),
         _scatter(
             folder / "delay-false-rollbacks.svg",
-            [(line, 100 * line.false_rollback.value, delays[line.load, line.contestant]) for line in shown],
+            [(line, 100 * line.false_rollback.value, line.delay_min) for line in shown],
             ("false rollbacks, %", "minutes from onset until routed away, median of the scenarios' medians"),
         ),
     ]
-
-
-def _delays_min(cells: Sequence[Cell]) -> dict[tuple[float, str], float]:
-    medians: dict[tuple[float, str], list[float]] = {}
-    for cell in cells:
-        medians.setdefault((cell.load, cell.contestant), [])
-        if "delay_min" in cell.figures:
-            medians[cell.load, cell.contestant].append(cell.figures["delay_min"].value)
-    return {key: float(np.median(values)) if values else math.nan for key, values in medians.items()}
 
 
 def _scatter(path: Path, points: Sequence[tuple[Line, float, float]], axes: tuple[str, str]) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.contest import intervals
 from benchmarks.contest.intervals import NONE, Figure
-from benchmarks.contest.losses import CHAMPION, OUT_OF_CONTEST, Loss, losses, show, times_min
+from benchmarks.contest.losses import CHAMPION, ORACLE, Loss, is_peer, losses, show, times_min
 from benchmarks.contest.outcome import MEASURES, Cell
 from benchmarks.contest.tuning import Tuned
 
@@ -20,13 +20,19 @@ HARM_GOALS = ((False, 0.5, "the best documented plan"), (True, 0.75, "the best t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One contestant at one load, over all scenarios. `harm`: mean of the bad scenarios' means."""
+    """One contestant at one load, over all scenarios.
+
+    `harm`, `delay_min`: mean of the bad scenarios' means, median of their medians. `false_rollback`: of releases that
+    must be promoted. `fired`: of those that must be kept or held.
+    """
 
     contestant: str
     load: float
     harm: float
+    delay_min: float
     full_min: Figure
     false_rollback: Figure
+    fired: Figure
     missed: Figure
     undecided: Figure
 
@@ -42,12 +48,15 @@ def lines(cells: Sequence[Cell]) -> list[Line]:
 def _line(load: float, name: str, time_min: Figure, cells: Sequence[Cell]) -> Line:
     own = [cell for cell in cells if (cell.load, cell.contestant) == (load, name)]
     bad, good = ([cell for cell in own if cell.must == must] for must in ("rollback", "promote"))
+    kept = [cell for cell in own if cell.must in {"keep", "hold"}]
     return Line(
         contestant=name,
         load=load,
         harm=float(np.mean([cell.figures["harm"].value for cell in bad])) if bad else math.nan,
+        delay_min=float(np.median([cell.figures["delay_min"].value for cell in bad])) if bad else math.nan,
         full_min=time_min,
-        false_rollback=_pooled("false_rollback", own),
+        false_rollback=_pooled("false_rollback", good),
+        fired=_pooled("false_rollback", kept),
         missed=_pooled("missed", bad),
         undecided=_pooled("undecided", good),
     )
@@ -72,7 +81,7 @@ def goals(cells: Sequence[Cell]) -> list[str]:
         if own is None or math.isnan(own.harm):
             continue
         for is_tuned, limit, title in HARM_GOALS:
-            peers = [line for line in here if _is_peer(line.contestant) and (TUNED in line.contestant) is is_tuned]
+            peers = [line for line in here if is_peer(line.contestant) and (TUNED in line.contestant) is is_tuned]
             no_faster = [line for line in peers if line.full_min.value >= own.full_min.value]
             if not no_faster:
                 continue
@@ -82,17 +91,23 @@ def goals(cells: Sequence[Cell]) -> list[str]:
                 f"{_verdict(share <= limit)} {load:g}/s: harm {own.harm:.1f} is {share:.2f} of {title}'s"
                 f" ({best.contestant}, {best.harm:.1f}; it may be {limit})"
             )
-        both = [line.contestant for line in here if _is_peer(line.contestant) and _is_better_on_both(line, own)]
+        both = [line.contestant for line in here if is_peer(line.contestant) and _is_better_on_both(line, own)]
         said.append(f"{_verdict(not both)} {load:g}/s: better on both axes: {', '.join(both) or 'nobody'}")
+        said += [_against(line, own) for line in here if line.contestant.startswith(CHAMPION) and line is not own]
+        said += [_against(line, own) for line in here if line.contestant == ORACLE]
     return said
+
+
+def _against(line: Line, own: Line) -> str:
+    """One of Serinus's other policies, or the oracle, beside the default policy."""
+    return (
+        f"{line.load:g}/s: {line.contestant} harms {line.harm:.1f} in {line.full_min.value:.1f} minutes to 100 %,"
+        f" {CHAMPION} {own.harm:.1f} in {own.full_min.value:.1f}"
+    )
 
 
 def _verdict(passed: bool) -> str:
     return "PASS" if passed else "MISS"
-
-
-def _is_peer(name: str) -> bool:
-    return not name.startswith(CHAMPION) and name not in OUT_OF_CONTEST
 
 
 def _is_better_on_both(line: Line, own: Line) -> bool:
@@ -128,14 +143,15 @@ def _losses(found: Sequence[Loss]) -> Iterator[str]:
 
 def _summary(shown: Sequence[Line]) -> Iterator[str]:
     yield "Harm: mean over the bad scenarios of expected excess bad sessions. Time: median minutes until 100 % of good"
-    yield "releases, reached and kept. False rollbacks: of all releases that must not be taken back."
+    yield "releases, reached and kept. False rollbacks: of good releases; fired: of those that must be kept or held."
     yield ""
     yield from _table(
-        ("load", "contestant", "harm", "time to 100 %, min", "false rollbacks", "missed", "good ones undecided"),
+        ("load", "who", "harm", "time to 100 %, min", "delay, min", "false rollbacks", "fired", "missed", "undecided"),
         [
             (
                 f"{line.load:g}", line.contestant, f"{line.harm:.1f}", show(line.full_min, "full_min"),
-                show(line.false_rollback, "false_rollback"), show(line.missed, "missed"),
+                f"{line.delay_min:.3g}", show(line.false_rollback, "false_rollback"),
+                show(line.fired, "false_rollback"), show(line.missed, "missed"),
                 show(line.undecided, "undecided"),
             )
             for line in shown

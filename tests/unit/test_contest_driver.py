@@ -197,7 +197,9 @@ def test_every_contestant_plays_every_cell_as_documented_and_tuned(result: Resul
 def test_the_same_names_give_the_same_runs(result: Result) -> None:
     extent = Extent(name="test", n=4, n_tuning=6, horizon_s=3_600.0, peers=("argo-docs", "growthbook-safe", "ramp-z"))
     tuned = {made.contestant: made.values for made in result.tuned}
-    again = {made.contestant: made.harms for made in jobs._play_one((SmallArena(), extent, BAD, 20.0, None, tuned))}
+    job = (SmallArena(), extent, BAD, 20.0, "an hour", tuned)
+    again = {made.contestant: made.harms for made in jobs._play_one(job)}
+    assert len(again) == 4
     before = {made.contestant: made.harms for made in result.cells if made.scenario == "bad"}
     assert again.items() <= before.items()
     assert jobs.seed_of(1, "a", 2.0) == jobs.seed_of(1, "a", 2.0) != jobs.seed_of(1, "a", 20.0)
@@ -232,9 +234,11 @@ def test_who_harms_less_in_no_more_time_is_a_loss_and_who_takes_longer_is_none()
 
 
 def test_a_surely_higher_rate_is_a_loss_of_its_own() -> None:
+    """And Serinus's other policies and the oracle are no peers."""
     own = cell("serinus", "keep", harm=(0, 0, 0), false_rollback=(0.5, 0.4, 0.6))
+    others = [cell(name, "keep", harm=(0, 0, 0), false_rollback=(0, 0, 0)) for name in ("oracle", "serinus-cap")]
     peer = cell("peer", "keep", harm=(0, 0, 0), false_rollback=(0.01, 0.0, 0.05))
-    assert [(loss.axis, loss.sure) for loss in losses([own, peer])] == [("false_rollback", True)]
+    assert [(loss.axis, loss.sure) for loss in losses([own, peer, *others])] == [("false_rollback", True)]
     assert losses([cell("serinus", "keep", harm=(0, 0, 0), false_rollback=(0.1, 0.0, 0.3)), peer]) == []
 
 

@@ -16,11 +16,11 @@ together, and learns on by the bound.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.contest.metrics import CANARY, FAILED, REQUESTS, Metrics
 from benchmarks.contest.peers.protocol import ROLLED_BACK, Step
@@ -32,40 +32,34 @@ RATE, DISCOUNT, BOUND, SEED = 0.05, 0.95, 0.05, 20_220_402
 LIVES, LIFE_EPOCHS, TRAINING_BOUND, EPSILON = 6_000, 30, 1.0, 0.2
 KAPPA = 200.0
 
-Table = npt.NDArray[np.float64]  # (stages, bins, actions)
+Table = list[list[list[float]]]
 
 
 class Learner:
-    """The table and its counts."""
+    """The table of values and its counts, by stage, bin and action."""
 
     def __init__(self) -> None:
-        shape = (len(STAGES), len(BINS) + 1, 3)
-        self.q: Table = np.zeros(shape)
-        self.n: Table = np.zeros(shape)
-
-    def copy(self) -> Learner:
-        other = Learner()
-        other.q, other.n = self.q.copy(), self.n.copy()
-        return other
+        self.q: Table = [[[0.0] * 3 for _ in range(len(BINS) + 1)] for _ in STAGES]
+        self.n: Table = [[[0.0] * 3 for _ in range(len(BINS) + 1)] for _ in STAGES]
 
     def choose(self, stage: int, bin_: int, bound: float) -> int:
         """By the upper confidence bound; what was never tried goes first."""
-        n = self.n[stage, bin_]
-        width = bound * np.sqrt(math.log(n.sum() + 2) / np.maximum(n, 1e-9))
-        value: Table = self.q[stage, bin_] + width
-        value[_impossible(stage)] = -np.inf
-        return int(value.argmax())
+        n, q = self.n[stage][bin_], self.q[stage][bin_]
+        log_n = math.log(sum(n) + 2)
+        return max(_possible(stage), key=lambda action: q[action] + bound * math.sqrt(log_n / max(n[action], 1e-9)))
 
     def learn(self, state: tuple[int, int], action: int, reward: float, then: tuple[int, int] | None) -> None:
-        self.n[state][action] += 1
-        later = 0.0 if then is None else DISCOUNT * float(np.delete(self.q[then], _impossible(then[0])).max())
-        rate = max(RATE, 1 / self.n[state][action])
-        self.q[state][action] += rate * (reward + later - self.q[state][action])
+        q, n = self.q[state[0]][state[1]], self.n[state[0]][state[1]]
+        n[action] += 1
+        later = 0.0
+        if then is not None:
+            later = DISCOUNT * max(self.q[then[0]][then[1]][a] for a in _possible(then[0]))
+        q[action] += max(RATE, 1 / n[action]) * (reward + later - q[action])
 
 
-def _impossible(stage: int) -> list[int]:
+def _possible(stage: int) -> tuple[int, ...]:
     """There is no stage above the last one."""
-    return [UP] if stage == len(STAGES) - 1 else []
+    return (STAY, UP, DEVELOPMENT) if stage < len(STAGES) - 1 else (STAY, DEVELOPMENT)
 
 
 def reward_of(weight: float, failed_share: float, kappa: float) -> float:
@@ -107,7 +101,7 @@ class Pritchard:
     def __init__(self, kappa: float = KAPPA) -> None:
         self.name = "pritchard-q"
         self.interval_s = 60.0
-        self._kappa, self._learner = kappa, lived(kappa).copy()
+        self._kappa, self._learner = kappa, copy.deepcopy(lived(kappa))
         self._state, self._action = (1, 0), STAY
 
     def decide(self, seen: Metrics, at_s: float) -> Step:
