@@ -44,13 +44,14 @@ class Knob:
 class Entry:
     """`make`: a peer's rollout, from a generator of its own and the knobs' values.
 
-    `heat`: whom it shares a world with; those that take about as long as each other.
+    `heat`: whom it shares a world with; those that take about as long as each other. `sees_durations`: of requests.
     """
 
     name: str
     make: Callable[[Rng, Values], Peer]
     knobs: tuple[Knob, ...] = ()
     heat: str = "an hour"
+    sees_durations: bool = False
 
 
 _SUCCESS = Knob(name="success", documented=0.99, strictest=1 - 1e-4, loosest=0.5, one_minus=True)
@@ -65,13 +66,18 @@ def _argo(name: str) -> Knob:
 PEERS: tuple[Entry, ...] = (
     Entry(name="argo-docs", make=lambda _, v: argo.argo_docs(**v), knobs=(_argo("success"),)),
     Entry(name="argo-strict", make=lambda _, v: argo.argo_strict(**v), knobs=(_argo("success"),)),
-    Entry(name="flagger-docs", make=lambda _, v: flagger.flagger_docs(**v), knobs=(_SUCCESS, _P99)),
-    Entry(name="flagger-steps", make=lambda _, v: flagger.flagger_steps(**v), knobs=(_SUCCESS, _P99)),
+    Entry(
+        name="flagger-docs", make=lambda _, v: flagger.flagger_docs(**v), knobs=(_SUCCESS, _P99), sees_durations=True
+    ),
+    Entry(
+        name="flagger-steps", make=lambda _, v: flagger.flagger_steps(**v), knobs=(_SUCCESS, _P99), sees_durations=True
+    ),
     Entry(
         name="kayenta-docs",
         make=lambda rng, v: kayenta.kayenta_docs(rng, **v),
         knobs=(Knob(name="tolerance", documented=kayenta.TOLERANCE, strictest=1e-3, loosest=10.0),),
         heat="three hours",
+        sees_durations=True,
     ),
     Entry(
         name="iter8-v1",
@@ -80,6 +86,7 @@ PEERS: tuple[Entry, ...] = (
             Knob(name="errors", documented=iter8_v1.ERRORS, strictest=1e-4, loosest=0.9),
             Knob(name="latency_times", documented=iter8_v1.LATENCY_TIMES, strictest=1.0, loosest=100.0),
         ),
+        sees_durations=True,
     ),
     Entry(
         name="iter8-v2",
@@ -89,6 +96,7 @@ PEERS: tuple[Entry, ...] = (
             Knob(name="mean_ms", documented=iter8_v2.MEAN_MS, strictest=10.0, loosest=20_000.0),
             Knob(name="p95_ms", documented=iter8_v2.P95_MS, strictest=10.0, loosest=20_000.0),
         ),
+        sees_durations=True,
     ),
     Entry(name="growthbook-safe", make=lambda rng, _: growthbook.growthbook_safe(rng), heat="a day"),
     Entry(name="growthbook-1m", make=lambda rng, v: growthbook.growthbook_minute(rng, **v), knobs=(_ALPHA,)),

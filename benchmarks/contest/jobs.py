@@ -31,7 +31,7 @@ class Arena(Protocol):
 
     def scenarios(self) -> Sequence[Scenario]: ...
 
-    def world(self, scenario: Scenario, load: float, n_runs: int, rng: Rng) -> World: ...
+    def world(self, scenario: Scenario, load: float, n_runs: int, rng: Rng, *, with_durations: bool) -> World: ...
 
     def own(self) -> Sequence[str]:
         """Names of Serinus's contestants and of the oracle."""
@@ -122,7 +122,8 @@ def _tune_one(job: tuple[Arena, Extent, str, float]) -> Tuned:
     seed = seed_of(TUNING_SEED, name, load)
 
     def rolled_back(values: Mapping[str, float]) -> list[bool]:
-        world = arena.world(scenario, load, extent.n_tuning, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        world = arena.world(scenario, load, extent.n_tuning, rng, with_durations=entry.sees_durations)
         peers = make_peers(entry, entry.name, values, world, extent.n_tuning, seed)
         horizon_s = min(extent.horizon_s, scenario.horizon_s)
         (record,) = play(world, [peers], horizon_s=horizon_s, may_harm=False)
@@ -145,13 +146,14 @@ def _play_one(job: _PlayJob) -> list[Cell]:
     arena, extent, scenario, load, who, tuned = job
     seed = seed_of(SEED, scenario.name, load)
     if tuned is None:
-        world = arena.world(scenario, load, extent.n, np.random.default_rng(seed))
+        world = arena.world(scenario, load, extent.n, np.random.default_rng(seed), with_durations=False)
         contestants: list[Contestant] = [arena.contestant(who, scenario, load, world, seed)]
     else:
         heat = [entry for entry in extent.entries() if entry.heat == who]
         line_up = [(entry, entry.name, documented(entry)) for entry in heat]
         line_up += [(entry, entry.name + TUNED, dict(tuned[entry.name])) for entry in heat if entry.name in tuned]
-        world = arena.world(scenario, load, extent.n * len(line_up), np.random.default_rng(seed))
+        rng, sees = np.random.default_rng(seed), any(entry.sees_durations for entry in heat)
+        world = arena.world(scenario, load, extent.n * len(line_up), rng, with_durations=sees)
         contestants = [make_peers(entry, name, values, world, extent.n, seed) for entry, name, values in line_up]
     may_harm = any(scenario.harms(group.name) for group in scenario.groups)
     horizon_s = min(extent.horizon_s, scenario.horizon_s)

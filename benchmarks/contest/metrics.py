@@ -18,11 +18,15 @@ BASELINE, CANARY = 0, 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one tick added, in B runs and two arms. `durations`: (B, 2, L) requests by bucket; the others: (B, 2)."""
+    """What one tick added, in B runs and two arms: (B, 2) each, but `durations` (B, 2, L): requests by bucket.
+
+    `duration_ms`: sum of the requests' durations. People count once, with their first session.
+    """
 
     requests: Counts
     failed: Counts
     durations: Counts
+    duration_ms: Floats
     users: Counts
     users_bad: Counts
     sessions: Counts
@@ -43,19 +47,22 @@ class History:
         self.bounds_ms = np.append(edges_ms[np.isfinite(edges_ms)], np.inf)
         self._sums = np.zeros((n_runs, 64, 2, len(_COLUMNS)), np.int64)
         self._durations = np.zeros((n_runs, 64, 2, len(self.bounds_ms)), np.int32)
+        self._duration_ms = np.zeros((n_runs, 64, 2))
         self.ticks = 0
 
     def add(self, batch: Batch) -> None:
         if self.ticks + 1 == self._sums.shape[1]:
             self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)], axis=1)
             self._durations = np.concatenate([self._durations, np.zeros_like(self._durations)], axis=1)
+            self._duration_ms = np.concatenate([self._duration_ms, np.zeros_like(self._duration_ms)], axis=1)
         now = self.ticks + 1
         self._sums[:, now] = self._sums[:, now - 1] + np.stack([getattr(batch, name) for name in _COLUMNS], axis=-1)
         self._durations[:, now] = self._durations[:, now - 1] + batch.durations
+        self._duration_ms[:, now] = self._duration_ms[:, now - 1] + batch.duration_ms
         self.ticks = now
 
     def of(self, run: int) -> Metrics:
-        return Metrics(self.bounds_ms, self._sums[run], self._durations[run], self.ticks)
+        return Metrics(self.bounds_ms, self._sums[run], self._durations[run], self._duration_ms[run], self.ticks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,7 @@ class Metrics:
     bounds_ms: Floats
     _sums: Counts
     _durations: npt.NDArray[np.int32]
+    _duration_ms: Floats
     ticks: int
 
     def count(self, column: int, arm: int, window_s: float | None = None) -> int:
@@ -95,10 +103,10 @@ class Metrics:
         return counts
 
     def mean_ms(self, arm: int, window_s: float | None = None) -> float:
-        """Mean duration, each request taken at the middle of its bucket (the open one: at its lower bound)."""
-        counts = self.buckets(arm, window_s)
-        n = int(counts.sum())
-        return float(counts @ _middles_ms(self.bounds_ms)) / n if n else float("nan")
+        """As `rate(duration_sum) / rate(duration_count)`."""
+        n = self.count(REQUESTS, arm, window_s)
+        total = self._duration_ms[self.ticks, arm] - self._duration_ms[self._then(window_s), arm]
+        return float(total) / n if n else float("nan")
 
     def below_share(self, limit_ms: float, arm: int, window_s: float | None = None) -> tuple[float, int]:
         """Requests up to the highest bound that is no more than the limit, and all of them."""
@@ -135,8 +143,3 @@ def histogram_quantile(q: float, counts: Counts, bounds_ms: Floats) -> float:
     inside = int(counts[bucket])
     share = (rank - before) / inside if inside else 0.0
     return lower + (float(bounds_ms[bucket]) - lower) * share
-
-
-def _middles_ms(bounds_ms: Floats) -> Floats:
-    lower = np.append(0.0, bounds_ms[:-1])
-    return np.where(np.isfinite(bounds_ms), (lower + np.where(np.isfinite(bounds_ms), bounds_ms, 0.0)) / 2, lower)

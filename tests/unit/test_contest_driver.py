@@ -55,7 +55,7 @@ class SmallWorld:
         harm = split_bp / 10_000 * self._load / 2 * 10 * (rates[1] - rates[0])
         return Tick(
             batch=Batch(
-                requests=sessions * 5, failed=failed, durations=durations, users=sessions,
+                requests=sessions * 5, failed=failed, durations=durations, duration_ms=sessions * 100.0, users=sessions,
                 users_bad=np.minimum(failed, sessions), sessions=sessions, abandoned=sessions // 3,
             ),
             harm=harm, window=None,
@@ -92,7 +92,10 @@ class SmallArena:
     def scenarios(self) -> Sequence[Scenario]:
         return GOOD, BAD
 
-    def world(self, scenario: Scenario, load: float, n_runs: int, rng: np.random.Generator) -> World:
+    def world(
+        self, scenario: Scenario, load: float, n_runs: int, rng: np.random.Generator, *, with_durations: bool
+    ) -> World:
+        assert with_durations in {True, False}
         return SmallWorld(scenario, load, n_runs, rng)
 
     def own(self) -> Sequence[str]:
