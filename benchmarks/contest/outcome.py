@@ -16,7 +16,8 @@ from benchmarks.contest.intervals import Figure
 
 Floats = npt.NDArray[np.float64]
 
-MEASURES = ("false_rollback", "missed", "harm", "exposure", "delay_min", "full_min", "undecided")
+MEASURES = ("false_rollback", "missed", "harm", "exposure", "delay_min", "full_min", "most_min", "undecided")
+MOST = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +28,10 @@ class Cell:
     releases that a harmed segment has in full at the end. `harm`: mean expected excess of bad sessions. `exposure`:
     share of the sessions that were on the canary. `delay_min`: median minutes from the harm's onset (or the segment's
     first exposure, if later) until every harmed segment was routed away for good. `full_min`: median minutes until all
-    segments had the whole split, and kept it. `undecided`: share of runs that are neither at 100 % nor taken back, in
-    any segment. `times_min`: the runs' own times behind `full_min`, and `harms` behind `harm`.
+    segments had the whole split, and kept it; `most_min`: until segments with nine tenths of the sessions had.
+    `undecided`: share of runs in which a segment is neither in full nor taken back at the end, though nothing is wrong
+    (one that was withdrawn, as it could not be judged within the budget, is undecided). `times_min`: the runs' own times
+    behind `full_min`, and `harms` behind `harm`.
     """
 
     scenario: str
@@ -64,7 +67,6 @@ def _figures(scenario: Scenario, record: Record) -> tuple[dict[str, Figure], Flo
     figures = {
         "harm": intervals.mean(record.harm),
         "exposure": intervals.mean(record.canary_sessions / np.maximum(record.sessions, 1)),
-        "undecided": intervals.rate(~decided.all(axis=1)),
     }
     if scenario.must is Must.ROLLBACK:
         harmed = np.array([scenario.harms(group.name) for group in scenario.groups])
@@ -72,9 +74,21 @@ def _figures(scenario: Scenario, record: Record) -> tuple[dict[str, Figure], Flo
         figures["delay_min"] = intervals.quantile(_delays_min(scenario, record, harmed))
     else:
         figures["false_rollback"] = intervals.rate(is_back.any(axis=1))
+        figures["undecided"] = intervals.rate(~decided.all(axis=1))
     if scenario.must is Must.PROMOTE:
         figures["full_min"] = intervals.quantile(times_min)
+        figures["most_min"] = intervals.quantile(_most_min(scenario, record))
     return figures, times_min
+
+
+def _most_min(scenario: Scenario, record: Record) -> Floats:
+    """(n,) minutes until segments with `MOST` of the sessions are full."""
+    shares = np.array([group.share for group in scenario.groups])
+    order = np.argsort(record.full_since_s, axis=1)
+    reached = np.cumsum(shares[order], axis=1) >= MOST - 1e-9
+    last = order[np.arange(len(order)), reached.argmax(axis=1)]
+    most: Floats = record.full_since_s[np.arange(len(order)), last] / 60
+    return most
 
 
 def _delays_min(scenario: Scenario, record: Record, harmed: npt.NDArray[np.bool_]) -> Floats:

@@ -35,7 +35,6 @@ class Serinus:
 
     def __init__(self, name: str, spec: ServiceSpec, n: int, seed: int) -> None:
         self.name, self.n = name, n
-        self._spec = spec
         canary = next(version for version in spec.versions if version != spec.baseline)
         arms = {segment.name: (spec.baseline, canary) for segment in spec.segments}
         self._ramps = Ramps(spec, [POLICIES[name]() for _ in range(n)], arms)
@@ -51,8 +50,7 @@ class Serinus:
         self._ramps.step(counted.window, counted.newcomers, now_s=self._now_s, rngs=self._rngs)
 
     def rolled_back(self) -> Flags:
-        segments = range(len(self._spec.segments))
-        return np.array([[self._ramps.phase(b, s) is Phase.ROLLED_BACK for s in segments] for b in range(self.n)])
+        return np.array([[s.phase is Phase.ROLLED_BACK for s in ramp.segments.values()] for ramp in self._ramps.ramps])
 
     def is_over(self) -> bool:
         return bool(self._ramps.is_finished.all())

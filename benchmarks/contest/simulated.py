@@ -61,6 +61,7 @@ class SimulatedWorld:
         with_durations: bool = True,
     ) -> None:  # fmt: skip
         self.n_runs, self.n_segments = n_runs, len(scenario.groups)
+        assert [group.name for group in scenario.groups] == [segment.name for segment in spec.segments]
         self.spec, self.truth = spec, Truth(spec, scenario, load)
         self._simulator = CountSimulator(spec, scenario, load=load, n_runs=n_runs, rng=rng)
         self._rng = rng
