@@ -422,7 +422,7 @@ def _grounds(
     reading = Reading(_spec(segments=FOUR), 2)
     thresholds = reading.evidence.log_thresholds
     log_e = np.full((2, 5, len(reading.evidence.tests)), -5.0)
-    log_e[0, -1, list(together)] = thresholds[-1] + 1
+    log_e[0, -1, list(together)] = thresholds[-1, list(together)] + 1
     for test, by_segment in leaning.items():
         for segment, value in by_segment.items():
             log_e[0, segment, test] = value
@@ -459,7 +459,7 @@ def test_who_is_not_known_to_be_healthy_goes_with_two_that_are_named_on_one_kpi(
 
 
 def test_proof_of_a_segment_s_own_is_its_own_and_takes_the_unknown_along_only_where_another_is_named() -> None:
-    proof = float(Reading(_spec(segments=FOUR)).evidence.log_thresholds[0]) + 1
+    proof = float(Reading(_spec(segments=FOUR)).evidence.log_thresholds[0, 0]) + 1
     assert _grounds({0: {1: proof}}, together=()) == ([1], [])
     assert _grounds({0: {1: proof, 2: 3.0}}, together=(), healthy=(3,)) == ([1], [0, 1, 2])
 
