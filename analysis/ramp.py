@@ -33,7 +33,7 @@ from analysis.decision import (
 )
 from analysis.errors import SpecError, StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck
-from analysis.guard import GuardView, review
+from analysis.guard import SUSPICIOUS, GuardView, review
 from analysis.harm import HarmView, to_bp
 from analysis.policy import Policy, PolicyView
 from analysis.reading import ROLLBACK_LATENCY_S, KpiView, RatioView, Reading
@@ -43,7 +43,7 @@ from analysis.window import BASELINE, CANARY, Window
 
 Floats = npt.NDArray[np.float64]
 
-CALM = 0.25  # share of the proof below which a watch that a suspicion began ends, and may begin anew
+CALM = 0.25  # share of the proof below which what a suspicion began ends: the closer watch, and that it has reduced
 MISSED_SESSIONS = 5.0  # sessions expected in a tick without a single log entry: it is the logs that are missing
 STALE_INTERVALS, STALE_MIN_S = 3.0, 5.0  # without access logs for longer than both, nothing rises
 
@@ -164,11 +164,20 @@ class Ramp:
         state.breach_ticks = state.breach_ticks + 1 if reading.breach_is_founded(index, state) else 0
         state.reward = reading.reward_of(index, state)
         suspicion, suspect = reading.suspicion(index)
-        if suspicion < CALM:
-            state.reduced = False
+        self._watch(state, suspicion)
         proposal = self._policy.propose(self._policy_view(index, state, suspicion), rng=rng)
         view = self._guard_view(index, alarm, round(proposal.split * TOTAL_BP), suspicion, suspect)
         return self._apply(index, review(view), propensity=proposal.propensity)
+
+    def _watch(self, state: SegmentState, suspicion: float) -> None:
+        """A suspicion begins the closer watch of a segment with people on the canary; it ends when that has passed.
+
+        In mode observe nothing of Envoys' configuration changes, so nothing is watched more closely either.
+        """
+        if suspicion < CALM:
+            state.reduced = state.watched = False
+        elif suspicion >= SUSPICIOUS and state.split_bp > 0 and not state.phase.is_final:
+            state.watched = self.spec.rollout.mode is Mode.ACT
 
     def _policy_view(self, index: int, state: SegmentState, suspicion: float) -> PolicyView:
         anomaly = self.reading.excess(index, KpiKind.ANOMALY)
@@ -288,6 +297,7 @@ class Ramp:
                 self._first_exposure_s = self._now_s
         state.bake_since_s = (state.bake_since_s or self._now_s) if phase is Phase.BAKING else None
         state.split_bp, state.phase = after_bp, phase
+        state.watched = state.watched and after_bp > 0 and not phase.is_final
         state.largest_bp = max(state.largest_bp, after_bp)
 
     def command(self, order: Order) -> tuple[SegmentDecision, ...]:

@@ -34,6 +34,7 @@ class SegmentState:
     paused: bool = False
     frozen: bool = False
     reduced: bool = False
+    watched: bool = False  # a suspicion that is not proof is looked into more closely
     cleared: bool = False  # was known to be healthy while exposed, and has not been reduced since
     breach_ticks: int = 0
     verdict: str = ""
@@ -47,8 +48,9 @@ class SegmentState:
 _KEPT: Mapping[str, Any] = {
     "split_bp": int, "largest_bp": int, "changed_s": int | float, "since_s": int | float | None,
     "bake_since_s": int | float | None, "confirmed": bool, "paused": bool, "frozen": bool, "reduced": bool,
-    "cleared": bool, "verdict": str, "reason": str,
+    "cleared": bool, "verdict": str, "reason": str, "watched": bool,
 }  # fmt: skip
+_ADDED: Mapping[str, object] = {"watched": False}  # what states of earlier versions lack
 
 
 def state_of(state: SegmentState) -> dict[str, object]:
@@ -57,6 +59,7 @@ def state_of(state: SegmentState) -> dict[str, object]:
 
 
 def restore_state(state: SegmentState, values: Mapping[str, Any]) -> None:
+    values = {**_ADDED, **values}
     state.phase = Phase(values["phase"])
     for name in _KEPT:
         if not isinstance(values[name], _KEPT[name]):

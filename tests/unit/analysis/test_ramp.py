@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.decision import Action, Advance, Hold, Order, Phase, Promote, Rollback, SegmentDecision, Tier
+from analysis.decision import Action, Advance, Hold, Order, Phase, Promote, Reason, Rollback, SegmentDecision, Tier
 from analysis.errors import SpecError, StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck, LogLoss
 from analysis.policy import BudgetPolicy
@@ -424,3 +424,47 @@ def test_proof_over_all_segments_counts_only_where_a_segment_shows_the_same(lean
     evidence._log_r[0, leaning_on] = 0.5 * evidence.log_thresholds[0]
     assert bool(reading.proven(0)) is proven
     assert not reading.proven(1)
+
+
+def _suspected(driver: Driver, power: float) -> Driver:
+    """From now on the evidence against `power` is that share of the proof; there is none against the other."""
+    reason = Reason(code="tolerance:error_rate", text="it leans")
+    driver.ramp.reading.suspicion = lambda index: (power, reason) if index == 0 else (0.0, None)  # type: ignore[method-assign]
+    return driver
+
+
+def _watched(driver: Driver) -> list[str]:
+    return [name for name, state in driver.ramp.segments.items() if state.watched]
+
+
+def test_suspicion_begins_a_closer_watch_of_that_segment_which_ends_when_it_is_calm() -> None:
+    driver = Driver().run(15)
+    assert driver.split() > 0
+    seen = []
+    for share in (0.49, 0.5, 0.3, 0.9, 0.26, 0.24, 0.49):
+        _suspected(driver, share).run(1)
+        seen.append(_watched(driver))
+    assert seen == [[], *[["power"]] * 4, [], []]
+
+
+def test_nobody_is_watched_where_nobody_is_exposed_and_where_all_is_over() -> None:
+    assert not _watched(_suspected(Driver(_spec(warmup_s=100)), 0.9).run(15))
+    assert not _watched(_suspected(Driver(_spec(mode=Mode.OBSERVE)), 0.9).run(15))
+    driver = _suspected(Driver().run(15), 0.6).run(1)
+    assert _watched(driver) == ["power"]
+    driver.order(Action.ROLLBACK, segment="power")
+    assert not _watched(driver.run(1))
+    driver.order(Action.PROMOTE, segment="power")
+    assert not _watched(driver.run(1))
+
+
+def test_closer_watch_outlives_a_restart_and_states_from_before_there_was_one_are_taken() -> None:
+    driver = _suspected(Driver().run(15), 0.6).run(1)
+    stored = json.loads(json.dumps(driver.ramp.state()))
+    again = Ramp(driver.spec, BudgetPolicy(), ARMS)
+    again.restore(stored, gap_s=1)
+    assert [state.watched for state in again.segments.values()] == [True, False]
+    for segment in stored["segments"].values():
+        del segment["watched"]
+    again.restore(stored, gap_s=1)
+    assert not again.segments["power"].watched
