@@ -35,6 +35,7 @@ from analysis.errors import SpecError, StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck
 from analysis.guard import SUSPICIOUS, GuardView, review
 from analysis.harm import HarmView, to_bp
+from analysis.latencies import Latencies, WatchedLatencies
 from analysis.policy import Policy, PolicyView
 from analysis.reading import ROLLBACK_LATENCY_S, KpiView, RatioView, Reading
 from analysis.segment import SegmentState, restore_state, state_of
@@ -67,6 +68,7 @@ class SegmentView:
     anomaly: float
     kpis: tuple[KpiView, ...]
     sample_ratio: RatioView
+    latencies: Latencies | None
 
 
 def stale_after_s(spec: ServiceSpec) -> float:
@@ -86,6 +88,7 @@ class Ramp:
             for segment in spec.segments
         }
         self.reading = Reading(spec, self.segments)
+        self._latencies = WatchedLatencies()
         self._now_s = 0.0
         self._ticks = 0
         self._seen_s = 0.0
@@ -117,7 +120,18 @@ class Ramp:
         self._leave_warmup()
         alarm = raise_alarms(window, expected_people=self._expected_people(window))
         caps_bp = self._caps()
-        return tuple(self._decide(i, alarm, int(caps_bp[i]), rng) for i in range(len(self.spec.segments)))
+        decisions = tuple(self._decide(i, alarm, int(caps_bp[i]), rng) for i in range(len(self.spec.segments)))
+        self._latencies.learn(window, self._watched())
+        return decisions
+
+    def _watched(self) -> dict[int, tuple[int, int]]:
+        """Segments under closer watch, with their two versions, as windows have them."""
+        index, version = self.spec.segment_index, self.spec.version_index
+        return {
+            index[name]: (version[self.arms[name][0]], version[self.arms[name][1]])
+            for name, state in self.segments.items()
+            if state.watched
+        }
 
     @property
     def _since_exposure_s(self) -> float:
@@ -421,4 +435,5 @@ class Ramp:
             anomaly=float(np.fmax(reading.excess(index, KpiKind.ANOMALY), 0.0)),
             kpis=tuple(reading.kpi_view(index, k) for k in range(len(self.spec.kpis))),
             sample_ratio=reading.ratio_view(index),
+            latencies=self._latencies.view(index),
         )
