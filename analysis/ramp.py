@@ -175,7 +175,8 @@ class Ramp:
         state, reading = self.segments[self.spec.segments[index].name], self.reading
         state.cap_bp = cap_bp
         reading.look_ahead(index, state, tick=self._ticks)
-        state.breach_ticks = state.breach_ticks + 1 if reading.breach_is_founded(index, state) else 0
+        is_founded = reading.breach_is_founded(index, state)
+        state.breach_ticks = state.breach_ticks + reading.begins_interval if is_founded else 0
         state.reward = reading.reward_of(index, state)
         suspicion, suspect = reading.suspicion(index)
         self._watch(state, suspicion)

@@ -87,6 +87,8 @@ class Reading:
         self.totals_n = np.zeros((len(spec.segments), len(spec.kpis), 2))
         self.totals_bad = np.zeros_like(self.totals_n)
         self.logs = NO_CHECK  # of the newest tick
+        self.begins_interval = True  # the newest tick is the first of an interval
+        self._newest_s = spec.rollout.interval_s  # how long the newest entry of the histories lasts by now
 
     def learn(self, window: Window, *, since_s: float, elapsed_s: float, blind: bool) -> None:
         """Add one tick that lasted `elapsed_s`, ending `since_s` after the first exposure. `blind`: no logs."""
@@ -97,16 +99,29 @@ class Reading:
                 self.evidence.base.value[:, self._guarded],
             )
             self.kpi_exclusion.update(n.reshape(-1, 2), bad.reshape(-1, 2), base.ravel(), at_s=since_s)
-        self.evidence.update(window, since_exposure_s=since_s)
+        interval_s = self.spec.rollout.interval_s
+        self.evidence.update(window, since_exposure_s=since_s, share=min(elapsed_s / interval_s, 1.0))
         self.sample_ratio.update(window.newcomers, since_exposure_s=since_s)
         self.harm.update(window, at_s=since_s, elapsed_s=elapsed_s, blind=blind)
         if blind:
             self.harm.miss(self.splits() * self.live(), seconds=elapsed_s)
         self.totals_n += window.n
         self.totals_bad += window.bad
+        self._remember(window, elapsed_s)
+
+    def _remember(self, window: Window, elapsed_s: float) -> None:
+        """Keep what a tick counted, by intervals: shorter ticks, as in a closer watch, add up to one entry."""
+        interval_s = self.spec.rollout.interval_s
+        self.begins_interval = not (0 < elapsed_s <= interval_s - self._newest_s + elapsed_s / 2)
+        self._newest_s = elapsed_s if self.begins_interval else self._newest_s + elapsed_s
         for i, state in enumerate(self.segments.values()):
-            if state.since_s is not None:
-                state.history.append((window.n[i].astype(float), window.bad[i].astype(float)))
+            if state.since_s is None:
+                continue
+            n, bad = window.n[i].astype(float), window.bad[i].astype(float)
+            if state.history and not self.begins_interval:
+                before_n, before_bad = state.history.pop()
+                n, bad = before_n + n, before_bad + bad
+            state.history.append((n, bad))
 
     def splits(self) -> Floats:
         splits: Floats = np.array([state.split_bp for state in self.segments.values()]) / TOTAL_BP

@@ -17,7 +17,7 @@ from analysis.spec import TOTAL_BP
 
 Floats = npt.NDArray[np.float64]
 
-FORECAST_TICKS = 120  # ticks of history kept, and behind a forecast
+FORECAST_TICKS = 120  # ticks of the usual interval: history kept, and behind a forecast
 
 
 @dataclass(slots=True, kw_only=True)

@@ -26,10 +26,10 @@ EFFECTS = np.array([0.2, 0.4, 0.8, 1.6, 3.2])
 
 PROOF_TICKS = 4
 BURST_TICKS = {KpiKind.LATENCY: 12}
-"""Ticks that a proof takes at least. A tick's evidence is cut off above a share of the proof: a stall of one process
-or one blip of a dependency hits many people at once, who then are no independent witnesses. What is cut off from
-above stays an e-value. Requests that queue behind each other are slow together, hence more for latency; a crash is
-the hard tier's."""
+"""Ticks of the usual interval that a proof takes at least. A tick's evidence is cut off above a share of the proof: a
+stall of one process or one blip of a dependency hits many people at once, who then are no independent witnesses. What
+is cut off from above stays an e-value. Requests that queue behind each other are slow together, hence more for latency;
+a crash is the hard tier's."""
 
 
 class Against(StrEnum):
@@ -99,12 +99,16 @@ class RegressionEvidence:
         """(S + 1,) logarithms of the e-values that prove a regression."""
         return self._thresholds
 
-    def update(self, window: Window, *, since_exposure_s: float) -> None:
-        """Add one tick. `since_exposure_s`: event time since the first exposure, which places the restarts' weights."""
+    def update(self, window: Window, *, since_exposure_s: float, share: float = 1.0) -> None:
+        """Add one tick. `since_exposure_s`: event time since the first exposure, which places the restarts' weights.
+
+        `share`: of the usual interval that it lasted, in [0, 1]. So much of what one tick may count for it counts at
+        most: a burst is no more of a proof where somebody looks more often.
+        """
         n, bad = window.n[:, self._kpi, :].astype(float), window.bad[:, self._kpi, :].astype(float)
         factors = self._log_factors(n, bad)  # (S, T, effects)
         factors = np.concatenate([factors, factors.sum(axis=0, keepdims=True)])
-        factors = np.minimum(factors, self._ceilings[..., None])
+        factors = np.minimum(factors, share * self._ceilings[..., None])
         restart = self._stake.due(since_exposure_s)
         self._log_r = np.logaddexp(self._log_r, np.log(restart) if restart > 0 else -np.inf) + factors
         self.base.learn(window.n[..., BASELINE] + window.unexposed_n, window.bad[..., BASELINE] + window.unexposed_bad)

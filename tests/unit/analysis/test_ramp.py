@@ -468,3 +468,20 @@ def test_closer_watch_outlives_a_restart_and_states_from_before_there_was_one_ar
         del segment["watched"]
     again.restore(stored, gap_s=1)
     assert not again.segments["power"].watched
+
+
+def test_ticks_that_come_more_often_fill_the_same_history_and_count_no_more_towards_a_breach() -> None:
+    """A closer watch looks four times an interval; who was seen is the same, and so is how long it has been."""
+    driver = Driver(_spec(interval_s=4.0)).run(0)
+    driver.order(Action.SET, segment="power", split_bp=4_000)
+    ramp, state = driver.ramp, driver.ramp.segments["power"]
+    ramp.reading.breach_is_founded = lambda *_: True  # type: ignore[method-assign]
+    seen, now_s = [], 0.0
+    for elapsed_s in (4.0, 4.01, *[0.99, 1.02, 1.0, 1.01] * 2, 3.98, 12.0):
+        now_s += elapsed_s
+        window = empty(2, 5)
+        window.n[0] = 1
+        ramp.step(window, now_s=now_s, rng=driver.rng)
+        seen.append(([int(n[0, CANARY]) for n, _ in state.history], state.breach_ticks))
+    assert [ticks for _, ticks in seen] == [1, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 6]
+    assert seen[-1][0] == [1, 1, 4, 4, 1, 1]

@@ -192,3 +192,20 @@ def test_state_of_an_unused_test_survives_json() -> None:
     evidence = RegressionEvidence(spec)
     evidence.restore(json.loads(json.dumps(RegressionEvidence(spec).state())))
     assert np.isneginf(evidence.log_e_values).all()
+
+
+def test_burst_counts_no_more_where_somebody_looks_more_often() -> None:
+    """Forty people fail at once: seen in one tick, or in four that last as long together."""
+    once, often = RegressionEvidence(_spec()), RegressionEvidence(_spec())
+    window = empty(1, 1)
+    window.unexposed_n[:], window.unexposed_bad[:] = 1_000, 5
+    for evidence in (once, often):
+        evidence.update(window, since_exposure_s=0)
+    whole, quarter = empty(1, 1), empty(1, 1)
+    whole.n[:], whole.bad[:] = 40, [0, 40]
+    quarter.n[:], quarter.bad[:] = 10, [0, 10]
+    once.update(whole, since_exposure_s=10)
+    for since_s in (2.5, 5, 7.5, 10):
+        often.update(quarter, since_exposure_s=since_s, share=0.25)
+    assert once.log_e_values.max() > 0
+    assert often.log_e_values.max() <= once.log_e_values.max() + 1e-9
