@@ -32,7 +32,7 @@ from analysis.decision import (
     verdict_name,
 )
 from analysis.errors import SpecError, StateError
-from analysis.evidence.log_loss import NO_CHECK, LogCheck
+from analysis.evidence.log_loss import NO_CHECK, LogCheck, LogLoss
 from analysis.guard import SUSPICIOUS, GuardView, review
 from analysis.harm import HarmView
 from analysis.latencies import Latencies, WatchedLatencies
@@ -318,11 +318,19 @@ class Ramp:
             split_before_bp=before_bp,
             split_after_bp=after_bp,
             propensity=propensity,
-            numbers={} if self._brief else self.wording.numbers(index),
+            numbers={} if self._brief else self._numbers(index, state),
         )
         if self.spec.rollout.mode is Mode.ACT:
             self._move(state, verdict, after_bp, phase)
         return decision
+
+    def _numbers(self, index: int, state: SegmentState) -> dict[str, float]:
+        numbers = self.wording.numbers(index)
+        if isinstance(self.logs.total, LogLoss):
+            numbers |= {"log_loss": self.logs.total.ratio, "log_loss_lower": self.logs.total.lower}
+        if state.forecast is not None:
+            numbers["p_breach"] = state.forecast.p_breach
+        return numbers
 
     def _outcome(self, index: int, state: SegmentState, verdict: Verdict) -> tuple[int, Phase]:
         match verdict:

@@ -69,7 +69,7 @@ def _played(n: np.ndarray, bad: np.ndarray, *, step_s: float, elapsed_s: float |
 
 
 GROUNDS = RegressionEvidence(SPEC).grounds
-PROOF = np.broadcast_to(RegressionEvidence(SPEC).log_thresholds[0], GROUNDS.shape)[GROUNDS]
+PROOF = RegressionEvidence(SPEC).log_thresholds[0, GROUNDS]
 
 
 def _proven_s(log_e: np.ndarray, step_s: float) -> np.ndarray:
