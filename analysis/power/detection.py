@@ -17,7 +17,8 @@ Floats = npt.NDArray[np.float64]
 
 SMALL_SPLIT = 0.05
 EVEN_SPLIT = 0.5  # teaches most a session
-HORIZONS_S = (1_800.0, 7_200.0, 86_400.0)
+DAY_S = 86_400.0
+HORIZONS_S = (1_800.0, 7_200.0, DAY_S)
 MULTIPLES = (2.0, 4.0, 10.0)  # of the base rate
 EVERYWHERE = "all together"
 _GRID_POINTS = 160  # excesses tried, evenly spaced in their logarithm from a tenth of the tolerance on: 4 % apart or so
@@ -149,7 +150,4 @@ def _effect(
 
 
 def _smallest(grid: Floats, found: npt.NDArray[np.bool_]) -> float | None:
-    """The excess from which on all are found."""
-    missed = np.flatnonzero(~found)
-    first = int(missed[-1]) + 1 if len(missed) else 0
-    return float(grid[first]) if first < len(grid) else None
+    return float(grid[found.argmax()]) if found.any() else None

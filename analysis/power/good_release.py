@@ -9,15 +9,15 @@ import numpy as np
 
 from analysis.decision import Health, Phase
 from analysis.engine import policy_named
-from analysis.power.detection import Traffic, participating
+from analysis.power.detection import DAY_S, Traffic, participating
+from analysis.power.world import good_world
 from analysis.ramp import Ramp
-from analysis.simulation.counts import CountSimulator, SegmentWorld
+from analysis.simulation.counts import CountSimulator
 from analysis.spec import ServiceSpec
 
-RUNS = 5
-DAY_S = 86_400.0
-MOST_TICKS = 8_640  # of one release: a day of 10 s ticks
-MOST_TICKS_IN_ALL = 12_000  # a plan that hangs is played once
+RUNS = 3
+MOST_TICKS = 1_080  # of one release: three hours of 10 s ticks
+MOST_TICKS_IN_ALL = 1_800  # a tick costs milliseconds, and a plan that hangs is played once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +47,10 @@ def good_releases(
 ) -> tuple[GoodRelease, ...]:
     """Play up to RUNS releases that are as good as the baseline. `progress`: is told the share that is done."""
     rows, runs, ticks = participating(spec), list[_Run](), 0
-    most = min(MOST_TICKS, int(DAY_S / spec.rollout.interval_s))
+    most = max(1, min(MOST_TICKS, int(DAY_S / spec.rollout.interval_s)))
     while len(runs) < RUNS and (not runs or ticks + ticks / len(runs) <= MOST_TICKS_IN_ALL):
-        done = len(runs) / RUNS
-        run = _play(spec, traffic, (seed, len(runs)), most, lambda share, done=done: progress(done + share / RUNS))
+        progress(len(runs) / RUNS)
+        run = _play(spec, traffic, (seed, len(runs)), most, progress)
         runs.append(run)
         ticks += run.ticks
     return tuple(
@@ -69,11 +69,12 @@ def good_releases(
 def _play(
     spec: ServiceSpec, traffic: Traffic, seed: tuple[int, int], most: int, progress: Callable[[float], object]
 ) -> _Run:
+    """One release, of at most `most` ticks."""
     names = [segment.name for segment in spec.segments]
     arms = {names[i]: (spec.versions[0], "canary") for i in participating(spec)}
     ramp = Ramp(spec, policy_named(spec.rollout.policy), arms)
     people, chance = np.random.default_rng(seed).spawn(2)
-    simulator = CountSimulator(spec, _world(traffic), rng=people)
+    simulator = CountSimulator(spec, good_world(traffic), rng=people)
     run = _Run(healthy_s={}, promoted_s={}, ticks=0)
     while not all(ramp.segments[name].phase.is_final for name in arms) and run.ticks < most:
         window = simulator.advance([ramp.segments[name].split_bp for name in names])
@@ -82,7 +83,7 @@ def _play(
         for i in participating(spec):
             ramp.confirm(names[i])
             _note(ramp, i, simulator.now_s, run)
-        progress(run.ticks / most)
+        progress((seed[1] + run.ticks / most) / RUNS)
     return run
 
 
@@ -92,13 +93,6 @@ def _note(ramp: Ramp, index: int, now_s: float, run: _Run) -> None:
         run.healthy_s[index] = now_s
     if index not in run.promoted_s and state.phase is Phase.PROMOTED:
         run.promoted_s[index] = now_s
-
-
-def _world(traffic: Traffic) -> list[SegmentWorld]:
-    return [
-        SegmentWorld(sessions_per_s=rate, base=base, excess=(0.0,) * len(base))
-        for rate, base in zip(traffic.sessions_per_s, traffic.base, strict=True)
-    ]
 
 
 def _median(seconds: list[float]) -> float | None:

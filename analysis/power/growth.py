@@ -25,7 +25,8 @@ from analysis.spec import KpiKind, KpiSpec, RolloutSpec
 
 Floats = npt.NDArray[np.float64]
 
-_QUANTILES = (np.arange(12) + 0.5) / 12  # of the arrivals in one tick, of each arm
+_QUANTILES = (np.arange(12) + 0.5) / 12  # of the arrivals in one tick, where they are many
+_MANY = 6.0  # arrivals in one tick; of fewer, each number has its own probability
 _EDGE = 1e-6
 
 
@@ -42,15 +43,16 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TickGrowth:
-    """A tick's log e-value as a linear function of the bad counts, for 12 x 12 equally likely arrivals in the arms.
+    """A tick's log e-value as a linear function of the bad counts, for the arrivals that it may have.
 
-    Arrays of shape (144, effects): `start` without a bad session, and what each bad one adds, by arm. `n_canary`,
-    `n_baseline` (144, 1).
+    A: pairs of arrivals on canary and baseline, with their probabilities `weights` (A, 1). `start` (A, effects) without
+    a bad session, and what each bad one adds, by arm.
     """
 
     base: float
     n_canary: Floats
     n_baseline: Floats
+    weights: Floats
     start: Floats
     per_canary: Floats
     per_baseline: Floats
@@ -59,10 +61,8 @@ class TickGrowth:
     def of(cls, stream: Stream, *, split: float, tolerance: float, interval_s: float) -> TickGrowth:
         """Growth at a split in (0, 1) against `tolerance`, in ticks of `interval_s`."""
         arrivals = stream.sessions_per_s * interval_s
-        n_c, n_b = np.meshgrid(
-            poisson.ppf(_QUANTILES, arrivals * split), poisson.ppf(_QUANTILES, arrivals * (1 - split))
-        )
-        n_c, n_b = _with_mean(n_c, arrivals * split), _with_mean(n_b, arrivals * (1 - split))
+        (n_c, p_c), (n_b, p_b) = _arrivals(arrivals * split), _arrivals(arrivals * (1 - split))
+        n_c, n_b = (n.reshape(-1, 1) for n in np.meshgrid(n_c, n_b))
         accepted = np.clip(stream.base + tolerance, _EDGE, 1 - _EDGE)
         q_c = expit(logit(accepted) + EFFECTS)
         none, one = np.zeros_like(n_c), np.ones_like(n_c)
@@ -74,6 +74,7 @@ class TickGrowth:
             base=stream.base,
             n_canary=n_c,
             n_baseline=n_b,
+            weights=np.outer(p_b, p_c).reshape(-1, 1),
             start=start,
             per_canary=one_canary - start,
             per_baseline=one_baseline - start,
@@ -83,16 +84,22 @@ class TickGrowth:
         """Mean and variance of a tick's log e-value, each (X, effects), where the canary is worse by `excess` (X,)."""
         rate = np.clip(self.base + excess, _EDGE, 1 - _EDGE)[:, None, None]
         canary, baseline = self.n_canary * self.per_canary, self.n_baseline * self.per_baseline
-        mean = self.start + rate * canary + self.base * baseline
+        mean = self.start + rate * canary + self.base * baseline  # (X, A, effects)
         spread = rate * (1 - rate) * canary * self.per_canary
         spread = spread + self.base * (1 - self.base) * baseline * self.per_baseline
-        return mean.mean(axis=1), spread.mean(axis=1) + mean.var(axis=1)
+        first = np.sum(self.weights * mean, axis=1)
+        second = np.sum(self.weights * (spread + mean**2), axis=1)
+        return first, np.maximum(second - first**2, 0.0)
 
 
-def _with_mean(n: Floats, mean: float) -> Floats:
-    """Quantiles as a column, scaled to the mean of what they stand for; in rare arrivals some are 1 all the same."""
-    column: Floats = n.reshape(-1, 1)
-    return column * (mean / column.mean()) if column.mean() > 0 else column
+def _arrivals(mean: float) -> tuple[Floats, Floats]:
+    """Numbers of sessions in a tick and their probabilities."""
+    if mean > _MANY:
+        n = poisson.ppf(_QUANTILES, mean)
+        return n * (mean / n.mean()), np.full(len(n), 1 / len(n))
+    n = np.arange(poisson.ppf(1 - 1e-4, mean) + 1)
+    weights = poisson.pmf(n, mean)
+    return n, weights / weights.sum()
 
 
 def median_ticks(
@@ -113,9 +120,11 @@ def median_ticks(
     drift, spread = (np.take_along_axis(x, best, axis=1)[:, 0] for x in (mean, variance))
     result = np.full(len(drift), np.inf)
     grows = drift > 1e-12
-    scale = level**2 / spread[grows]
-    result[grows] = invgauss.median(level / drift[grows] / scale, scale=scale)
-    return np.maximum(np.ceil(result), least)
+    mean_ticks = level / drift[grows]
+    scale = np.minimum(level**2 / spread[grows], 1e4 * mean_ticks)  # beyond, the median is the mean
+    result[grows] = invgauss.median(mean_ticks / scale, scale=scale)
+    ticks: Floats = np.maximum(np.ceil(result), least)
+    return ticks
 
 
 def _cut(mean: Floats, variance: Floats, ceiling: float) -> tuple[Floats, Floats]:
