@@ -116,12 +116,16 @@ def _take_rates(texts: Iterable[str], told: Mapping[str, Told]) -> None:
 
 
 def _take_shares(texts: Iterable[str], specs: Mapping[str, ServiceSpec], told: Mapping[str, Told]) -> None:
+    outranked: set[str] = set()
     for text in texts:
         where, value = _split(text, "--share", "[SERVICE/]SEGMENT=SHARE", most=2)
         names = _services(where[0] if len(where) > 1 else "", told, "--share")
         fitting = [name for name in names if where[-1] in specs[name].segment_index]
         _require(fitting, where[-1], [s for name in names for s in specs[name].segment_index], "--share")
         for name in fitting:
+            if name not in outranked:  # shares that were seen would not add up with those that are told
+                told[name].shares.clear()
+                outranked.add(name)
             told[name].shares[where[-1]] = value
 
 

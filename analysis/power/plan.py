@@ -82,7 +82,9 @@ def _undetected(spec: ServiceSpec, traffic: Traffic, found: tuple[Detection, ...
             continue
         rate = traffic.sessions_per_s[spec.segment_index[detection.segment]]
         what = f"segment {detection.segment}: {detection.kpi} of four times the base rate ({_points(effect.excess)})"
-        if effect.median_s is None:
+        if rate == 0:
+            yield f"{what} is not found: the segment has no traffic"
+        elif effect.median_s is None:
             yield f"{what} is not proven at any length of time: it is too near the tolerance"
         elif effect.median_s > DAY_S:
             yield (

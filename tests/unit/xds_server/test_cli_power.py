@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from analysis.power import plan as plans
 from xds_server.cli import app
-from xds_server.cli_power import Told, take_status, traffic_of
+from xds_server.cli_power import Told, _take_shares, take_status, traffic_of
 from xds_server.pb import control_pb2 as pb
 from xds_server.settings import parse_mesh
 
@@ -163,3 +163,9 @@ def test_a_base_rate_of_nothing_is_kept_off_zero() -> None:
 def test_shares_of_more_than_all_are_refused() -> None:
     with pytest.raises(typer.BadParameter, match=r"checkout: shares add up to 1\.5"):
         traffic_of(_spec(), Told(sessions_per_s=1.0, shares={"vip": 1.5}))
+
+
+def test_shares_on_the_command_line_replace_those_that_were_seen() -> None:
+    told = {"checkout": Told(sessions_per_s=10.0, shares={"vip": 0.4, "default": 0.6})}
+    _take_shares(["vip=10%"], {"checkout": _spec()}, told)
+    assert traffic_of(_spec(), told["checkout"]).sessions_per_s == pytest.approx((1.0, 9.0))

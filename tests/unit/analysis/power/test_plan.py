@@ -134,3 +134,9 @@ def test_good_releases_are_played_by_the_rollouts_own_code() -> None:
     assert good.healthy_s is not None
     assert good.promoted_s is not None
     assert good.healthy_s < good.promoted_s < 3_600
+
+
+def test_a_segment_without_traffic_is_said_to_have_none(unplayed: None) -> None:
+    warnings = check_plan(_spec(SegmentSpec(name="empty")), _traffic(0, 20)).warnings
+    assert any("empty" in line and "no traffic" in line for line in warnings)
+    assert not any("too near the tolerance" in line for line in warnings)
