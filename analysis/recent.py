@@ -1,4 +1,4 @@
-"""The last ticks, of the usual interval, of a rollout: counts of people by KPI and arm, for what must not look at all that ever was."""
+"""The last intervals of a rollout: counts of people by KPI and arm, for what must not look at all that ever was."""
 
 from __future__ import annotations
 

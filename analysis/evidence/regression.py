@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 EFFECTS = np.array([0.1, 0.25, 0.6, 1.2, 2.5])
 EFFECT_WEIGHTS = np.array([0.03, 0.07, 0.3, 0.4, 0.2])
-"""Effect sizes bet on, the canary's log-odds above the accepted rate, and shares of the capital: most on what breaks."""
+"""Effect sizes bet on, the canary's log-odds above the accepted rate; and shares of capital, most on what breaks."""
 
 KPI_WEIGHTS = {
     KpiKind.ERROR_RATE: 4.0, KpiKind.LATENCY: 2.0, KpiKind.ABANDONMENT: 2.0, KpiKind.FEATURE: 1.0, KpiKind.ANOMALY: 1.0
