@@ -115,12 +115,14 @@ class Group:
 class Traffic:
     """How sessions arrive.
 
-    `daily`: amplitude of the day's wave in [0, 1), highest at `peak_s` after the rollout's start. `spike_times`: the
-    arrival rate is that many times as high from `spike_at_s` for `spike_s`. `bots`: share of sessions by machines that
-    do not say so. `bursts_per_h`: stalls of one process, each of which hits everybody who is there within `burst_s`, in
-    one version or the other alike. `unlucky`: share of people with a persistently bad device, who meet an error in
-    every session, and have `unlucky_visits` of them. `drift_per_h`: by how much the errors of both versions grow in an
-    hour, as a share of what they were.
+    `daily`: amplitude of the day's wave in [0, 1), highest at `peak_s` after the rollout's start. `spike_times`:
+    the arrival rate is that many times as high from `spike_at_s` for `spike_s`. `bots`: share of sessions by
+    machines that do not say so. `bursts_per_h`: stalls of something that both versions need, each of which fails
+    every request that starts within `burst_s`, in either version alike. `unlucky`: share of people with a
+    persistently bad device, who meet an error in every session, and have `unlucky_visits` of them. `drift_per_h`:
+    by how much the errors of both versions grow in an hour, as a share of what they were at the start.
+    `carry_over`: of those whom a fault hit, the share who meet an error in their next session too, whichever
+    version serves it (a broken cart is still there).
     """
 
     daily: float = 0.0
@@ -134,6 +136,7 @@ class Traffic:
     unlucky: float = 0.0
     unlucky_visits: float = 20.0
     drift_per_h: float = 0.0
+    carry_over: float = 0.0
 
     def rate_times(self, at_s: float) -> float:
         """By how much more than on average sessions arrive at a time."""
