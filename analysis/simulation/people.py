@@ -62,8 +62,8 @@ _SESSION_DTYPE = np.dtype(
         ("leaves", np.float64),  # uniform: see visits.Begun
         ("uses", np.float64),  # uniform: uses the feature if below its share
         ("logged", np.float64),  # uniform: is logged if below the share of sessions that are
-        ("gone_s", np.float64),  # no request of it comes later
-        ("end_s", np.float64),  # of the last one that is planned
+        ("gone_s", np.float64),  # of the last request before its person left
+        ("end_s", np.float64),  # of the last request that is planned, left or not
         ("kind", np.uint8),
         ("marks", np.uint8),  # of the person, when it began
         ("faults", np.uint8),  # Fault
@@ -210,7 +210,7 @@ class People:
     def _end(self, until_s: float) -> None:
         """Sessions that are over; their people may come again."""
         c = self._table
-        over = np.flatnonzero(c["taken"] & (np.minimum(c["end_s"], c["gone_s"]) <= until_s))
+        over = np.flatnonzero(c["taken"] & (c["end_s"] <= until_s))
         if not len(over):
             return
         ended = c[over]
@@ -222,8 +222,6 @@ class People:
                 people = Comers(users=ended["user"][mine], marks=marks[mine])
                 crowd.returning.leave(people, until_s, self._comes)
         c["taken"][over] = False
-        gone = np.isin(self._planned["slot"], over[ended["gone_s"] < ended["end_s"]])
-        self._planned = self._planned[~gone]
 
     # -- what happens to requests -------------------------------------------------------------------------------------
 
@@ -301,8 +299,8 @@ class People:
         return self._there(due)
 
     def _there(self, due: Rows) -> Rows:
-        """Without the requests of people who have left."""
-        there: Flags = due["at_s"] <= self._table["gone_s"][due["slot"]]
+        """Without what people meant to do after they left; what has failed they try again all the same."""
+        there: Flags = (due["at_s"] <= self._table["gone_s"][due["slot"]]) | (due["mark"] & Mark.RETRY != 0)
         return due[there]
 
     def _fail(self, due: Rows, moment: Moment) -> tuple[Flags, npt.NDArray[np.uint8], Floats]:
