@@ -163,11 +163,12 @@ class Scenario:
     def harms(self, group: str) -> bool:
         """Whether an effect on the canary alone makes something worse for a segment's people."""
         return any(
-            effect.on is On.CANARY and effect.segment in (None, group) and _is_worse(effect) for effect in self.effects
+            effect.on is On.CANARY and effect.segment in (None, group) and is_worse(effect) for effect in self.effects
         )
 
 
-def _is_worse(effect: Effect) -> bool:
+def is_worse(effect: Effect) -> bool:
+    """Whether it makes something worse for people; lost logs and wrong routes by themselves do not."""
     match effect.kpi:
         case Kpi.FEATURE:
             return effect.times < 1 or effect.plus < 0
