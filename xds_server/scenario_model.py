@@ -69,7 +69,7 @@ class EffectShape(Shape):
     plus: Annotated[float, points("-100pp", "100pp")] = 0.0
     tail_times: Annotated[float, _TIMES] = 1.0
     at: Annotated[float, _WHEN] = 0.0
-    until: Annotated[float | None, _LONG] = None
+    until: Annotated[float | None, _WHEN] = None
     since: Annotated[str, choice("start", "exposure")] = "start"
     shape: Annotated[str, choice(*EffectShapes)] = EffectShapes.STEP
     over: Annotated[float | None, _LONG] = None
