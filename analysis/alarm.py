@@ -17,38 +17,47 @@ from analysis.window import BASELINE, CANARY, Window
 CRASH_SHARE = 0.5  # more failing people than this is a crash, whatever the service
 CRASH_RISK = 1e-5  # chance that people of whom half fail look like this at one look
 WORLD_SHARE = 0.25  # if as many fail on the baseline, the world is bad, not the canary
-SILENCE_SEEN = 30.0  # canary people expected, none seen: silent
+SILENCE_RISK = 1e-7  # chance that so many people, each by the split, would all be on the baseline: silent
+
+
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """Which of S segments show it; `everywhere`: all people taken together do, so the whole canary is bad."""
+    """Which segments of B rollouts show it, (B, S); `everywhere` (B,): all people taken together do.
 
-    crash: npt.NDArray[np.bool_]
-    everywhere: bool
-    silent: npt.NDArray[np.bool_]
-    world: bool
+    `world` (B,): as many fail on the baseline.
+    """
+
+    crash: Flags
+    everywhere: Flags
+    silent: Flags
+    world: Flags
 
 
-def raise_alarms(window: Window, *, expected_people: npt.NDArray[np.float64]) -> Alarm:
+def raise_alarms(window: Window, *, split: npt.NDArray[np.float64]) -> Alarm:
     """Alarms from the people of the last seconds.
 
-    `expected_people` (S,): on the canary, by its split and the baseline.
+    `split` (B, S) in [0, 1]: the share that should be seen on the canary; 0 where nobody need be.
     """
-    people, failing = window.people, window.failing
-    total, total_failing = people.sum(axis=0), failing.sum(axis=0)
-    world = bool(total[BASELINE] > 0 and total_failing[BASELINE] > WORLD_SHARE * total[BASELINE])
-    silent = (expected_people >= SILENCE_SEEN) & (people[:, CANARY] == 0) & (people[:, BASELINE] > 0)
+    people, failing = (x.reshape(*split.shape, 2) for x in (window.people, window.failing))
+    total, total_failing = people.sum(axis=1), failing.sum(axis=1)
+    world = (total[:, BASELINE] > 0) & (total_failing[:, BASELINE] > WORLD_SHARE * total[:, BASELINE])
+    chance = np.power(1 - split, people[..., BASELINE])  # that nobody else came to the canary; at a split of 1: 0
+    silent = (people[..., CANARY] == 0) & (people[..., BASELINE] > 0) & (chance < SILENCE_RISK) & (split < 1)
     return Alarm(
-        crash=_crashing(people[:, CANARY], failing[:, CANARY]),
-        everywhere=bool(_crashing(total[CANARY], total_failing[CANARY])),
+        crash=_crashing(people[..., CANARY], failing[..., CANARY]),
+        everywhere=_crashing(total[:, CANARY], total_failing[:, CANARY]),
         silent=silent,
         world=world,
     )
 
 
-def _crashing(people: npt.ArrayLike, failing: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+def _crashing(people: npt.NDArray[np.int64], failing: npt.NDArray[np.int64]) -> Flags:
     """Whether so many failing people would be a 1-in-100,000 surprise if half of all failed (exact binomial tail)."""
-    tail = binom.sf(np.asarray(failing) - 1, np.asarray(people), CRASH_SHARE)
-    result: npt.NDArray[np.bool_] = (np.asarray(people) > 0) & (tail < CRASH_RISK)
-    return result
+    crashing = np.zeros(people.shape, np.bool_)
+    suspect = failing > CRASH_SHARE * people  # who fails less often than that is no surprise
+    if suspect.any():
+        crashing[suspect] = binom.sf(failing[suspect] - 1, people[suspect], CRASH_SHARE) < CRASH_RISK
+    return crashing

@@ -35,6 +35,7 @@ SESSION_DTYPE = np.dtype(
         ("n_slow", np.uint16),
         ("first_error_ms", np.uint32),  # offset from the start, or NEVER
         ("first_slow_ms", np.uint32),
+        ("first_tail_ms", np.uint32),  # slower than the baseline's usual ones, where slow is more than that
         ("goal_ms", np.uint32),
         ("slowest_ms", np.float32),
         ("features", np.uint64),  # bit i: guarded feature i, in the order of ServiceSpec.kpis, within its age
@@ -55,7 +56,7 @@ _GROWTH = 1.5
 _LEAST = 1_024
 _COUNT_MAX = 0xFFFF
 _NUMBERS = NEVER - 1  # after so many sessions numbers begin anew
-_UNHAPPENED = ("first_error_ms", "first_slow_ms", "goal_ms")
+_UNHAPPENED = ("first_error_ms", "first_slow_ms", "first_tail_ms", "goal_ms")
 _BUCKET_NS = 250_000_000
 _PARTS_MAX = 64
 

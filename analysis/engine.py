@@ -20,7 +20,7 @@ from analysis.reading import ROLLBACK_LATENCY_S
 from analysis.session import NS
 from analysis.spec import KpiKind, ServiceSpec
 
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 POLICIES = ("budget", "fixed", "learned")
 
 

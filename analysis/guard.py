@@ -15,7 +15,8 @@ BREACH_SURE = 0.9  # probability at which a foreseen breach counts
 BREACH_LIKELY = 0.5  # … and at which nothing rises any more
 UNKNOWN_CEILING_BP = TOTAL_BP // 2
 """While nothing is known the split stops at one half: beyond it a session teaches less (w·(1-w)) and harms more."""
-SMALLEST_BP = 100  # a split or a step below 1 % is not worth a push
+SMALLEST_BP = 10  # a smaller split, or a smaller step, is not worth a push
+STEP_SHARE, STEP_BP = 4, 100  # nor is a step of less than a quarter of the split, or of 1 pp where that is more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +162,8 @@ def _forward(view: GuardView) -> Verdict:
     if view.unhealthy is not None:
         ceiling = min(ceiling, UNKNOWN_CEILING_BP)
     split_bp = min(view.proposal_bp, ceiling)
-    if split_bp >= view.split_bp + SMALLEST_BP or view.split_bp < split_bp == bake_bp:
+    worth_bp = max(SMALLEST_BP, min(STEP_BP, view.split_bp // STEP_SHARE))
+    if split_bp >= view.split_bp + worth_bp or view.split_bp < split_bp == bake_bp:
         return Advance(split_bp=split_bp, reasons=(_reason("allowed", f"the budget allows {view.cap_bp / 100:.0f} %"),))
     return Hold(reasons=(view.unhealthy or _reason("budget", f"the budget allows {view.cap_bp / 100:.0f} %"),))
 

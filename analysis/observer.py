@@ -250,12 +250,36 @@ class Observer:
         age_s = self._spec.oldest_judged_s if kpi == HARM else self._spec.kpis[kpi].judge_after_s
         unexposed = self._are_unexposed(judged.slots)
         arm = self._arm(judged.slots, segments, start, age_s)
+        if kpi == HARM:
+            arm[self._began_on_canary(judged.slots)] = CANARY  # wherever they were taken then
+        if kpi != HARM and self._spec.kpis[kpi].kind is KpiKind.LATENCY:
+            arm[self._is_settling(segments, start)] = NEITHER
+        is_relative = kpi != HARM and self._spec.kpis[kpi].is_relative
+        bad_on_baseline = self.tracker.in_tail(kpi, judged.slots) if is_relative else judged.bad
         for which, (n, bad) in self._tallies(window, kpi).items():
             mine = unexposed if which is None else (arm == which) & ~unexposed
             if which is not None and kpi != HARM:
                 mine &= c["counts"][judged.slots]
             n[:] += self._per_segment(segments[mine])
-            bad[:] += self._per_segment(segments[mine & judged.bad])
+            bad[:] += self._per_segment(segments[mine & (judged.bad if which == CANARY else bad_on_baseline)])
+
+    def _began_on_canary(self, slots: Slots) -> Flags:
+        """Which sessions `exposed` has counted."""
+        c = self.tracker.columns
+        result = np.zeros(len(slots), np.bool_)
+        for segment, arms in self._arms.items():
+            if arms.since_ns:
+                here = (c["segment"][slots] == segment) & (c["start_unix_ns"][slots] >= arms.since_ns)
+                result |= here & (c["version"][slots] == arms.canary)
+        return result
+
+    def _is_settling(self, segments: npt.NDArray[np.uint16], start: Times) -> Flags:
+        """Which sessions began when the canary of their segment was still fresh."""
+        settle_ns = int(self._spec.rollout.settle_s * NS)
+        result = np.zeros(len(segments), np.bool_)
+        for segment, arms in self._arms.items():
+            result |= (segments == segment) & (start < arms.since_ns + settle_ns)
+        return result
 
     @staticmethod
     def _tallies(window: Window, kpi: int) -> Mapping[int | None, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:

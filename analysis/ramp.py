@@ -1,11 +1,11 @@
-"""One rollout of one service: windows in, decisions out.
+"""One rollout of one service: windows in, decisions out. `step` does the same for many rollouts at once.
 
 Pure: the same windows and generator give the same decisions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,15 +33,18 @@ from analysis.decision import (
 )
 from analysis.errors import SpecError, StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck
-from analysis.guard import GuardView, review
-from analysis.harm import HarmView, to_bp
+from analysis.guard import SUSPICIOUS, GuardView, review
+from analysis.harm import HarmView
+from analysis.outlook import Outlook
 from analysis.policy import Policy, PolicyView
-from analysis.reading import ROLLBACK_LATENCY_S, KpiView, RatioView, Reading
+from analysis.reading import ROLLBACK_LATENCY_S, Reading, Standing
 from analysis.segment import SegmentState, restore_state, state_of
-from analysis.spec import TOTAL_BP, KpiKind, Mode, ServiceSpec
-from analysis.window import BASELINE, CANARY, Window
+from analysis.spec import TOTAL_BP, Mode, ServiceSpec
+from analysis.window import Window
+from analysis.wording import KpiView, RatioView, Wording, log_loss
 
 Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 CALM = 0.25  # share of the proof below which a watch that a suspicion began ends, and may begin anew
 MISSED_SESSIONS = 5.0  # sessions expected in a tick without a single log entry: it is the logs that are missing
@@ -75,18 +78,38 @@ def stale_after_s(spec: ServiceSpec) -> float:
 
 
 class Ramp:
-    """The state of one running rollout. `step` once a tick; splits change only through `step` and `command`."""
+    """The state of one running rollout. `step` once a tick; splits change only through `step` and `command`.
 
-    def __init__(self, spec: ServiceSpec, policy: Policy, arms: Mapping[str, tuple[str, str]]) -> None:
+    `reading` and `rollout`: the row of a shared reading that this rollout has; its own one if not given. `brief`: its
+    decisions carry no numbers and no words of what is merely known, for simulations.
+    """
+
+    def __init__(
+        self,
+        spec: ServiceSpec,
+        policy: Policy,
+        arms: Mapping[str, tuple[str, str]],
+        *,
+        reading: Reading | None = None,
+        rollout: int = 0,
+        brief: bool = False,
+    ) -> None:
         self.spec = spec
         self._policy = policy
+        self._brief = brief
         self.arms = dict(arms)
         self.segments = {
             segment.name: SegmentState(phase=self._first_phase(segment.name, segment.after))
             for segment in spec.segments
         }
-        self.reading = Reading(spec, self.segments)
+        self._names = [segment.name for segment in spec.segments]
+        self.reading = Reading(spec) if reading is None else reading
+        self.rollout = rollout
+        self.wording = Wording(self.reading, rollout)
+        self._outlook = Outlook(self.reading, rollout)
+        self.logs = NO_CHECK  # of the newest tick
         self._now_s = 0.0
+        self._elapsed_s = 0.0
         self._ticks = 0
         self._seen_s = 0.0
         self._first_exposure_s: float | None = None
@@ -106,24 +129,17 @@ class Ramp:
 
         `logs`: what the access logs lack by now, as far as is known.
         """
-        self.reading.logs = logs
-        elapsed_s, self._now_s = max(now_s - self._now_s, 0.0), max(now_s, self._now_s)
+        self.logs = logs
+        newcomers = np.array([(0, *key, n) for key, n in window.newcomers.items()], np.int64).reshape(-1, 5)
+        (decisions,) = step([self], self.reading, window, newcomers, now_s=now_s, rngs=[rng])
+        return decisions
+
+    def begin(self, now_s: float, entries: int) -> None:
+        """Note that a tick has come, with so many log entries."""
+        self._elapsed_s, self._now_s = max(now_s - self._now_s, 0.0), max(now_s, self._now_s)
         self._ticks += 1
-        if window.entries:
+        if entries:
             self._seen_s = self._now_s
-        expected = float(self.reading.harm.rate.sum()) * elapsed_s
-        blind = self._stale_s() is not None or (window.entries == 0 and expected >= MISSED_SESSIONS)
-        self.reading.learn(window, since_s=self._since_exposure_s, elapsed_s=elapsed_s, blind=blind)
-        self._leave_warmup()
-        alarm = raise_alarms(window, expected_people=self._expected_people(window))
-        caps_bp = self._caps()
-        return tuple(self._decide(i, alarm, int(caps_bp[i]), rng) for i in range(len(self.spec.segments)))
-
-    @property
-    def _since_exposure_s(self) -> float:
-        return 0.0 if self._first_exposure_s is None else self._now_s - self._first_exposure_s
-
-    def _leave_warmup(self) -> None:
         for segment in self.spec.segments:
             state = self.segments[segment.name]
             if state.phase is Phase.WAITING and not self._waits_for(segment.after):
@@ -131,65 +147,97 @@ class Ramp:
             if state.phase is Phase.WARMUP and self._now_s >= self.spec.rollout.warmup_s:
                 state.phase = Phase.RAMPING
 
+    @property
+    def since_exposure_s(self) -> float:
+        return 0.0 if self._first_exposure_s is None else self._now_s - self._first_exposure_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """How long the newest tick has lasted."""
+        return self._elapsed_s
+
+    def is_blind(self, entries: int) -> bool:
+        """Whether the tick's access logs are missing, as far as can be told."""
+        expected = float(self.reading.harm.rate[self.rollout].sum()) * self._elapsed_s
+        return self._stale_s() is not None or (entries == 0 and expected >= MISSED_SESSIONS)
+
+    def standing(self) -> Standing:
+        """Where this rollout stands, with a leading axis of one."""
+        states = list(self.segments.values())
+        return Standing(
+            split=np.array([[state.split_bp for state in states]]) / TOTAL_BP,
+            live=np.array([[not state.phase.is_final for state in states]]),
+            rising=np.array([[state.phase is Phase.RAMPING and not state.paused for state in states]]),
+        )
+
+    def settled(self) -> npt.NDArray[np.bool_]:
+        """(S,) segments whose split has been in force for long enough to be seen."""
+        if self._now_s <= self._doubted_until_s:
+            return np.zeros(len(self.segments), np.bool_)
+        return np.array(
+            [s.confirmed and self._now_s - s.changed_s > 2 * ROLLBACK_LATENCY_S for s in self.segments.values()]
+        )
+
     def _waits_for(self, after: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `after` that take part and have not been promoted."""
         return tuple(name for name in after if self.segments[name].phase not in (Phase.PROMOTED, Phase.PINNED))
 
-    def _expected_people(self, window: Window) -> Floats:
-        """(S,) people that should be seen on the canary now, by its split and the baseline's people.
-
-        0 after a change, and where it is in doubt what Envoys go by.
-        """
-        if self._now_s <= self._doubted_until_s:
-            return np.zeros(len(self.spec.segments))
-        split = self.reading.splits()
-        settled = np.array(
-            [s.confirmed and self._now_s - s.changed_s > 2 * ROLLBACK_LATENCY_S for s in self.segments.values()]
-        )
-        baseline = window.people[:, BASELINE].astype(float)
-        expected: Floats = np.where(settled & (split < 1), baseline * split / np.maximum(1 - split, 1e-9), 0.0)
-        return expected
-
-    def _caps(self) -> npt.NDArray[np.int64]:
-        rising = np.array([s.phase is Phase.RAMPING and not s.paused for s in self.segments.values()])
-        reading = self.reading
-        return to_bp(reading.harm.caps(reading.splits(), reading.live(), rising, latency_s=ROLLBACK_LATENCY_S))
-
     # -- one segment ---------------------------------------------------------------------------------------------------
 
-    def _decide(self, index: int, alarm: Alarm, cap_bp: int, rng: np.random.Generator) -> SegmentDecision:
-        state, reading = self.segments[self.spec.segments[index].name], self.reading
-        state.cap_bp = cap_bp
-        reading.look_ahead(index, state, tick=self._ticks)
-        state.breach_ticks = state.breach_ticks + 1 if reading.breach_is_founded(index, state) else 0
-        state.reward = reading.reward_of(index, state)
-        suspicion, suspect = reading.suspicion(index)
+    def decide(self, alarm: Alarm, rng: np.random.Generator) -> tuple[SegmentDecision, ...]:
+        """Decide for every segment by what the reading says now."""
+        return tuple(self._decide(i, alarm, rng) for i in range(len(self._names)))
+
+    def _decide(self, index: int, alarm: Alarm, rng: np.random.Generator) -> SegmentDecision:
+        state, now, at = self.segments[self._names[index]], self.reading.now, (self.rollout, index)
+        state.cap_bp = int(now.caps_bp[at])
+        suspicion = float(now.suspicion[at])
         if suspicion < CALM:
             state.reduced = False
-        proposal = self._policy.propose(self._policy_view(index, state, suspicion), rng=rng)
-        view = self._guard_view(index, alarm, round(proposal.split * TOTAL_BP), suspicion, suspect)
+        state.watched = self._is_watched(state, suspicion)
+        if not state.phase.is_final:
+            self._outlook.look_ahead(index, state, tick=self._ticks)
+        state.breach_ticks = state.breach_ticks + 1 if self._outlook.is_founded(index, state) else 0
+        if self._brief and state.phase.is_final:
+            return SegmentDecision(
+                segment=self._names[index], verdict=_OVER, phase=state.phase, split_before_bp=state.split_bp,
+                split_after_bp=state.split_bp,
+            )  # fmt: skip
+        state.reward = float(now.reward.value[at])
+        proposal = self._policy.propose(self._policy_view(index, state), rng=rng)
+        view = self._guard_view(index, state, alarm, round(proposal.split * TOTAL_BP))
         return self._apply(index, review(view), propensity=proposal.propensity)
 
-    def _policy_view(self, index: int, state: SegmentState, suspicion: float) -> PolicyView:
-        anomaly = self.reading.excess(index, KpiKind.ANOMALY)
+    @staticmethod
+    def _is_watched(state: SegmentState, suspicion: float) -> bool:
+        """A suspicion on people who are exposed begins a closer watch, which lasts until the evidence clears."""
+        if state.phase.is_final or state.split_bp == 0:
+            return False
+        return suspicion >= SUSPICIOUS or (state.watched and suspicion >= CALM)
+
+    def _policy_view(self, index: int, state: SegmentState) -> PolicyView:
+        reading, at = self.reading, (self.rollout, index)
+        rate = reading.harm.rate[self.rollout]
+        anomaly = float(reading.now.excess[at][-1])
         return PolicyView(
             split=state.split_bp / TOTAL_BP,
             cap=state.cap_bp / TOTAL_BP,
-            suspicion=suspicion,
-            worst_excess=float(self.reading.harm.exclusion.worst[index]),
-            anomaly=float(np.fmax(anomaly, 0.0)),
-            healthy=next(self.reading.unexcluded(index), None) is None,
+            suspicion=float(reading.now.suspicion[at]),
+            worst_excess=float(reading.now.worst[at]),
+            anomaly=max(anomaly, 0.0) if anomaly == anomaly else 0.0,  # noqa: PLR0124 -- NaN is unknown
+            healthy=bool(reading.now.healthy[at]),
+            share=float(rate[index]) / max(float(rate.sum()), 1e-9),
+            weight=self.spec.segments[index].weight,
         )
 
-    def _guard_view(
-        self, index: int, alarm: Alarm, proposal_bp: int, suspicion: float, suspect: Reason | None
-    ) -> GuardView:
-        segment, reading, spec = self.spec.segments[index], self.reading, self.spec.rollout
-        state = self.segments[segment.name]
-        proven, unhealthy = reading.proven(index), reading.unhealthy(index)
-        state.cleared = state.cleared or (unhealthy is None and state.split_bp > 0)
+    def _guard_view(self, index: int, state: SegmentState, alarm: Alarm, proposal_bp: int) -> GuardView:
+        segment, reading, now = self.spec.segments[index], self.reading, self.reading.now
+        at, spec = (self.rollout, index), self.spec.rollout
+        is_proven, suspicion = bool(now.proven[at]), float(now.suspicion[at])
+        is_healthy = bool(now.healthy[at])
+        state.cleared = state.cleared or (is_healthy and state.split_bp > 0)
         if state.phase is Phase.BAKING and state.cleared:
-            unhealthy = None  # at the bake's split the few people left on the baseline could not show it anew
+            is_healthy = True  # at the bake's split the few people left on the baseline could not show it anew
         return GuardView(
             phase=state.phase,
             split_bp=state.split_bp,
@@ -197,30 +245,34 @@ class Ramp:
             cap_bp=state.cap_bp,
             max_split_bp=segment.max_split_bp,
             spec=spec,
-            crash=bool(alarm.crash[index]),
-            crash_everywhere=alarm.everywhere,
-            silent=bool(alarm.silent[index]),
-            world_bad=alarm.world or reading.world_breaks_limit(index, proven),
-            proven=proven,
+            crash=bool(alarm.crash[at]),
+            crash_everywhere=bool(alarm.everywhere[self.rollout]),
+            silent=bool(alarm.silent[at]),
+            world_bad=bool(alarm.world[self.rollout]) or reading.world_breaks_limit(*at),
+            proven=self.wording.proven(index) if is_proven else (),
             suspicion=suspicion,
-            suspect=suspect,
+            suspect=self.wording.suspect(index) if suspicion >= SUSPICIOUS else None,
             forecast=state.forecast,
             breach_ticks=state.breach_ticks,
-            breach_likely=reading.breach_is_likely(index, state),
-            budget_spent=reading.harm.upper > reading.harm.allowed,
-            log_loss=reading.log_loss(*self.arms[segment.name]) if segment.name in self.arms else None,
-            sample_ratio=reading.mismatch(index),
-            unhealthy=unhealthy,
+            breach_likely=self._outlook.is_likely(index, state),
+            budget_spent=bool(now.budget_spent[self.rollout]),
+            log_loss=log_loss(self.logs, *self.arms[segment.name]) if segment.name in self.arms else None,
+            sample_ratio=self.wording.mismatch(index) if now.mismatch[self.rollout, [index, -1]].any() else None,
+            unhealthy=None if is_healthy else self._unhealthy(index, state),
             stale_s=self._stale_s(),
             confirmed=state.confirmed,
             dwelt=state.split_bp == 0 or self._now_s - state.changed_s >= spec.min_dwell_s,
             bake_done=self._bake_is_done(state),
-            dirty=reading.dirty(index),
+            dirty=self.wording.dirty(index),
             paused=state.paused,
             frozen=state.frozen,
             already_reduced=state.reduced,
             waits_for=self._waits_for(segment.after),
         )
+
+    def _unhealthy(self, index: int, state: SegmentState) -> Reason:
+        told = None if self._brief else self.wording.unhealthy(index, state.split_bp / TOTAL_BP)
+        return told or _UNKNOWN
 
     def _stale_s(self) -> float | None:
         """Seconds without access logs, where that is long."""
@@ -238,7 +290,7 @@ class Ramp:
 
     def _apply(self, index: int, verdict: Verdict, *, propensity: float = 1.0) -> SegmentDecision:
         """Carry a verdict out on the state; in mode observe only say it."""
-        name = self.spec.segments[index].name
+        name = self._names[index]
         state = self.segments[name]
         before_bp = state.split_bp
         if not state.phase.is_final:  # what ended it stays to be read
@@ -251,7 +303,7 @@ class Ramp:
             split_before_bp=before_bp,
             split_after_bp=after_bp,
             propensity=propensity,
-            numbers=self.reading.numbers(index, state),
+            numbers={} if self._brief else self.wording.numbers(index),
         )
         if self.spec.rollout.mode is Mode.ACT:
             self._move(state, verdict, after_bp, phase)
@@ -313,7 +365,7 @@ class Ramp:
             state.paused = order.action is Action.PAUSE
             state.frozen = order.action is Action.FREEZE
         if order.action is Action.RESUME:
-            self.reading.overlook_mismatch(self.spec.segment_index[name])
+            self.reading.overlook_mismatch(self.rollout, self.spec.segment_index[name])
         self._move(state, verdict, after_bp, phase)
         state.verdict, state.reason = str(order.action), text
         return SegmentDecision(
@@ -359,8 +411,8 @@ class Ramp:
                 raise StateError("the stored state of a rollout is of other segments")
             for name, values in state["segments"].items():
                 restore_state(self.segments[name], values)
-            self.reading.restore(state["reading"], gap_s=gap_s)
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            self.reading.restore(state["reading"], self.standing(), gap_s=gap_s)
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise StateError(f"the stored state of a rollout cannot be read: {error!r}") from error
 
     def adopt(self, segment: str, split_bp: int) -> None:
@@ -387,28 +439,75 @@ class Ramp:
     # -- people --------------------------------------------------------------------------------------------------------
 
     def harm_view(self) -> HarmView:
-        reading = self.reading
-        return reading.harm.view(reading.splits(), reading.live(), latency_s=ROLLBACK_LATENCY_S)
+        standing = self.standing()
+        return self.reading.harm.view(self.rollout, standing.split, standing.live, latency_s=ROLLBACK_LATENCY_S)
 
     def view(self, name: str) -> SegmentView:
         """What people are shown of a segment."""
-        index, reading = self.spec.segment_index[name], self.reading
-        suspicion, leading = reading.suspicion(index)
-        threshold = float(reading.evidence.log_thresholds[index])
+        index, reading, state = self.spec.segment_index[name], self.reading, self.segments[name]
+        at = (self.rollout, index)
+        threshold, suspicion = float(reading.evidence.log_thresholds[index]), float(reading.now.suspicion[at])
+        anomaly = float(reading.now.excess[at][-1])
         return SegmentView(
             segment=name,
-            state=self.segments[name],
-            health=reading.health(index),
-            leading=leading,
+            state=state,
+            health=self._health(index, state),
+            leading=self.wording.suspect(index),
             log_e=suspicion * threshold,
             log_threshold=threshold,
-            needed=reading.needed(index),
-            canary_n=int(reading.harm.judged[index, CANARY]),
-            baseline_n=int(reading.harm.judged[index, BASELINE]),
-            exposed_n=int(reading.harm.exposed[index]),
-            excess=float(reading.harm.excess[index]),
-            worst_excess=float(reading.harm.exclusion.worst[index]),
-            anomaly=float(np.fmax(reading.excess(index, KpiKind.ANOMALY), 0.0)),
-            kpis=tuple(reading.kpi_view(index, k) for k in range(len(self.spec.kpis))),
-            sample_ratio=reading.ratio_view(index),
+            needed=self.wording.needed(index, state.split_bp / TOTAL_BP),
+            canary_n=int(reading.harm.judged[at][1]),
+            baseline_n=int(reading.harm.judged[at][0]),
+            exposed_n=int(reading.harm.exposed[at]),
+            excess=float(reading.harm.excess[at]),
+            worst_excess=float(reading.now.worst[at]),
+            anomaly=float(np.fmax(anomaly, 0.0)),
+            kpis=tuple(self.wording.kpi_view(index, k) for k in range(len(self.spec.kpis))),
+            sample_ratio=self.wording.ratio_view(index),
         )
+
+    def _health(self, index: int, state: SegmentState) -> Health:
+        if state.phase is Phase.ROLLED_BACK or self.reading.now.proven[self.rollout, index]:
+            return Health.HARMFUL
+        known = state.phase is Phase.PROMOTED or bool(self.reading.now.healthy[self.rollout, index])
+        return Health.HEALTHY if known else Health.UNKNOWN
+
+
+_OVER = Hold(reasons=(Reason(code="final", text="the rollout is over here"),))
+_UNKNOWN = Reason(code="unknown", text="don't know yet")
+
+
+def step(
+    ramps: Sequence[Ramp],
+    reading: Reading,
+    window: Window,
+    newcomers: Indices,
+    *,
+    now_s: float,
+    rngs: Sequence[np.random.Generator],
+) -> list[tuple[SegmentDecision, ...]]:
+    """One tick of B rollouts that share a reading, `now_s` seconds after each of them began.
+
+    `window`: arrays with a leading axis of B (or without, for one); its `entries` are those of all of them together.
+    `newcomers`: as `SampleRatio.update` takes them. The rollouts learn nothing of each other.
+    """
+    entries = window.entries
+    for ramp in ramps:
+        ramp.begin(now_s, entries)
+    each = [ramp.standing() for ramp in ramps]
+    standing = Standing(
+        split=np.concatenate([one.split for one in each]),
+        live=np.concatenate([one.live for one in each]),
+        rising=np.concatenate([one.rising for one in each]),
+    )
+    reading.learn(
+        window, newcomers, standing,
+        since_s=np.array([ramp.since_exposure_s for ramp in ramps]),
+        elapsed_s=np.array([ramp.elapsed_s for ramp in ramps]),
+        blind=np.array([ramp.is_blind(entries) for ramp in ramps]),
+    )  # fmt: skip
+    settled = np.stack([ramp.settled() for ramp in ramps])
+    alarm = raise_alarms(
+        window, split=np.where(settled, standing.split, 0.0)
+    )  # 0 where it is in doubt what is in force
+    return [ramp.decide(alarm, rng) for ramp, rng in zip(ramps, rngs, strict=True)]

@@ -1,4 +1,7 @@
-"""What the evidence says of each segment of a rollout: proof, suspicion, health, and where its KPIs are heading."""
+"""What the evidence says of each segment: proof, suspicion, health, and what the budget still allows.
+
+Numbers only, as arrays with a leading axis of B rollouts of one service; `wording` says the same in words.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,20 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from analysis.decision import Health, Insufficient, Phase, Reason
 from analysis.evidence.exclusion import GRID, ExcessExclusion
-from analysis.evidence.log_loss import MAX_BIAS, MAX_LOSS, NO_CHECK, LogLoss
 from analysis.evidence.regression import Against, RegressionEvidence
-from analysis.evidence.sample_ratio import ASKED, ON_CANARY, PEOPLE, SampleRatio
-from analysis.forecast.trend import Forecast, forecast
-from analysis.guard import ALARMING, BREACH_LIKELY, BREACH_SURE, UNKNOWN_CEILING_BP
-from analysis.harm import HarmLedger
+from analysis.evidence.sample_ratio import SampleRatio
+from analysis.guard import ALARMING, UNKNOWN_CEILING_BP
+from analysis.harm import HarmLedger, to_bp
+from analysis.reactive import ReactiveRule
+from analysis.recent import Recent
 from analysis.reward import Reward, reward
-from analysis.segment import SegmentState
 from analysis.spec import TOTAL_BP, KpiKind, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window
 
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
 
 ROLLBACK_LATENCY_S = 3.0  # from a decision until the last request on the canary, ALS flush and one tick included
 HEALTHY_EXCESS = 0.25
@@ -34,454 +37,331 @@ where that would take too many sessions at this base rate, of so many standard d
 sessions at an even split)."""
 HEALTHY_TOLERANCES = 4.0
 HEALTHY_DEVIATIONS = 0.6
-LEANING = 1.0  # log e-value against zero excess below which a forecast is only noise
-CALM_FORECAST_TICKS = 5
 WORLD_TICKS, WORLD_LIMIT_SHARE = 10, 0.5  # ticks of the baseline looked at, and how near to a limit is near
 COMPARED = math.log(20)  # log e-value against zero excess at which a comparison does speak against the canary
-AGREEING = 0.25  # share of the proof that a segment's own people must show for proof over all segments to count there
+NAMED_FDR = 0.2  # false discovery rate at which segments are named once all of them together have shown proof
+AGREEING = 2  # segments named on one KPI from which on those not known to be healthy are taken for alike
 SURPRISE = 1e-4  # chance of a look at the canary alone that takes the split back to where a control can be compared
 CLEAN = 0.01  # … and below which nothing is promoted: waiting costs little
 SURPRISE_TICKS = 20  # ticks of the canary looked at
 RECENT_TICKS = 30  # ticks behind the excess that the reward sees
+HISTORY_TICKS = 120  # ticks of history kept, and behind a forecast
+
+EXCESS_KINDS = (KpiKind.ERROR_RATE, KpiKind.LATENCY, KpiKind.ABANDONMENT, KpiKind.ANOMALY)
+"""Order of the last axis of `Conclusions.excess`."""
+
+NO_TEST = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KpiView:
-    """Shares of sessions in [0, 1] (NaN: none judged), and the log e-value against the tolerance."""
+class Standing:
+    """Where B rollouts stand when a tick is read. Arrays (B, S): splits in [0, 1]; `live`: not final; `rising`: may."""
 
-    kpi: str
-    canary: float
-    baseline: float
-    tolerance: float
-    log_e: float
-    canary_n: int
-    baseline_n: int
+    split: Floats
+    live: Flags
+    rising: Flags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RatioView:
-    """New people, those on the canary, how many were asked for there; log e-value of the difference, and its proof."""
+class Conclusions:
+    """What all ticks so far come to. B rollouts, S segments, T tests (`RegressionEvidence.tests`).
 
-    people: int
-    on_canary: int
-    asked: float
-    log_e: float
-    log_threshold: float
+    `log_e` (B, S + 1, T): as `RegressionEvidence.log_e_values`.
+    `own` (B, S, T): grounds that a segment's own people prove; `shared` (B, S, T): those that all people together
+    prove, where this segment is one of those named for it, or not known to be otherwise.
+    `suspicion` (B, S): the strongest evidence of harm as a share of what proves it; `suspect` (B, S): the test that it
+    is about, NO_TEST: a surprise.
+    `chance` (B, S): of as bad a canary or worse, see `SURPRISE`; `surprising` (B, S): the KPI that it is about.
+    `target` (B, S): the excess that must be excluded before a segment is healthy; `healthy` (B, S).
+    `caps_bp` (B, S): what the harm budget allows; `budget_spent` (B,): whether harm may be above it already.
+    `excess` (B, S, len(EXCESS_KINDS)): of late, NaN: unknown. `reward` (B, S): of the last tick.
+    `mismatch` (B, S + 1): people are not spread as was asked for.
+    """
+
+    log_e: Floats
+    own: Flags
+    shared: Flags
+    suspicion: Floats
+    suspect: Indices
+    chance: Floats
+    surprising: Indices
+    worst: Floats
+    target: Floats
+    healthy: Flags
+    caps_bp: Indices
+    budget_spent: Flags
+    excess: Floats
+    reward: Reward
+    mismatch: Flags
+
+    @property
+    def proven(self) -> Flags:
+        """(B, S) whether anything is proven."""
+        proven: Flags = np.logical_or.reduce(self.own | self.shared, axis=-1)
+        return proven
 
 
 class Reading:
-    """All that a rollout's windows have shown so far. S segments, in matching order; `segments` is the ramp's own."""
+    """All that the windows of B rollouts have shown so far. S segments, in matching order."""
 
-    def __init__(self, spec: ServiceSpec, segments: Mapping[str, SegmentState]) -> None:
+    def __init__(self, spec: ServiceSpec, n: int = 1) -> None:
         self.spec = spec
-        self.segments = segments
-        self.evidence = RegressionEvidence(spec)
-        self.harm = HarmLedger(spec)
-        self._guarded = [k for k, kpi in enumerate(spec.kpis) if kpi.kind is not KpiKind.ANOMALY]
+        n_segments, n_kpis = len(spec.segments), len(spec.kpis)
+        self._shape = (n, n_segments, n_kpis)
+        self._weights = np.array([segment.weight for segment in spec.segments])
+        self._tolerances = np.array([kpi.tolerance for kpi in spec.kpis])
+        self.evidence = RegressionEvidence(spec, n)
+        self.harm = HarmLedger(spec, n)
+        self.guarded = np.array([k for k, kpi in enumerate(spec.kpis) if kpi.kind is not KpiKind.ANOMALY], int)
         self.kpi_exclusion = ExcessExclusion(
-            len(spec.segments) * len(self._guarded),
-            risk=spec.rollout.budget_risk * len(spec.segments),  # a gate: its risk is each segment's own
+            n_segments * len(self.guarded),
+            risk=spec.rollout.budget_risk * n_segments,  # a gate: its risk is each segment's own
             epoch_s=self.harm.epoch_s,
+            n=n,
         )
-        self.sample_ratio = SampleRatio(len(spec.segments), tau_s=spec.rollout.horizon_s)
-        self.totals_n = np.zeros((len(spec.segments), len(spec.kpis), 2))
+        self.sample_ratio = SampleRatio(n_segments, n)
+        self.reactive = ReactiveRule(spec, n)
+        self.recent = Recent(self._shape, HISTORY_TICKS, (WORLD_TICKS, SURPRISE_TICKS, RECENT_TICKS))
+        self.totals_n = np.zeros((*self._shape, 2))
         self.totals_bad = np.zeros_like(self.totals_n)
-        self.logs = NO_CHECK  # of the newest tick
+        nobody = np.zeros((n, n_segments))
+        self.now = self.conclude(Standing(split=nobody, live=nobody == 0, rising=nobody > 0))
 
-    def learn(self, window: Window, *, since_s: float, elapsed_s: float, blind: bool) -> None:
-        """Add one tick that lasted `elapsed_s`, ending `since_s` after the first exposure. `blind`: no logs."""
-        if self._guarded:
-            n, bad, base = (
-                window.n[:, self._guarded],
-                window.bad[:, self._guarded],
-                self.evidence.base.value[:, self._guarded],
-            )
-            self.kpi_exclusion.update(n.reshape(-1, 2), bad.reshape(-1, 2), base.ravel(), at_s=since_s)
-        self.evidence.update(window, since_exposure_s=since_s)
-        self.sample_ratio.update(window.newcomers, since_exposure_s=since_s)
-        self.harm.update(window, at_s=since_s, elapsed_s=elapsed_s, blind=blind)
-        if blind:
-            self.harm.miss(self.splits() * self.live(), seconds=elapsed_s)
-        self.totals_n += window.n
-        self.totals_bad += window.bad
-        for i, state in enumerate(self.segments.values()):
-            if state.since_s is not None:
-                state.history.append((window.n[i].astype(float), window.bad[i].astype(float)))
+    def learn(
+        self,
+        window: Window,
+        newcomers: Indices,
+        standing: Standing,
+        *,
+        since_s: npt.ArrayLike,
+        elapsed_s: npt.ArrayLike,
+        blind: npt.ArrayLike,
+    ) -> None:
+        """Add one tick and conclude. (B,) each: it lasted `elapsed_s`, ending `since_s` after the first exposure.
 
-    def splits(self) -> Floats:
-        splits: Floats = np.array([state.split_bp for state in self.segments.values()]) / TOTAL_BP
-        return splits
-
-    def live(self) -> npt.NDArray[np.bool_]:
-        """Segments whose canary may still do harm that the budget pays for."""
-        return np.array([not state.phase.is_final for state in self.segments.values()])
-
-    def proven(self, index: int) -> tuple[Reason, ...]:
-        """Reasons that are proof of harm in a segment, or in all together where this one agrees; gravest first.
-
-        Proof over all segments may come from one of them alone. It counts here only for what this segment's own people
-        show as well, on the same KPI.
+        `blind`: no logs have come. `newcomers`: as `SampleRatio.update` takes them.
         """
-        together, log_e = len(self.spec.segments), self.evidence.log_e_values[index]
-        needed = float(self.evidence.log_thresholds[index])
-        agreeing = [t for t in self._crossed(together) if log_e[t] >= AGREEING * needed]
-        row, grounds = (index, own) if (own := self._crossed(index)) else (together, agreeing)
-        return tuple(self._reason(row, t) for t in sorted(grounds, key=lambda t: _GRAVITY[self._kpi_kind(t)]))
-
-    def _crossed(self, row: int) -> list[int]:
-        """Tests whose evidence is proof in a row, those against zero left out: they are no ground."""
-        log_e, needed = self.evidence.log_e_values[row], self.evidence.log_thresholds[row]
-        tests = enumerate(self.evidence.tests)
-        return [t for t, test in tests if test.against is not Against.ZERO and log_e[t] >= needed]
-
-    def _kpi_kind(self, test: int) -> KpiKind:
-        return self.spec.kpis[self.evidence.tests[test].kpi].kind
-
-    def _reason(self, row: int, test_index: int) -> Reason:
-        test = self.evidence.tests[test_index]
-        kpi = self.spec.kpis[test.kpi]
-        rows = slice(None) if row == len(self.spec.segments) else row
-        n = np.atleast_2d(self.totals_n[rows, test.kpi]).sum(axis=0)
-        bad = np.atleast_2d(self.totals_bad[rows, test.kpi]).sum(axis=0)
-        canary, baseline = _share(bad[CANARY], n[CANARY]), _share(bad[BASELINE], n[BASELINE])
-        where = "everywhere" if row == len(self.spec.segments) else "here"
-        odds = float(np.exp(min(self.evidence.log_e_values[row, test_index], 700.0)))
-        if test.against is Against.LIMIT:
-            text = f"{kpi.name} is {canary:.1%} of sessions {where}, limit {test.value:.1%} (evidence {odds:.3g} to 1)"
-        else:
-            text = (
-                f"{kpi.name} is {canary:.1%} of sessions {where} against {baseline:.1%} on the baseline, "
-                f"tolerance {test.value:.1%} (evidence {odds:.3g} to 1)"
+        shape = self._shape
+        n, bad = (x.reshape(*shape, 2).astype(float) for x in (window.n, window.bad))
+        guarded = self.guarded
+        if len(guarded):
+            base = self.evidence.base.value[:, :, guarded]
+            rows = (shape[0], -1, 2)
+            self.kpi_exclusion.update(
+                n[:, :, guarded].reshape(rows), bad[:, :, guarded].reshape(rows), base, at_s=since_s
             )
-        limit = test.value if test.against is Against.LIMIT else baseline + test.value
-        return Reason(
-            code=f"{test.against}:{kpi.name}",
-            text=text,
-            kpi=kpi.name,
-            observed=canary,
-            limit=limit,
-            unit="share of sessions",
+        self.evidence.update(window, since_exposure_s=since_s, elapsed_s=elapsed_s)
+        self.sample_ratio.update(newcomers, since_exposure_s=since_s)
+        self.harm.update(window, at_s=since_s, elapsed_s=elapsed_s, blind=blind)
+        self.harm.miss(standing.split * standing.live, seconds=np.where(blind, elapsed_s, 0.0))
+        self.reactive.update(n, bad, since_exposure_s=since_s)
+        self.recent.push(n, bad)
+        self.totals_n += n
+        self.totals_bad += bad
+        self.now = self.conclude(standing)
+
+    # -- conclusions ---------------------------------------------------------------------------------------------------
+
+    def conclude(self, standing: Standing) -> Conclusions:
+        """What all ticks so far come to."""
+        log_e = self.evidence.log_e_values
+        target, healthy = self._health(standing)
+        own, shared = self._grounds(log_e, healthy)
+        chance, surprising = self._surprise(standing.split)
+        suspicion, suspect = self._suspicion(log_e, chance)
+        excess = self._excess()
+        caps = self.harm.caps(standing.split, standing.live, standing.rising, latency_s=ROLLBACK_LATENCY_S)
+        return Conclusions(
+            log_e=log_e,
+            own=own,
+            shared=shared,
+            suspicion=suspicion,
+            suspect=suspect,
+            chance=chance,
+            surprising=surprising,
+            worst=self.harm.exclusion.worst,
+            target=target,
+            healthy=healthy,
+            caps_bp=to_bp(caps),
+            budget_spent=self.harm.upper > self.harm.allowed,
+            excess=excess,
+            reward=self._reward(standing.split, excess),
+            mismatch=self.sample_ratio.is_mismatch,
         )
 
-    def suspicion(self, index: int) -> tuple[float, Reason | None]:
-        """The strongest evidence of harm in a segment as a share of what proves it, and what it is about."""
-        log_e = self.evidence.log_e_values[index]
-        grounds = [t for t, test in enumerate(self.evidence.tests) if test.against is not Against.ZERO]
-        strongest = max(grounds, key=lambda t: log_e[t])
-        value = float(log_e[strongest]) / float(self.evidence.log_thresholds[index])
-        chance, surprise = self.surprise(index)
-        if surprise is not None and chance < SURPRISE and not value >= ALARMING:
-            return ALARMING, surprise
-        if not np.isfinite(value):
-            return 0.0, None
-        return value, self._reason(index, strongest)
+    def _grounds(self, log_e: Floats, healthy: Flags) -> tuple[Flags, Flags]:
+        """Proof of harm, (B, S, T): of a segment's own people, and of all people together.
 
-    def surprise(self, index: int) -> tuple[float, Reason | None]:
-        """How surprising the canary's last sessions are above an even split, and on which KPI; (1, None): not at all.
+        Proof over all segments may come from one of them alone. It counts for those that e-BH names (Wang & Ramdas
+        2022, JRSS-B 84(3), section 4: the k largest e-values, each at least S/(k·FDR)), and at least for the most
+        evident one. Where it names several, the canary is bad and not a segment: who is not known to be healthy goes
+        with them.
+        """
+        thresholds = self.evidence.log_thresholds
+        crossed = (log_e >= thresholds[:, None]) & self.evidence.grounds
+        own, together = crossed[:, :-1], crossed[:, -1]
+        values = log_e[:, :-1]
+        order = np.argsort(-values, axis=1, kind="stable")
+        ranked = np.take_along_axis(values, order, axis=1)
+        n_segments = self._shape[1]
+        ranks = np.arange(1, n_segments + 1)[None, :, None]
+        k = np.max(np.where(ranked >= np.log(n_segments / (ranks * NAMED_FDR)), ranks, 0), axis=1, keepdims=True)
+        rank_of = np.argsort(order, axis=1, kind="stable") + 1
+        named = rank_of <= np.maximum(k, 1)
+        proof = (together | own.any(axis=1))[:, None]
+        alike = proof & (k >= AGREEING) & ~healthy[:, :, None]
+        return own, (together[:, None] & named) | (alike & self.evidence.grounds)
+
+    def _suspicion(self, log_e: Floats, chance: Floats) -> tuple[Floats, Indices]:
+        """The strongest evidence of harm as a share of what proves it, (B, S), and the test that it is about."""
+        values = np.where(self.evidence.grounds, log_e[:, :-1], -np.inf)
+        suspect = values.argmax(axis=-1)
+        suspicion = values.max(axis=-1) / self.evidence.log_thresholds[:-1]
+        by_surprise = (chance < SURPRISE) & ~(suspicion >= ALARMING)
+        suspicion = np.where(by_surprise, ALARMING, suspicion)
+        return np.where(np.isfinite(suspicion), suspicion, 0.0), np.where(by_surprise, NO_TEST, suspect)
+
+    def _surprise(self, split: Floats) -> tuple[Floats, Indices]:
+        """How surprising the canary's last sessions are above an even split, and on which KPI; 1: not at all. (B, S).
 
         There the control is thin, and evidence against it slow. So the canary is also held against all that is known of
         the baseline, its tolerance added: the chance of as many bad sessions or more. A surprise is no proof.
         """
-        state = self.segments[self.spec.segments[index].name]
-        recent = list(state.history)[-SURPRISE_TICKS:]
-        if state.split_bp <= UNKNOWN_CEILING_BP or not recent:
-            return 1.0, None
-        n, bad = (np.sum([counts[:, CANARY] for counts in column], axis=0) for column in zip(*recent, strict=True))
-        tolerances = np.array([kpi.tolerance for kpi in self.spec.kpis])
-        usual = np.clip(self.evidence.base.value[index] + tolerances, 0.0, 1.0)
-        chances = np.where(np.isin(np.arange(len(n)), self._guarded), binom.sf(bad - 1, n, usual), 1.0)
-        k = int(chances.argmin())
-        name = self.spec.kpis[k].name
-        text = (
-            f"{name} is {_share(bad[k], n[k]):.1%} of the canary's last {n[k]:.0f} sessions, "
-            f"usual is {usual[k]:.1%} at most"
-        )
-        reason = Reason(
-            code=f"surprise:{name}",
-            text=text,
-            kpi=name,
-            observed=_share(bad[k], n[k]),
-            limit=float(usual[k]),
-            unit="share of sessions",
-        )
-        return float(chances[k]), reason
+        shape = self._shape[:2]
+        chance, kpi = np.ones(shape), np.zeros(shape, np.int64)
+        where = split > UNKNOWN_CEILING_BP / TOTAL_BP
+        if not where.any() or not len(self.guarded):
+            return chance, kpi
+        n, bad = (x[where][:, self.guarded, CANARY] for x in self.recent.sums(SURPRISE_TICKS))
+        chances = binom.sf(bad - 1, n, self.usual[where][:, self.guarded])
+        chance[where], kpi[where] = chances.min(axis=-1), self.guarded[chances.argmin(axis=-1)]
+        return chance, kpi
 
-    def log_loss(self, baseline: str, canary: str) -> Reason | None:
-        """Why the logs of a service, or of one version beside the other, lack too much to be trusted."""
-        checked = self.logs.versions
-        if isinstance(total := self.logs.total, LogLoss) and self.logs.is_lossy:
-            worst = f", {total.worst_least:,} of them of {total.worst}" if total.nodes > 1 and total.worst else ""
-            text = (
-                f"the access logs lack at least {total.lower:.1%} of the {total.n:,} requests that Envoys sent "
-                f"upstream in the last minute{worst}"
-            )
-            return Reason(
-                code="log_loss", text=text, observed=total.lower, limit=MAX_LOSS, unit="share of upstream requests"
-            )
-        if (leaning := self.logs.leans(baseline, canary)) is None:
-            return None
-        more, less = (checked[version] for version in leaning)
-        assert isinstance(more, LogLoss) and isinstance(less, LogLoss)  # noqa: S101, PT018 -- `leans` has compared them
-        text = (
-            f"the access logs of the last minute lack at least {more.lower:.1%} of the {more.n:,} requests to "
-            f"{leaning[0]} and at most {less.upper:.1%} of the {less.n:,} to {leaning[1]}: they cannot be compared"
+    @property
+    def usual(self) -> Floats:
+        """(B, S, K) the baseline's rates, the tolerances added."""
+        usual: Floats = np.clip(self.evidence.base.value + self._tolerances, 0.0, 1.0)
+        return usual
+
+    def _health(self, standing: Standing) -> tuple[Floats, Flags]:
+        """The excess of bad sessions that must be excluded, (B, S), and whether everything is that must be."""
+        bearable = self.harm.affordable_excess(
+            standing.split, standing.live, seconds=self.spec.oldest_judged_s + ROLLBACK_LATENCY_S,
+            latency_s=ROLLBACK_LATENCY_S,
+        )  # fmt: skip
+        least = max(self.spec.rollout.harm.tolerance, float(GRID[0]))
+        target = np.clip(bearable, least, HEALTHY_EXCESS)
+        tolerable = self.harm.exclusion.worst <= target
+        if not len(self.guarded):
+            return target, tolerable
+        worst = self.kpi_exclusion.worst.reshape(*self._shape[:2], -1)
+        return target, tolerable & (worst <= self._visible_excess).all(axis=-1)
+
+    @property
+    def _visible_excess(self) -> Floats:
+        """(B, S, guarded KPIs) the excess of each that must be excluded."""
+        base = self.evidence.base.value[:, :, self.guarded]
+        visible = np.maximum(
+            HEALTHY_TOLERANCES * self._tolerances[self.guarded], HEALTHY_DEVIATIONS * np.sqrt(base * (1 - base))
         )
-        return Reason(
-            code="log_loss", text=text, observed=more.lower - less.upper, limit=MAX_BIAS,
-            unit="share of upstream requests",
+        capped: Floats = np.minimum(visible, HEALTHY_EXCESS)
+        return capped
+
+    def unexcluded(self, rollout: int, segment: int) -> Iterator[tuple[ExcessExclusion, int, float, float]]:
+        """What still stands between a segment and 'healthy': (test, its row, excess to exclude, base rate)."""
+        target = float(self.now.target[rollout, segment])
+        if self.harm.exclusion.worst[rollout, segment] > target:
+            yield self.harm.exclusion, segment, target, float(self.harm.base.value[rollout, segment])
+        if not len(self.guarded):
+            return
+        visible = self._visible_excess[rollout, segment]
+        base = self.evidence.base.value[rollout, segment, self.guarded]
+        rows = segment * len(self.guarded) + np.arange(len(self.guarded))
+        for f in np.flatnonzero(self.kpi_exclusion.worst[rollout, rows] > visible):
+            yield self.kpi_exclusion, int(rows[f]), float(visible[f]), float(base[f])
+
+    def _excess(self) -> Floats:
+        """(B, S, len(EXCESS_KINDS)) excess shares of canary over baseline of late; NaN where either arm is empty."""
+        n, bad = self.recent.sums(RECENT_TICKS)
+        share = np.divide(bad, n, out=np.full_like(n, np.nan), where=n > 0)
+        excess = share[..., CANARY] - share[..., BASELINE]
+        columns = [next((k for k, kpi in enumerate(self.spec.kpis) if kpi.kind is kind), None) for kind in EXCESS_KINDS]
+        unknown = np.full(self._shape[:2], np.nan)
+        return np.stack([unknown if k is None else excess[..., k] for k in columns], axis=-1)
+
+    def _reward(self, split: Floats, excess: Floats) -> Reward:
+        errors, slowness, abandonment, anomaly = np.moveaxis(excess, -1, 0)
+        return reward(
+            split=split, errors=errors, slowness=slowness, abandonment=abandonment, anomaly=anomaly,
+            weight=self._weights,
         )  # fmt: skip
 
-    def mismatch(self, index: int) -> Reason | None:
-        """Proof that new people here, or in all segments together, do not get the canary as often as was asked for."""
-        rows = (row for row in (index, len(self.spec.segments)) if self.sample_ratio.is_mismatch[row])
-        row = next(rows, None)
-        if row is None:
-            return None
-        view = self.ratio_view(row)
-        where = "here" if row == index else "in all segments together"
-        text = (
-            f"{view.on_canary:,} of {view.people:,} new people {where} are on the canary where {view.asked:,.0f} were "
-            f"asked for (evidence {math.exp(min(view.log_e, 700.0)):.3g} to 1)"
-        )
-        return Reason(
-            code="sample_ratio",
-            text=text,
-            observed=_share(view.on_canary, view.people),
-            limit=_share(view.asked, view.people),
-            unit="share of new people",
-        )
+    # -- one rollout's segment -----------------------------------------------------------------------------------------
 
-    def ratio_view(self, row: int) -> RatioView:
-        """What new people did in a segment, or, in the row after the last segment, in all of them together."""
-        totals = self.sample_ratio.totals[row]
-        return RatioView(
-            people=int(totals[PEOPLE]),
-            on_canary=int(totals[ON_CANARY]),
-            asked=float(totals[ASKED]),
-            log_e=float(self.sample_ratio.log_e_values[row]),
-            log_threshold=float(self.sample_ratio.log_thresholds[row]),
-        )
+    def log_e_against_zero(self, rollout: int, segment: int, kpi: int) -> float:
+        """Log e-value of any excess at all on a KPI; -inf where it is not tested."""
+        tests = enumerate(self.evidence.tests)
+        zero = [t for t, test in tests if test.against is Against.ZERO and test.kpi == kpi]
+        return float(max(self.now.log_e[rollout, segment, zero], default=-np.inf))
 
-    def overlook_mismatch(self, index: int) -> None:
-        """A person knows of the mismatch that holds a segment: what is said against its people is forgotten."""
-        rows = np.isin(np.arange(len(self.spec.segments) + 1), (index, len(self.spec.segments)))
-        self.sample_ratio.forget(rows & self.sample_ratio.is_mismatch)
-
-    def dirty(self, index: int) -> Reason | None:
-        """What speaks against promoting now: a milder surprise than calls the canary back."""
-        chance, surprise = self.surprise(index)
-        return surprise if chance < CLEAN else None
-
-    def world_breaks_limit(self, index: int, proven: tuple[Reason, ...]) -> bool:
+    def world_breaks_limit(self, rollout: int, segment: int) -> bool:
         """Whether all proof rests on limits that the baseline comes near as well, and on no comparison."""
-        limits = {reason.kpi for reason in proven if reason.code.startswith(Against.LIMIT)}
-        if not proven or any(not reason.code.startswith(Against.LIMIT) for reason in proven):
+        grounds = np.flatnonzero(self.now.own[rollout, segment] | self.now.shared[rollout, segment])
+        tests = [self.evidence.tests[t] for t in grounds]
+        if not tests or any(test.against is not Against.LIMIT for test in tests):
             return False
-        return all(self._is_elevated(index, k) for k, kpi in enumerate(self.spec.kpis) if kpi.name in limits)
+        return all(self._is_elevated(rollout, segment, test.kpi) for test in tests)
 
-    def _is_elevated(self, index: int, kpi: int) -> bool:
+    def _is_elevated(self, rollout: int, segment: int, kpi: int) -> bool:
         """Whether the baseline, here or in all segments together, has lately been near the limit, the canary no worse.
 
         Lately, since a limit may be broken long before a share of the whole rollout shows it; all segments, since at a
         high split hardly anybody is left on the baseline.
         """
-        if self._log_e_against_zero(index, self.spec.kpis[kpi].name) >= COMPARED:
+        if self.log_e_against_zero(rollout, segment, kpi) >= COMPARED:
             return False
-        own = self._baseline_lately(index, kpi)
-        together = sum((self._baseline_lately(i, kpi) for i in range(len(self.spec.segments))), np.zeros(2))
+        n, bad = (x[rollout, :, kpi, BASELINE] for x in self.recent.sums(WORLD_TICKS))
         line = WORLD_LIMIT_SHARE * (self.spec.kpis[kpi].limit or 1.0)
-        return any(_share(float(bad), float(n)) > line for n, bad in (own, together))
+        pairs = ((n[segment], bad[segment]), (n.sum(), bad.sum()))
+        return any(share(float(b), float(count)) > line for count, b in pairs)
 
-    def _baseline_lately(self, index: int, kpi: int) -> Floats:
-        """People judged on the baseline in the last ticks, and the bad ones: (2,)."""
-        recent = list(self.segments[self.spec.segments[index].name].history)[-WORLD_TICKS:]
-        counts: Floats = np.array([(n[kpi, BASELINE], bad[kpi, BASELINE]) for n, bad in recent], float).reshape(-1, 2)
-        total: Floats = counts.sum(axis=0)
-        return total
+    def overlook_mismatch(self, rollout: int, segment: int) -> None:
+        """A person knows of the mismatch that holds a segment: what is said against its people is forgotten."""
+        rows = np.zeros_like(self.sample_ratio.is_mismatch)
+        rows[rollout, [segment, -1]] = True
+        self.sample_ratio.forget(rows & self.sample_ratio.is_mismatch)
 
-    def unhealthy(self, index: int) -> Reason | None:
-        """Why a segment's canary is not known to be healthy; None when it is."""
-        needed = self.needed(index)
-        if needed is None:
-            return None
-        when = "at today's traffic: never" if needed.minutes is None else f"about {needed.minutes:.1f} min"
-        return Reason(code="unknown", text=f"don't know yet (needs {needed.needed} more sessions, {when})")
-
-    def needed(self, index: int) -> Insufficient | None:
-        """How much more it takes to call a segment healthy; None when nothing more is needed."""
-        state = self.segments[self.spec.segments[index].name]
-        share = state.split_bp / TOTAL_BP
-        shown = share if 0 < share < 1 else 0.25  # before the first step: what a usual step would need
-        more = max(
-            (e.sessions_needed(row, target, base, shown) for e, row, target, base in self.unexcluded(index)),
-            default=None,
-        )
-        if more is None:
-            return None
-        rate = float(self.harm.rate[index])
-        minutes = more / rate / 60 if rate > 0 and np.isfinite(more) else None
-        judged = int(self.harm.judged[index, CANARY])
-        return Insufficient(n=judged, needed=int(min(np.ceil(more), 10**9)), minutes=minutes)
-
-    def unexcluded(self, index: int) -> Iterator[tuple[ExcessExclusion, int, float, float]]:
-        """What still stands between a segment and 'healthy': (test, its row, excess to exclude, base rate)."""
-        target = self._tolerable_excess(index)
-        if self.harm.exclusion.worst[index] > target:
-            yield self.harm.exclusion, index, target, float(self.harm.base.value[index])
-        for f, k in enumerate(self._guarded):
-            row = index * len(self._guarded) + f
-            base = float(self.evidence.base.value[index, k])
-            visible = max(
-                HEALTHY_TOLERANCES * self.spec.kpis[k].tolerance, HEALTHY_DEVIATIONS * (base * (1 - base)) ** 0.5
-            )
-            if self.kpi_exclusion.worst[row] > min(visible, HEALTHY_EXCESS):
-                yield self.kpi_exclusion, row, min(visible, HEALTHY_EXCESS), base
-
-    def _tolerable_excess(self, index: int) -> float:
-        """The excess rate of bad sessions that must be excluded before a segment counts as healthy."""
-        reaction_s = self.spec.oldest_judged_s + ROLLBACK_LATENCY_S
-        bearable = self.harm.affordable_excess(
-            self.splits(), self.live(), seconds=reaction_s, latency_s=ROLLBACK_LATENCY_S
-        )
-        return float(np.clip(bearable[index], max(self.spec.rollout.harm.tolerance, GRID[0]), HEALTHY_EXCESS))
-
-    def health(self, index: int) -> Health:
-        state = self.segments[self.spec.segments[index].name]
-        if state.phase is Phase.ROLLED_BACK or self.proven(index):
-            return Health.HARMFUL
-        unknown = state.phase is not Phase.PROMOTED and self.unhealthy(index) is not None
-        return Health.UNKNOWN if unknown else Health.HEALTHY
-
-    def breach_is_founded(self, index: int, state: SegmentState) -> bool:
-        """A breach is foreseen, and evidence against zero excess of that KPI is above the floor."""
-        if state.forecast is None or state.forecast.p_breach < BREACH_SURE:
-            return False
-        zero = sum(test.against is Against.ZERO for test in self.evidence.tests)
-        floor = math.log(len(self.spec.segments) * zero / self.spec.rollout.false_rollback)
-        return self._log_e_against_zero(index, state.forecast.kpi) >= floor
-
-    def breach_is_likely(self, index: int, state: SegmentState) -> bool:
-        """A breach is more likely than not, and the counts lean against the canary at all."""
-        likely = state.forecast is not None and state.forecast.p_breach >= BREACH_LIKELY
-        return likely and self._log_e_against_zero(index, state.forecast.kpi if state.forecast else "") > LEANING
-
-    def _log_e_against_zero(self, index: int, kpi: str) -> float:
-        log_e = self.evidence.log_e_values[index]
-        tests = enumerate(self.evidence.tests)
-        zero = [t for t, test in tests if test.against is Against.ZERO and self.spec.kpis[test.kpi].name == kpi]
-        return float(max((log_e[t] for t in zero), default=-np.inf))
-
-    def look_ahead(self, index: int, state: SegmentState, *, tick: int) -> None:
-        """A new forecast every tick while any count leans against the canary, every few ticks otherwise."""
-        if state.phase not in (Phase.RAMPING, Phase.BAKING):
-            state.forecast = None
-            return
-        leaning = any(self._log_e_against_zero(index, kpi.name) > LEANING for kpi in self.spec.kpis)
-        if leaning or tick % CALM_FORECAST_TICKS == index % CALM_FORECAST_TICKS:
-            state.forecast = self._forecast(state)
-
-    def _forecast(self, state: SegmentState) -> Forecast | None:
-        """The most worrying forecast among the KPIs with a limit; never further ahead than the data reach back."""
-        horizon = max(1, round(self.spec.rollout.horizon_s / self.spec.rollout.interval_s))
-        found = []
-        for k, kpi in enumerate(self.spec.kpis):
-            if kpi.limit is not None and len(state.history):
-                n = np.array([n[k, CANARY] for n, _ in state.history])
-                bad = np.array([bad[k, CANARY] for _, bad in state.history])
-                found.append(forecast(kpi.name, bad, n, limit=kpi.limit, horizon_ticks=min(horizon, len(n))))
-        return max((f for f in found if f is not None), key=lambda f: f.p_breach, default=None)
-
-    def excess(self, index: int, kind: KpiKind) -> float:
-        """Excess share of canary over baseline in the last ticks; NaN where either arm is empty."""
-        state = self.segments[self.spec.segments[index].name]
-        recent = list(state.history)[-RECENT_TICKS:]
-        kpis = [k for k, kpi in enumerate(self.spec.kpis) if kpi.kind is kind]
-        if not recent or not kpis:
-            return float("nan")
-        n = sum(n[kpis[0]] for n, _ in recent)
-        bad = sum(bad[kpis[0]] for _, bad in recent)
-        return _share(bad[CANARY], n[CANARY]) - _share(bad[BASELINE], n[BASELINE])
-
-    def reward_of(self, index: int, state: SegmentState) -> Reward:
-        return reward(
-            split=state.split_bp / TOTAL_BP,
-            errors=self.excess(index, KpiKind.ERROR_RATE),
-            slowness=self.excess(index, KpiKind.LATENCY),
-            abandonment=self.excess(index, KpiKind.ABANDONMENT),
-            anomaly=self.excess(index, KpiKind.ANOMALY),
-            weight=self.spec.segments[index].weight,
-        )
-
-    def numbers(self, index: int, state: SegmentState) -> dict[str, float]:
-        suspicion, _ = self.suspicion(index)
-        ratio = self.ratio_view(index)
-        numbers = {
-            "suspicion": suspicion,
-            "log_e": float(max(self.evidence.log_e_values[index])),
-            "log_e_needed": float(self.evidence.log_thresholds[index]),
-            "worst_excess": float(self.harm.exclusion.worst[index]),
-            "cap": state.cap_bp / TOTAL_BP,
-            "harm_upper": self.harm.upper,
-            "harm_allowed": self.harm.allowed,
-            "canary_sessions": float(self.harm.judged[index, CANARY]),
-            "baseline_sessions": float(self.harm.judged[index, BASELINE]),
-            "new_people": float(ratio.people),
-            "new_people_canary": float(ratio.on_canary),
-            "new_people_asked": ratio.asked,
-            "sample_ratio_log_e": ratio.log_e,
-        }
-        if isinstance(self.logs.total, LogLoss):
-            numbers |= {"log_loss": self.logs.total.ratio, "log_loss_lower": self.logs.total.lower}
-        if state.reward is not None:
-            numbers["reward"] = state.reward.value
-        if state.forecast is not None:
-            numbers["p_breach"] = state.forecast.p_breach
-        return {name: value for name, value in numbers.items() if np.isfinite(value)}
-
-    def kpi_view(self, index: int, k: int) -> KpiView:
-        n, bad = self.totals_n[index, k], self.totals_bad[index, k]
-        test = next(
-            t for t, test in enumerate(self.evidence.tests) if test.kpi == k and test.against is Against.TOLERANCE
-        )
-        return KpiView(
-            kpi=self.spec.kpis[k].name,
-            canary=_share(bad[CANARY], n[CANARY]),
-            baseline=_share(bad[BASELINE], n[BASELINE]),
-            tolerance=self.spec.kpis[k].tolerance,
-            log_e=float(self.evidence.log_e_values[index, test]),
-            canary_n=int(n[CANARY]),
-            baseline_n=int(n[BASELINE]),
-        )
+    # -- restarts ------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, object]:
-        """Everything needed to go on after a restart, as JSON-able values."""
+        """Everything needed to go on after a restart, as JSON-able values. Of a single rollout."""
         return {
-            "totals": [self.totals_n.tolist(), self.totals_bad.tolist()],
+            "totals": [self.totals_n[0].tolist(), self.totals_bad[0].tolist()],
             "evidence": self.evidence.state(),
             "harm": self.harm.state(),
             "kpi_exclusion": self.kpi_exclusion.state(),
             "sample_ratio": self.sample_ratio.state(),
+            "reactive": self.reactive.state(),
+            "recent": self.recent.state(),
         }
 
-    def restore(self, state: Mapping[str, Any], *, gap_s: float) -> None:
-        """Take a state that `state` gave, `gap_s` ago; the segments must have been restored before.
+    def restore(self, state: Mapping[str, Any], standing: Standing, *, gap_s: float) -> None:
+        """Take a state that `state` gave, `gap_s` ago; `standing`: as it is now.
 
         Who had been counted among the new people is not known any more, and whoever is counted twice is no second
-        witness: unless a mismatch was found, that test begins anew. So it does where the state has none.
+        witness: unless a mismatch was found, that test begins anew.
         """
         self.totals_n, self.totals_bad = (np.asarray(x, float).reshape(self.totals_n.shape) for x in state["totals"])
         self.evidence.restore(state["evidence"])
         self.kpi_exclusion.restore(state["kpi_exclusion"])
-        self.harm.restore(state["harm"], gap_s=gap_s, split=self.splits())
-        if "sample_ratio" in state:
-            self.sample_ratio.restore(state["sample_ratio"])
-            self.sample_ratio.forget(~self.sample_ratio.is_mismatch)
+        self.harm.restore(state["harm"], gap_s=gap_s, split=standing.split)
+        self.reactive.restore(state["reactive"])
+        self.recent.restore(state["recent"])
+        self.sample_ratio.restore(state["sample_ratio"])
+        self.sample_ratio.forget(~self.sample_ratio.is_mismatch)
+        self.now = self.conclude(standing)
 
 
-_GRAVITY = {
-    KpiKind.ERROR_RATE: 0, KpiKind.LATENCY: 1, KpiKind.ABANDONMENT: 2, KpiKind.FEATURE: 3, KpiKind.ANOMALY: 4
-}  # fmt: skip
-
-
-def _share(bad: float, n: float) -> float:
+def share(bad: float, n: float) -> float:
+    """A share in [0, 1]; NaN of nobody."""
     return float(bad / n) if n > 0 else float("nan")

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
 PROGRESS = 1.0  # value of a tick at full exposure
 ERROR, SLOW, ABANDONED = 6.0, 3.0, 4.0  # cost of an excess share of 1 among the exposed
 ANOMALY = 1.0  # cost of an excess share of unusual sessions: a suspicion, not yet harm
@@ -11,35 +16,43 @@ ANOMALY = 1.0  # cost of an excess share of unusual sessions: a suspicion, not y
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reward:
-    """`value` in [-1, 1] and the parts it is the clipped sum of."""
+    """`value` in [-1, 1] and the parts it is the clipped sum of; arrays of one shape."""
 
-    value: float
-    progress: float
-    errors: float
-    slowness: float
-    abandonment: float
-    anomaly: float
+    value: Floats
+    progress: Floats
+    errors: Floats
+    slowness: Floats
+    abandonment: Floats
+    anomaly: Floats
 
 
 def reward(
-    *, split: float, errors: float, slowness: float, abandonment: float, anomaly: float, weight: float = 1.0
+    *,
+    split: npt.ArrayLike,
+    errors: npt.ArrayLike,
+    slowness: npt.ArrayLike,
+    abandonment: npt.ArrayLike,
+    anomaly: npt.ArrayLike,
+    weight: npt.ArrayLike = 1.0,
 ) -> Reward:
-    """Reward of one tick of one segment.
+    """Reward of one tick of a segment; arguments broadcast.
 
     `split` in [0, 1]; the others are excess shares of canary over baseline sessions in [-1, 1], NaN where unknown (then
     they count 0: not knowing is punished by the guard, not by the reward). `weight`: the segment's cost of harm.
     """
+    exposed = np.asarray(split, float) * np.asarray(weight, float)
     costs = {
-        "errors": -ERROR * _excess(errors) * split * weight,
-        "slowness": -SLOW * _excess(slowness) * split * weight,
-        "abandonment": -ABANDONED * _excess(abandonment) * split * weight,
-        "anomaly": -ANOMALY * _excess(anomaly) * split * weight,
+        "errors": -ERROR * _excess(errors) * exposed,
+        "slowness": -SLOW * _excess(slowness) * exposed,
+        "abandonment": -ABANDONED * _excess(abandonment) * exposed,
+        "anomaly": -ANOMALY * _excess(anomaly) * exposed,
     }
-    progress = PROGRESS * split
-    value = min(1.0, max(-1.0, progress + sum(costs.values())))
+    progress = PROGRESS * np.asarray(split, float)
+    value = np.clip(progress + sum(costs.values()), -1.0, 1.0)
     return Reward(value=value, progress=progress, **costs)
 
 
-def _excess(share: float) -> float:
+def _excess(share: npt.ArrayLike) -> Floats:
     """The harmful part of an excess: an improvement is no licence."""
-    return max(share, 0.0) if share == share else 0.0  # noqa: PLR0124 -- NaN is the one value that differs from itself
+    worse: Floats = np.nan_to_num(np.fmax(np.asarray(share, float), 0.0))
+    return worse

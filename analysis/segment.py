@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from analysis.decision import Phase
 from analysis.forecast.trend import Forecast
-from analysis.reward import Reward
 from analysis.spec import TOTAL_BP
-
-Floats = npt.NDArray[np.float64]
-
-FORECAST_TICKS = 120  # ticks of history kept, and behind a forecast
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,26 +25,25 @@ class SegmentState:
     paused: bool = False
     frozen: bool = False
     reduced: bool = False
+    watched: bool = False  # more closely, since a suspicion and until the evidence clears
     cleared: bool = False  # was known to be healthy while exposed, and has not been reduced since
     breach_ticks: int = 0
     verdict: str = ""
     reason: str = ""
     cap_bp: int = 0
     forecast: Forecast | None = None
-    reward: Reward | None = None
-    history: deque[tuple[Floats, Floats]] = field(default_factory=lambda: deque(maxlen=FORECAST_TICKS))
+    reward: float | None = None
 
 
 _KEPT: Mapping[str, Any] = {
     "split_bp": int, "largest_bp": int, "changed_s": int | float, "since_s": int | float | None,
     "bake_since_s": int | float | None, "confirmed": bool, "paused": bool, "frozen": bool, "reduced": bool,
-    "cleared": bool, "verdict": str, "reason": str,
+    "watched": bool, "cleared": bool, "verdict": str, "reason": str,
 }  # fmt: skip
 
 
 def state_of(state: SegmentState) -> dict[str, object]:
-    history = [[n.tolist(), bad.tolist()] for n, bad in state.history]
-    return {"phase": str(state.phase), "history": history, **{name: getattr(state, name) for name in _KEPT}}
+    return {"phase": str(state.phase), **{name: getattr(state, name) for name in _KEPT}}
 
 
 def restore_state(state: SegmentState, values: Mapping[str, Any]) -> None:
@@ -64,12 +54,3 @@ def restore_state(state: SegmentState, values: Mapping[str, Any]) -> None:
         setattr(state, name, values[name])
     if not 0 <= state.split_bp <= TOTAL_BP:
         raise ValueError(f"split of {state.split_bp} basis points")
-    state.history.extend((_counts(n), _counts(bad)) for n, bad in values["history"])
-
-
-def _counts(values: object) -> Floats:
-    """Counts of one tick, (K, 2)."""
-    counts = np.asarray(values, float)
-    if counts.ndim != 2 or not np.isfinite(counts).all():
-        raise ValueError("history is damaged")
-    return counts

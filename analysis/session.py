@@ -80,6 +80,7 @@ class SessionTracker:
         self._over: deque[Rows] = deque()
         self._over_n = 0
         self.slow_ms = np.full(len(spec.segments), np.nan)
+        self._raised = 1 + next((kpi.regression for kpi in spec.kpis if kpi.is_relative), 0.0)
         self.evicted_n = 0
 
     @property
@@ -206,11 +207,15 @@ class SessionTracker:
         offset = offsets_ms(at, c["start_unix_ns"][slot_of])
         requests, duration_ms = kinds == SampleKind.REQUEST, rows["duration_ms"].copy()
         error = rows["error"] & requests
-        slow = requests & (duration_ms > self.slow_ms[c["segment"][slot_of]])  # False where either is NaN
+        slow_ms = self.slow_ms[c["segment"][slot_of]]
+        slow, tail = (requests & (duration_ms > each) for each in (slow_ms, slow_ms / self._raised))  # False: NaN
         c["last_unix_ns"][slots] = np.maximum(c["last_unix_ns"][slots], np.maximum.reduceat(at, first))
         for name, flags in (("n_requests", requests), ("n_errors", error), ("n_slow", slow)):
             c.count(name, slots, np.add.reduceat(flags.astype(np.int64), first))
-        for name, flags in (("first_error_ms", error), ("first_slow_ms", slow), ("goal_ms", rows["goal"] & requests)):
+        for name, flags in (
+            ("first_error_ms", error), ("first_slow_ms", slow), ("first_tail_ms", tail),
+            ("goal_ms", rows["goal"] & requests),
+        ):  # fmt: skip
             earliest = np.minimum.reduceat(np.where(flags, offset, NEVER), first)
             c[name][slots] = np.minimum(c[name][slots], earliest)
         self._see(rows, first, slots, requests)
@@ -283,6 +288,10 @@ class SessionTracker:
             return ~used
         outcome = _OUTCOME_OF.get(spec.kind)
         return np.zeros(len(slots), np.bool_) if outcome is None else self._shows(outcome, spec, slots)
+
+    def in_tail(self, kpi: int, slots: Slots) -> Flags:
+        """Which sessions a relative KPI counts as bad on the baseline: slower than its usual ones, not raised."""
+        return self.columns["first_tail_ms"][slots] <= self._spec.kpis[kpi].judge_after_s * 1e3
 
     def _shows(self, outcome: Outcome, kpi: KpiSpec, slots: Slots) -> Flags:
         age_ms = kpi.judge_after_s * 1e3

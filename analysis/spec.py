@@ -63,6 +63,16 @@ class KpiSpec:
     feature: str | None = None
 
     @property
+    def is_behaviour(self) -> bool:
+        """Whether it tells what people do, and not what is done to them."""
+        return self.kind in (KpiKind.ABANDONMENT, KpiKind.FEATURE, KpiKind.ANOMALY)
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the canary is held against the baseline's own threshold, raised by `regression`, and no fixed one."""
+        return self.kind is KpiKind.LATENCY and self.slow_ms is None
+
+    @property
     def name(self) -> str:
         return f"feature:{self.feature}" if self.kind is KpiKind.FEATURE else str(self.kind)
 
@@ -111,7 +121,11 @@ class HarmSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSpec:
-    """How a rollout is run. Every default is what design section 7 states."""
+    """How a rollout is run.
+
+    `settle_s`: how long a fresh canary may be slow (cold caches, just-in-time compilers): who comes earlier after a
+    segment's first exposure says nothing about latency.
+    """
 
     mode: Mode = Mode.ACT
     harm: HarmSpec = field(default_factory=HarmSpec)
@@ -123,7 +137,8 @@ class RolloutSpec:
     max_step_bp: int = 2_500
     min_dwell_s: float = 10.0
     horizon_s: float = 1_800.0
-    bake_s: float = 600.0
+    settle_s: float = 300.0
+    bake_s: float = 300.0
     bake_split_bp: int = 9_500
 
 

@@ -285,6 +285,7 @@ def _rollout(shape: RolloutShape, *, has_goal: bool) -> RolloutSpec:
         max_step_bp=shape.max_step,
         min_dwell_s=shape.min_dwell,
         horizon_s=shape.horizon,
+        settle_s=shape.settle,
         bake_s=shape.bake,
         bake_split_bp=shape.bake_split,
     )

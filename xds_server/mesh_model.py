@@ -276,6 +276,7 @@ class RolloutShape(Shape):
     max_step: Annotated[int, split("0.01pp", "100pp", unit="pp")] = RolloutSpec().max_step_bp
     min_dwell: Annotated[float, duration("0s", "24h")] = RolloutSpec().min_dwell_s
     horizon: Annotated[float, duration("1s", "24h")] = RolloutSpec().horizon_s
+    settle: Annotated[float, duration("0s", "24h")] = RolloutSpec().settle_s
     bake: Annotated[float, duration("0s", "30d")] = RolloutSpec().bake_s
     bake_split: Annotated[int, split("1%", "99.99%")] = RolloutSpec().bake_split_bp
 

@@ -7,7 +7,7 @@ and the older one is read: it never looks back further than one epoch, so a faul
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -43,77 +43,72 @@ GRID = np.array(
 """Excess rates tested; above the last, 1.0 stands for 'anything is possible'."""
 
 
-@dataclass(slots=True, kw_only=True)
-class _Accumulator:
-    log_e: Floats  # (S, D)
-    begun_s: float
-
-
 class ExcessExclusion:
-    """U for each of S segments.
+    """U for each of R rows (segments, say) in each of B rollouts.
 
-    `risk`: chance that any of them is wrong in an epoch. Times in seconds of event time.
+    `risk`: chance that any row of a rollout is wrong in an epoch. Times in seconds of event time.
     """
 
-    def __init__(self, n_segments: int, *, risk: float, epoch_s: float) -> None:
-        self._shape = (n_segments, len(GRID))
+    def __init__(self, n_rows: int, *, risk: float, epoch_s: float, n: int = 1) -> None:
+        self._shape = (n, n_rows, len(GRID))
         self._epoch_s = epoch_s
-        self.log_threshold = float(np.log(n_segments / risk))
-        self._older = _Accumulator(log_e=np.zeros(self._shape), begun_s=0.0)
-        self._younger = _Accumulator(log_e=np.zeros(self._shape), begun_s=epoch_s / 2)
+        self.log_threshold = float(np.log(n_rows / risk)) if n_rows else 0.0
+        self._older, self._younger = np.zeros(self._shape), np.zeros(self._shape)
+        self._begun_s = np.tile([0.0, epoch_s / 2], (n, 1))
 
-    def update(self, n: npt.ArrayLike, bad: npt.ArrayLike, base: Floats, *, at_s: float) -> None:
-        """Add one tick's harm counts, shape (S, 2) as (baseline, canary); `base` (S,) is the rate known before it."""
-        counts, bads = np.asarray(n, float)[:, None, :], np.asarray(bad, float)[:, None, :]
-        q = np.broadcast_to(base[:, None], self._shape)
-        factor = log_e(counts[..., 1], bads[..., 1], counts[..., 0], bads[..., 0], q, q, _reachable(q))
-        self._older.log_e += factor
-        if at_s >= self._younger.begun_s:
-            self._younger.log_e += factor
-        if at_s >= self._older.begun_s + self._epoch_s:
-            begun_s = self._younger.begun_s + self._epoch_s / 2
-            self._older, self._younger = self._younger, _Accumulator(log_e=np.zeros(self._shape), begun_s=begun_s)
+    def update(self, n: npt.ArrayLike, bad: npt.ArrayLike, base: npt.ArrayLike, *, at_s: npt.ArrayLike) -> None:
+        """Add one tick's counts, (B, R, 2) as (baseline, canary), at `at_s` (B,).
 
-    def forget(self, segment: int) -> None:
-        """Start again for one segment: what was learnt no longer describes what runs there."""
-        self._older.log_e[segment] = 0.0
-        self._younger.log_e[segment] = 0.0
+        `base` (B, R) is the baseline's rate as known before it. Rows of which an arm is empty learn nothing.
+        """
+        counts, bads = (np.asarray(x, float).reshape(*self._shape[:2], 2) for x in (n, bad))
+        seen = (counts > 0).all(axis=-1)
+        q = np.broadcast_to(np.asarray(base, float).reshape(self._shape[:2])[seen][:, None], (seen.sum(), len(GRID)))
+        (n_b, n_c), (bad_b, bad_c) = counts[seen].T[..., None], bads[seen].T[..., None]
+        factor = log_e(n_c, bad_c, n_b, bad_b, q, q, _reachable(q))
+        self._older[seen] += factor
+        at = np.broadcast_to(np.asarray(at_s, float), self._shape[:1])
+        begun = (at >= self._begun_s[:, 1])[:, None] & seen
+        self._younger[begun] += factor[begun[seen]]
+        over = at >= self._begun_s[:, 0] + self._epoch_s
+        self._older[over], self._younger[over] = self._younger[over], 0.0
+        self._begun_s[over] = self._begun_s[over, 1:] + [0.0, self._epoch_s / 2]
 
     @property
     def worst(self) -> Floats:
-        """(S,) U in (0, 1]: 1.0 where nothing is excluded yet."""
-        excluded = self._older.log_e >= self.log_threshold
-        all_above = np.logical_and.accumulate(excluded[:, ::-1], axis=1)[:, ::-1]
-        first = np.where(all_above.any(axis=1), all_above.argmax(axis=1), len(GRID))
+        """(B, R) U in (0, 1]: 1.0 where nothing is excluded yet."""
+        excluded = self._older >= self.log_threshold
+        all_above = np.logical_and.accumulate(excluded[..., ::-1], axis=-1)[..., ::-1]
+        first = np.where(all_above.any(axis=-1), all_above.argmax(axis=-1), len(GRID))
         worst: Floats = np.append(GRID, 1.0)[first]
         return worst
 
-    def sessions_needed(self, segment: int, excess: float, base: float, share: float) -> float:
+    def sessions_needed(self, row: tuple[int, int], excess: float, base: float, share: float) -> float:
         """Sessions, both arms together, until `excess` is excluded if the canary is as good as the baseline.
 
-        `share`: the canary's share of them. inf where an arm gets nothing.
+        `row`: (rollout, row). `share`: the canary's share of them. inf where an arm gets nothing.
         """
         column = max(int(np.searchsorted(GRID, excess + 1e-12)) - 1, 0)
         if not 0 < share < 1:
             return float("inf")
-        missing = self.log_threshold - float(self._older.log_e[segment, column:].min())
+        missing = self.log_threshold - float(self._older[row][column:].min())
         growth = float(expected_log_e(share, base, base, GRID[column]))
         return max(missing, 0.0) / growth if growth > 0 else float("inf")
 
     def state(self) -> dict[str, object]:
-        """Everything needed to go on after a restart, as plain lists."""
+        """Everything needed to go on after a restart, as plain lists. Of a single rollout."""
         return {
-            "older": self._older.log_e.tolist(),
-            "younger": self._younger.log_e.tolist(),
-            "begun_s": [self._older.begun_s, self._younger.begun_s],
+            "older": self._older[0].tolist(),
+            "younger": self._younger[0].tolist(),
+            "begun_s": self._begun_s[0].tolist(),
         }
 
-    def restore(self, state: dict[str, object]) -> None:
+    def restore(self, state: Mapping[str, object]) -> None:
         """Take a state that `state` gave, of the same specification."""
-        begun = np.asarray(state["begun_s"], float)
-        older, younger = (np.asarray(state[name], float).reshape(self._shape) for name in ("older", "younger"))
-        self._older = _Accumulator(log_e=older, begun_s=float(begun[0]))
-        self._younger = _Accumulator(log_e=younger, begun_s=float(begun[1]))
+        self._begun_s = np.asarray(state["begun_s"], float).reshape(1, 2)
+        self._older, self._younger = (
+            np.asarray(state[name], float).reshape(self._shape) for name in ("older", "younger")
+        )
 
 
 def _reachable(base: Floats) -> Floats:

@@ -1,12 +1,15 @@
 """Is the canary worse than the baseline by more than its tolerance? One e-process a segment and test, and a pooled one.
 
-Each tick multiplies an e-process by the block's e-value (`two_by_two`), averaged over a grid of effect sizes. Late
-changes are found by restarts (`stake`). By Ville's inequality P(R ever >= 1/a) <= a, however often one looks and
-however the split moves.
+Each tick multiplies an e-process by the block's e-value, averaged over a grid of effect sizes: of a difference of rates
+(`two_by_two`), of a ratio (`binomial`), or against a limit. Late changes are found by restarts (`stake`). By Ville's
+inequality P(R ever >= 1/a) <= a, however often one looks and however the split moves.
+
+Everything has a leading axis of B rollouts: one that is live, or a thousand simulated ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.evidence.base_rate import BaseRate
+from analysis.evidence.binomial import log_ratio_e
 from analysis.evidence.stake import Stake
 from analysis.evidence.two_by_two import log_e, log_likelihood_ratio
 from analysis.spec import KpiKind, ServiceSpec
@@ -26,16 +30,22 @@ EFFECTS = np.array([0.2, 0.4, 0.8, 1.6, 3.2])
 
 PROOF_TICKS = 4
 BURST_TICKS = {KpiKind.LATENCY: 12}
-"""Ticks that a proof takes at least. A tick's evidence is cut off above a share of the proof: a stall of one process
-or one blip of a dependency hits many people at once, who then are no independent witnesses. What is cut off from
-above stays an e-value. Requests that queue behind each other are slow together, hence more for latency; a crash is
-the hard tier's."""
+"""Ticks of the service's interval that a proof takes at least. The evidence of so much event time is cut off above a
+share of the proof: a stall of one process or one blip of a dependency hits many people at once, who then are no
+independent witnesses. What is cut off from above stays an e-value. Requests that queue behind each other are slow
+together, hence more for latency; a crash is the hard tier's."""
+
+
+NOVELTY = 2.0
+"""Tolerances of a KPI of behaviour beyond which alone a rollback goes. People's first visit after a change differs from
+later ones, and evidence counts a person by the first. What lies between is left to the harm budget."""
 
 
 class Against(StrEnum):
     """What a test compares the canary with."""
 
     TOLERANCE = "tolerance"  # baseline + tolerance: the ground of a proven rollback
+    RATIO = "ratio"  # as many beyond the raised threshold as of the baseline beyond the threshold: a ground as well
     LIMIT = "limit"  # the KPI's absolute limit: needs no baseline
     ZERO = "zero"  # baseline + 0: never a ground by itself; the floor under a predicted rollback
 
@@ -51,11 +61,18 @@ class Test:
 
 def tests_of(spec: ServiceSpec) -> tuple[Test, ...]:
     """Every test that a service's KPIs ask for, in the KPIs' order."""
-    tests = [Test(kpi=i, against=Against.TOLERANCE, value=kpi.tolerance) for i, kpi in enumerate(spec.kpis)]
+    tests = [
+        Test(kpi=i, against=Against.RATIO, value=0.0)
+        if kpi.is_relative
+        else Test(kpi=i, against=Against.TOLERANCE, value=kpi.tolerance * (NOVELTY if kpi.is_behaviour else 1.0))
+        for i, kpi in enumerate(spec.kpis)
+    ]
     limited = [(i, kpi.limit) for i, kpi in enumerate(spec.kpis) if kpi.limit is not None]
     tests += [Test(kpi=i, against=Against.LIMIT, value=limit) for i, limit in limited]
     tests += [
-        Test(kpi=i, against=Against.ZERO, value=0.0) for i, kpi in enumerate(spec.kpis) if _forecastable(kpi.kind)
+        Test(kpi=i, against=Against.ZERO, value=0.0)
+        for i, kpi in enumerate(spec.kpis)
+        if _forecastable(kpi.kind) and not kpi.is_relative
     ]
     return tuple(tests)
 
@@ -65,20 +82,24 @@ def _forecastable(kind: KpiKind) -> bool:
 
 
 class RegressionEvidence:
-    """e-processes of shape (S + 1, T): S segments and, last, all segments together; T tests.
+    """e-processes of shape (B, S + 1, T): B rollouts; S segments and, last, all segments together; T tests.
 
     The pooled row multiplies the segments' block e-values of one tick: segments are independent given their people.
     """
 
-    def __init__(self, spec: ServiceSpec) -> None:
+    def __init__(self, spec: ServiceSpec, n: int = 1) -> None:
         self.tests = tests_of(spec)
         self._kpi = np.array([test.kpi for test in self.tests])
         self._value = np.array([test.value for test in self.tests])
-        self._is_limit = np.array([test.against is Against.LIMIT for test in self.tests])
-        n_segments = len(spec.segments)
-        self._log_r = np.full((n_segments + 1, len(self.tests), len(EFFECTS)), -np.inf)
-        self._stake = Stake(spec.rollout.horizon_s)
-        self.base = BaseRate((n_segments, len(spec.kpis)))
+        self._against = np.array([str(test.against) for test in self.tests])
+        self.grounds = self._against != Against.ZERO
+        self._interval_s = spec.rollout.interval_s
+        n_segments, n_kpis = len(spec.segments), len(spec.kpis)
+        self._shape = (n, n_segments, n_kpis)
+        self._log_r = np.full((n, n_segments + 1, len(self.tests), len(EFFECTS)), -np.inf)
+        self._log_e: Floats | None = None
+        self._stake = Stake(n)
+        self.base = BaseRate(self._shape)
         self._thresholds = self._log_thresholds(spec, n_segments)
         ticks = np.array([BURST_TICKS.get(spec.kpis[test.kpi].kind, PROOF_TICKS) for test in self.tests])
         self._ceilings = self._thresholds[:, None] / ticks
@@ -88,10 +109,9 @@ class RegressionEvidence:
 
         A union bound over e-processes holds under any dependence between KPIs.
         """
-        grounds = sum(test.against is not Against.ZERO for test in self.tests)
         share = np.full(n_segments + 1, 0.5 / n_segments)
         share[-1] = 0.5
-        thresholds: Floats = np.log(grounds / (spec.rollout.false_rollback * share))
+        thresholds: Floats = np.log(int(self.grounds.sum()) / (spec.rollout.false_rollback * share))
         return thresholds
 
     @property
@@ -99,53 +119,82 @@ class RegressionEvidence:
         """(S + 1,) logarithms of the e-values that prove a regression."""
         return self._thresholds
 
-    def update(self, window: Window, *, since_exposure_s: float) -> None:
-        """Add one tick. `since_exposure_s`: event time since the first exposure, which places the restarts' weights."""
-        n, bad = window.n[:, self._kpi, :].astype(float), window.bad[:, self._kpi, :].astype(float)
-        factors = self._log_factors(n, bad)  # (S, T, effects)
-        factors = np.concatenate([factors, factors.sum(axis=0, keepdims=True)])
-        factors = np.minimum(factors, self._ceilings[..., None])
-        restart = self._stake.due(since_exposure_s)
-        self._log_r = np.logaddexp(self._log_r, np.log(restart) if restart > 0 else -np.inf) + factors
-        self.base.learn(window.n[..., BASELINE] + window.unexposed_n, window.bad[..., BASELINE] + window.unexposed_bad)
+    def update(self, window: Window, *, since_exposure_s: npt.ArrayLike, elapsed_s: npt.ArrayLike = np.inf) -> None:
+        """Add one tick of `elapsed_s`, (B,) or the same for all; the window's arrays have the leading axis, or B is 1.
+
+        `since_exposure_s` (B,): event time since the first exposure, which places the restarts' weights.
+        """
+        n, bad = (x.reshape(*self._shape, 2)[:, :, self._kpi].astype(float) for x in (window.n, window.bad))
+        factors = self._log_factors(n, bad)  # (B, S, T, effects)
+        factors = np.concatenate([factors, factors.sum(axis=1, keepdims=True)], axis=1)
+        share = np.minimum(np.asarray(elapsed_s, float) / self._interval_s, 1.0)
+        factors = np.minimum(factors, self._ceilings[..., None] * share.reshape(-1, 1, 1, 1))
+        with np.errstate(divide="ignore"):
+            restart = np.log(np.broadcast_to(self._stake.due(since_exposure_s), self._shape[:1]))
+        self._log_r = np.logaddexp(self._log_r, restart[:, None, None, None]) + factors
+        self._log_e = None
+        before, bad_before = (x.reshape(self._shape) for x in (window.unexposed_n, window.unexposed_bad))
+        n_b, bad_b = (x.reshape(*self._shape, 2)[..., BASELINE] for x in (window.n, window.bad))
+        self.base.learn(n_b + before, bad_b + bad_before)
 
     def _log_factors(self, n: Floats, bad: Floats) -> Floats:
-        base = self.base.value[:, self._kpi]
-        accepted = np.where(self._is_limit, self._value, np.clip(base + self._value, 1e-6, 1 - 1e-6))
-        q_c = _raise(accepted[..., None], EFFECTS)
-        n_c, bad_c = n[..., CANARY, None], bad[..., CANARY, None]
-        n_b, bad_b = n[..., BASELINE, None], bad[..., BASELINE, None]
-        against_baseline = log_e(n_c, bad_c, n_b, bad_b, q_c, base[..., None], self._value[:, None])
-        against_limit = log_likelihood_ratio(n_c, bad_c, q_c, self._value[:, None])
+        base = self.base.value[:, :, self._kpi]
+        factors = np.zeros((*base.shape, len(EFFECTS)))
+        seen, both = n[..., CANARY] > 0, (n > 0).all(axis=-1)
+        differences = both & np.isin(self._against, (Against.TOLERANCE, Against.ZERO))
+        value = np.broadcast_to(self._value, base.shape)
+        for test, where in (
+            (self._difference, differences),
+            (self._ratio, both & (self._against == Against.RATIO)),
+            (self._limit, seen & (self._against == Against.LIMIT)),
+        ):
+            if where.any():
+                factors[where] = test(n[where], bad[where], base[where], value[where])
+        return factors
+
+    @staticmethod
+    def _difference(n: Floats, bad: Floats, base: Floats, value: Floats) -> Floats:
+        q_c = _raise(np.clip(base + value, 1e-6, 1 - 1e-6)[:, None], EFFECTS)
+        n_c, bad_c, n_b, bad_b = n[:, CANARY, None], bad[:, CANARY, None], n[:, BASELINE, None], bad[:, BASELINE, None]
+        factors = log_e(n_c, bad_c, n_b, bad_b, q_c, base[:, None], value[:, None])
         # near a base rate of 1 there is no excess beyond the tolerance, and a bet inside the null would prove anything
-        is_bet = q_c > np.minimum(base[..., None] + self._value[:, None], 1.0) + 1e-9
-        against_baseline = np.where(is_bet, against_baseline, 0.0)
-        return np.where(self._is_limit[:, None], against_limit, against_baseline)
+        return np.where(q_c > np.minimum(base + value, 1.0)[:, None] + 1e-9, factors, 0.0)
+
+    @staticmethod
+    def _ratio(n: Floats, bad: Floats, base: Floats, value: Floats) -> Floats:  # noqa: ARG004 -- as the other tests
+        return log_ratio_e(
+            n[:, CANARY, None], bad[:, CANARY, None], n[:, BASELINE, None], bad[:, BASELINE, None], EFFECTS
+        )
+
+    @staticmethod
+    def _limit(n: Floats, bad: Floats, base: Floats, value: Floats) -> Floats:  # noqa: ARG004 -- as the other tests
+        limit = value[:, None]
+        return log_likelihood_ratio(n[:, CANARY, None], bad[:, CANARY, None], _raise(limit, EFFECTS), limit)
 
     @property
     def log_e_values(self) -> Floats:
-        """(S + 1, T) logarithms of the e-processes now; -inf before the first tick."""
-        peak = self._log_r.max(axis=-1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean = np.log(np.exp(self._log_r - np.where(np.isfinite(peak), peak, 0.0)[..., None]).mean(axis=-1))
-        return np.where(np.isfinite(peak), peak + mean, -np.inf)
+        """(B, S + 1, T) logarithms of the e-processes now; -inf before the first tick."""
+        if self._log_e is None:
+            self._log_e = np.logaddexp.reduce(self._log_r, axis=-1) - np.log(len(EFFECTS))
+        return self._log_e
 
     def state(self) -> dict[str, object]:
-        """Everything needed to go on after a restart, as plain lists."""
+        """Everything needed to go on after a restart, as plain lists. Of a single rollout."""
         return {
-            "log_r": np.where(np.isfinite(self._log_r), self._log_r, -1e300).tolist(),
-            "spent": self._stake.spent,
-            "base_n": self.base.n.tolist(),
-            "base_bad": self.base.bad.tolist(),
+            "log_r": np.where(np.isfinite(self._log_r), self._log_r, -1e300)[0].tolist(),
+            "spent": float(self._stake.spent[0]),
+            "base_n": self.base.n[0].tolist(),
+            "base_bad": self.base.bad[0].tolist(),
         }
 
-    def restore(self, state: dict[str, object]) -> None:
+    def restore(self, state: Mapping[str, object]) -> None:
         """Take a state that `state` gave, of the same specification."""
         log_r = np.asarray(state["log_r"], float).reshape(self._log_r.shape)
         self._log_r = np.where(log_r <= -1e299, -np.inf, log_r)
-        self._stake.spent = float(state["spent"])  # type: ignore[arg-type] # written by `state` as a float
-        self.base.n = np.asarray(state["base_n"], float).reshape(self.base.n.shape)
-        self.base.bad = np.asarray(state["base_bad"], float).reshape(self.base.bad.shape)
+        self._log_e = None
+        self._stake.spent = np.asarray([state["spent"]], float)
+        self.base.n = np.asarray(state["base_n"], float).reshape(self._shape)
+        self.base.bad = np.asarray(state["base_bad"], float).reshape(self._shape)
 
 
 def _raise(rate: Floats, log_odds: npt.ArrayLike) -> Floats:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,72 +41,76 @@ PEOPLE, ON_CANARY, ASKED = range(3)
 
 
 class SampleRatio:
-    """e-processes of shape (S + 1,): S segments and, last, all segments together.
+    """e-processes of shape (B, S + 1): B rollouts; S segments and, last, all segments together.
 
-    `totals` (S + 1, 3): new people, those of them on the canary, and how many the splits asked for there (columns
+    `totals` (B, S + 1, 3): new people, those of them on the canary, and how many the splits asked for there (columns
     PEOPLE, ON_CANARY, ASKED).
     """
 
-    def __init__(self, n_segments: int, *, tau_s: float) -> None:
-        self._log_r = np.full((n_segments + 1, len(LOG_ODDS)), -np.inf)
-        self._stake = Stake(tau_s)
-        self.totals = np.zeros((n_segments + 1, 3))
+    def __init__(self, n_segments: int, n: int = 1) -> None:
+        self._log_r = np.full((n, n_segments + 1, len(LOG_ODDS)), -np.inf)
+        self._stake = Stake(n)
+        self.totals = np.zeros((n, n_segments + 1, 3))
         share = np.full(n_segments + 1, 0.5 / n_segments)
         share[-1] = 0.5
         self.log_thresholds: Floats = np.log(1 / (RISK * share))  # a union bound: their risks add up to RISK
 
-    def update(self, newcomers: Mapping[tuple[int, int, int], int], *, since_exposure_s: float) -> None:
-        """Add one tick's people: counts by (segment, split asked for in basis points, arm)."""
-        due = self._stake.due(since_exposure_s)
-        self._log_r = np.logaddexp(self._log_r, math.log(due) if due > 0 else -np.inf)
-        by_chance = {key: n for key, n in newcomers.items() if 0 < key[1] < TOTAL_BP}
-        if not by_chance:
+    def update(self, newcomers: npt.NDArray[np.int64], *, since_exposure_s: npt.ArrayLike) -> None:
+        """Add one tick's people: rows of (rollout, segment, split asked for in basis points, arm, people)."""
+        due = np.broadcast_to(self._stake.due(since_exposure_s), self._log_r.shape[:1])
+        with np.errstate(divide="ignore"):
+            self._log_r = np.logaddexp(self._log_r, np.log(due)[:, None, None])
+        by_chance = newcomers[(newcomers[:, 2] > 0) & (newcomers[:, 2] < TOTAL_BP) & (newcomers[:, 4] > 0)]
+        if not len(by_chance):
             return
-        segment, split_bp, arm = np.array(list(by_chance)).T
-        n = np.array(list(by_chance.values()), float)
+        rollout, segment, split_bp, arm, n = by_chance.T
         p, on_canary = split_bp / TOTAL_BP, arm == CANARY
         factors = np.where(on_canary[:, None], LOG_ODDS, 0.0) - np.log1p(p[:, None] * np.expm1(LOG_ODDS))
-        self._add(self._log_r, segment, n[:, None] * factors)
-        self._add(self.totals, segment, n[:, None] * np.stack([np.ones_like(p), on_canary, p], axis=1))
+        where = rollout, segment
+        self._add(self._log_r, where, n[:, None] * factors)
+        self._add(self.totals, where, n[:, None] * np.stack([np.ones_like(p), on_canary, p], axis=1))
 
     @staticmethod
-    def _add(rows: Floats, segment: npt.NDArray[np.int64], values: Floats) -> None:
-        np.add.at(rows, segment, values)
-        rows[-1] += values.sum(axis=0)
+    def _add(rows: Floats, where: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]], values: Floats) -> None:
+        np.add.at(rows, where, values)
+        np.add.at(rows[:, -1], where[0], values)
 
     @property
     def log_e_values(self) -> Floats:
-        """(S + 1,) logarithms of the e-processes now; -inf before the first tick."""
+        """(B, S + 1) logarithms of the e-processes now; -inf before the first tick."""
         mean: Floats = np.logaddexp.reduce(self._log_r, axis=-1) - math.log(len(LOG_ODDS))
         return mean
 
     @property
     def is_mismatch(self) -> npt.NDArray[np.bool_]:
-        """(S + 1,) whether the people of a row are not what was asked for."""
+        """(B, S + 1) whether the people of a row are not what was asked for."""
         found: npt.NDArray[np.bool_] = self.log_e_values >= self.log_thresholds
         return found
 
     @property
-    def log_e(self) -> float:
-        """The whole rollout's evidence: a mismatch is found in some row where it reaches log(1/RISK), nowhere below."""
-        return float(np.max(self.log_e_values - self.log_thresholds)) + math.log(1 / RISK)
+    def log_e(self) -> Floats:
+        """(B,) a rollout's whole evidence: a mismatch is in some row where it reaches log(1/RISK), nowhere below."""
+        highest: Floats = np.max(self.log_e_values - self.log_thresholds, axis=-1)
+        return highest + math.log(1 / RISK)
 
     def forget(self, rows: npt.NDArray[np.bool_]) -> None:
-        """Begin anew in some rows, (S + 1,) bool. Each time takes a risk of its own."""
-        self._log_r[rows] = math.log(self._stake.spent) if self._stake.spent > 0 else -np.inf
+        """Begin anew in some rows, (B, S + 1) bool. Each time takes a risk of its own."""
+        with np.errstate(divide="ignore"):
+            anew = np.broadcast_to(np.log(self._stake.spent)[:, None, None], self._log_r.shape)
+        self._log_r[rows] = anew[rows]
         self.totals[rows] = 0.0
 
     def state(self) -> dict[str, object]:
-        """Everything needed to go on after a restart, as plain lists."""
-        log_r = np.where(np.isfinite(self._log_r), self._log_r, -1e300)
-        return {"log_r": log_r.tolist(), "spent": self._stake.spent, "totals": self.totals.tolist()}
+        """Everything needed to go on after a restart, as plain lists. Of a single rollout."""
+        log_r = np.where(np.isfinite(self._log_r), self._log_r, -1e300)[0]
+        return {"log_r": log_r.tolist(), "spent": float(self._stake.spent[0]), "totals": self.totals[0].tolist()}
 
-    def restore(self, state: Mapping[str, object]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Take a state that `state` gave, of the same specification."""
         log_r = np.asarray(state["log_r"], float).reshape(self._log_r.shape)
         totals = np.array(state["totals"], float).reshape(self.totals.shape)
-        spent = float(state["spent"])  # type: ignore[arg-type] # written by `state` as a float
+        spent = float(state["spent"])
         if not (np.isfinite(log_r).all() and np.isfinite(totals).all() and 0 <= spent <= 1):
             raise ValueError("the sample ratio is damaged")
         self._log_r = np.where(log_r <= -1e299, -np.inf, log_r)
-        self.totals, self._stake.spent = totals, spent
+        self.totals, self._stake.spent = totals, np.array([spent])

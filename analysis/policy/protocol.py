@@ -7,6 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
+PRIOR_RISK = 0.1
+"""Of a release that nothing is known of."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyView:
@@ -16,7 +19,9 @@ class PolicyView:
     as a share of what proves it, below 0 when it speaks for the canary. `worst_excess` in (0, 1]: excess not yet
     excluded.
     `anomaly`: excess share of unusual sessions, 0 where unknown. `healthy`: whether enough is known to pass an even
-    split.
+    split. `share`: of the service's sessions that are this segment's, in [0, 1]; `weight`: its relative cost of harm.
+    `risk`: probability that this release fails, as known before it is seen. `ahead`: sessions of the next hour over
+    those of the last one, where the day's shape is known.
     """
 
     split: float
@@ -25,6 +30,10 @@ class PolicyView:
     worst_excess: float
     anomaly: float
     healthy: bool
+    share: float = 1.0
+    weight: float = 1.0
+    risk: float = PRIOR_RISK
+    ahead: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

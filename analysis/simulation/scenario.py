@@ -10,6 +10,11 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
 
 class Must(StrEnum):
     """What a rollout of this scenario must come to."""
@@ -178,21 +183,24 @@ def is_worse(effect: Effect) -> bool:
             return effect.times > 1 or effect.plus > 0 or effect.tail_times > 1
 
 
-def strength(effect: Effect, *, at_s: float, exposed_s: float, split: float) -> float:
+def strength(effect: Effect, *, at_s: npt.ArrayLike, exposed_s: npt.ArrayLike, split: npt.ArrayLike) -> Floats:
     """How much of an effect is there, in [0, 1]: `at_s` after the start, `exposed_s` after the first exposure.
 
-    `split`: the canary's share now. Before the first exposure `exposed_s` is negative.
+    Arguments broadcast. `split`: the canary's share now. Before the first exposure `exposed_s` is negative.
     """
-    since_s = (exposed_s if effect.since_exposure else at_s) - effect.at_s
-    lasts_s = effect.until_s - effect.at_s
-    if since_s < 0 or since_s >= lasts_s:
-        return 0.0
+    at, exposed, share = np.broadcast_arrays(*(np.asarray(x, float) for x in (at_s, exposed_s, split)))
+    since_s = (exposed if effect.since_exposure else at) - effect.at_s
+    there = (since_s >= 0) & (since_s < effect.until_s - effect.at_s)
+    return np.where(there, _course(effect, since_s, share), 0.0)
+
+
+def _course(effect: Effect, since_s: Floats, split: Floats) -> Floats:
     match effect.shape:
         case Shape.STEP:
-            return 1.0
+            return np.ones_like(since_s)
         case Shape.RAMP:
-            return min(since_s / effect.over_s, 1.0) if effect.over_s > 0 else 1.0
+            return np.clip(since_s / effect.over_s, 0.0, 1.0) if effect.over_s > 0 else np.ones_like(since_s)
         case Shape.PERIODIC:
-            return 1.0 if since_s % effect.period_s < effect.active_s else 0.0
+            return np.where(np.mod(since_s, effect.period_s) < effect.active_s, 1.0, 0.0)
         case Shape.LOAD:
-            return min(max((split - effect.above) / max(1 - effect.above, 1e-9), 0.0), 1.0)
+            return np.clip((split - effect.above) / max(1 - effect.above, 1e-9), 0.0, 1.0)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis import ramp, reading
+from analysis import outlook, ramp
 from analysis.decision import Advance, Hold, Reason
 from analysis.engine import ServiceEngine
 from analysis.evidence.regression import RegressionEvidence
@@ -55,7 +55,7 @@ def test_with_every_session_called_good_no_fault_is_found(monkeypatch: pytest.Mo
 
 
 def test_without_evidence_no_fault_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RegressionEvidence, "log_e_values", property(lambda self: np.zeros(self._log_r.shape[:2])))
+    monkeypatch.setattr(RegressionEvidence, "log_e_values", property(lambda self: np.zeros(self._log_r.shape[:3])))
     with pytest.raises(AssertionError):
         scenarios.demo_faults_are_told_apart()
 
@@ -99,6 +99,6 @@ def test_guard_that_always_advances_stops_no_fault(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_a_forecast_a_slow_creep_crosses_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "forecast", lambda *_, **__: None)
+    monkeypatch.setattr(outlook, "forecast", lambda *_, **__: None)
     with pytest.raises(AssertionError):
         scenarios.slow_creep_is_rolled_back_before_it_crosses_the_limit()

@@ -35,6 +35,7 @@ def demo_spec(**rollout: object) -> ServiceSpec:
     )
     plan = RolloutSpec(
         harm=HarmSpec(budget=500, tolerance=0.02), interval_s=1, warmup_s=5, min_dwell_s=2, horizon_s=60, bake_s=10,
+        settle_s=0,
     )  # fmt: skip
     return ServiceSpec(
         name="shop", baseline="v1", versions=("v1", "v2"), segments=tuple(SegmentSpec(name=name) for name in SEGMENTS),

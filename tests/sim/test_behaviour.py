@@ -69,7 +69,7 @@ class _Found:
         self._evidence.update(window, since_exposure_s=max(since_s, 0))
         self.judged += int(window.n[0, 2].sum())
         for kind, test in self._zero.items():
-            if self._evidence.log_e_values[-1, test] >= -np.log(ALPHA):
+            if self._evidence.log_e_values[0, -1, test] >= -np.log(ALPHA):
                 self.delay.setdefault(kind, self.judged)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from analysis.decision import Insufficient, Phase
 from analysis.evidence.log_loss import LogCheck, LogLoss
 from analysis.ramp import SegmentView
-from analysis.reading import RatioView
 from analysis.spec import TOTAL_BP
+from analysis.wording import RatioView
 from xds_server.ads.cache import NodeView
 from xds_server.discovery.registry import show_address
 from xds_server.discovery.sources import VersionEndpoints
@@ -40,7 +40,7 @@ def service_status(steered: SteeredService, routed_by: Mapping[str, int]) -> pb.
         return status
     harm = ramp.harm_view()
     status.harm_upper, status.harm_reserved = harm.upper, harm.reserved
-    status.sample_ratio.CopyFrom(_sample_ratio(ramp.reading.ratio_view(len(spec.segments))))
+    status.sample_ratio.CopyFrom(_sample_ratio(ramp.wording.ratio_view(len(spec.segments))))
     status.segments.extend(_segment(steered, ramp.view(segment.name)) for segment in spec.segments)
     return status
 

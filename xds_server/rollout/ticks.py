@@ -145,8 +145,8 @@ class Ticks:
         ramp = steered.engine.ramp
         if ramp is None:
             return
-        self._fleet.telemetry.harm(steered.name, ramp.reading.harm.upper)
-        if np.isfinite(log_e := ramp.reading.sample_ratio.log_e):
+        self._fleet.telemetry.harm(steered.name, float(ramp.reading.harm.upper[0]))
+        if np.isfinite(log_e := float(ramp.reading.sample_ratio.log_e[0])):
             self._fleet.telemetry.sample_ratio(steered.name, log_e)
         for segment in ramp.arms:
             for kpi in ramp.view(segment).kpis:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import numpy.typing as npt
 from analysis.sample import SAMPLE_DTYPE, SampleKind
 from analysis.session import NS
 from analysis.spec import HarmSpec, KpiKind, KpiSpec, RolloutSpec, SegmentSpec, ServiceSpec, SessionSpec
+from analysis.window import Window, empty
 
 ERRORS, LATENCY, ABANDONMENT, FEATURE, ANOMALY = range(5)
 FEATURE_LABEL = 40
@@ -49,3 +53,24 @@ def row(at_s: float, user: int, **fields: Any) -> tuple[Any, ...]:
 
 def table(*rows: tuple[Any, ...]) -> npt.NDArray[np.void]:
     return np.array(list(rows), dtype=SAMPLE_DTYPE)
+
+
+def stacked(windows: Sequence[Window]) -> Window:
+    """One window of B rollouts: every array with a leading axis; entries of all of them together, and no newcomers."""
+    arrays = {
+        f.name: np.stack([getattr(window, f.name) for window in windows])
+        for f in fields(Window)
+        if isinstance(getattr(windows[0], f.name), np.ndarray)
+    }
+    return Window(**arrays, newcomers=Counter(), traffic={}, entries=sum(window.entries for window in windows))
+
+
+def stacked_window(n: int, n_segments: int, n_kpis: int) -> Window:
+    """A window of `n` rollouts in which nothing happened."""
+    return stacked([empty(n_segments, n_kpis)] * n)
+
+
+def newcomers_of(windows: Sequence[Window]) -> npt.NDArray[np.int64]:
+    """Rows of (rollout, segment, split asked for in basis points, arm, people)."""
+    rows = [(b, *key, n) for b, window in enumerate(windows) for key, n in window.newcomers.items()]
+    return np.array(rows, np.int64).reshape(-1, 5)

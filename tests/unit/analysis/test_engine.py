@@ -107,8 +107,13 @@ def _with(data: bytes, path: tuple[str, ...], value: Any) -> bytes:
         (("ramp", "segments", "power", "phase"), "flying"),
         (("ramp", "segments", "power", "confirmed"), "yes"),
         (("ramp", "segments", "power", "changed_s"), None),
-        (("ramp", "segments", "power", "history"), [[[1], [2]]]),
         (("ramp", "now_s"), float("nan")),
+        (("ramp", "reading", "recent"), [[[1], [2]]]),
+        (("ramp", "reading", "recent"), None),
+        (("ramp", "reading", "recent"), []),
+        (("ramp", "reading", "reactive"), {}),
+        (("ramp", "reading", "reactive", "counts"), [[0.0]]),
+        (("ramp", "reading", "reactive", "fired_s"), ["late", None]),
         (("ramp", "reading", "evidence", "log_r"), [[1.0]]),
         (("ramp", "reading", "evidence", "spent"), float("nan")),
         (("ramp", "reading", "harm", "excess"), [0.0]),
@@ -138,7 +143,7 @@ def test_new_people_are_counted_from_the_acknowledgement_on() -> None:
     engine, now_ns = _started()
     assert engine.ramp is not None
     ratio = engine.ramp.reading.sample_ratio
-    counted = ratio.totals[-1, 0]
+    counted = ratio.totals[0, -1, 0]
     assert counted > 0
     people = shop(small_spec(), seed=2)
     engine.command(Order(action=Action.SET, who="ann", split_bp=4_000), now_ns)
@@ -148,13 +153,13 @@ def test_new_people_are_counted_from_the_acknowledgement_on() -> None:
         engine.command(Order(action=Action.FREEZE, who="ann"), later_ns)
         engine.tick(later_ns)
         if at_s == 10:
-            assert ratio.totals[-1, 0] < counted + 200, "only those of before the order"
-            counted = ratio.totals[-1, 0]
+            assert ratio.totals[0, -1, 0] < counted + 200, "only those of before the order"
+            counted = ratio.totals[0, -1, 0]
             for name in ARMS:
                 assert not engine.ramp.segments[name].confirmed
                 engine.confirm(name, later_ns)
                 assert engine.ramp.segments[name].confirmed
-    assert ratio.totals[-1, 0] == pytest.approx(counted + 2 * 15 * (30 - 11.3 - 4 - 1.5), rel=0.2)
+    assert ratio.totals[0, -1, 0] == pytest.approx(counted + 2 * 15 * (30 - 11.3 - 4 - 1.5), rel=0.2)
     with pytest.raises(StateError, match="no rollout"):
         ServiceEngine(small_spec(), seed=1).confirm("power", 0)
 

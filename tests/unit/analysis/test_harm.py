@@ -15,7 +15,7 @@ from analysis.spec import HarmSpec, RolloutSpec, SegmentSpec, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window, empty
 from tests.unit.analysis.rows import small_spec
 
-LIVE = np.array([True, True])
+LIVE = np.array([[True, True]])
 LATENCY_S = 3.0
 
 
@@ -37,7 +37,7 @@ def _window(n_b: int = 0, bad_b: int = 0, n_c: int = 0, bad_c: int = 0, *, expos
 
 
 def _caps(ledger: HarmLedger, split: float = 0.1) -> np.ndarray:
-    return ledger.caps(np.full(2, split), LIVE, LIVE, latency_s=LATENCY_S)
+    return ledger.caps(np.full((1, 2), split), LIVE, LIVE, latency_s=LATENCY_S)[0]
 
 
 def _feed(ledger: HarmLedger, ticks: int, *, bad_c: int, start: int = 0) -> None:
@@ -98,8 +98,8 @@ def test_more_open_sessions_never_raise_a_cap(open_n: int, more: int) -> None:
 def test_rolled_back_segment_keeps_its_harm_and_reserves_nothing() -> None:
     ledger = HarmLedger(_spec(budget=200))
     _feed(ledger, 10, bad_c=2)
-    both = ledger.view(np.array([0.1, 0.1]), LIVE, latency_s=LATENCY_S)
-    one = ledger.view(np.array([0.1, 0.0]), np.array([True, False]), latency_s=LATENCY_S)
+    both = ledger.view(0, np.array([[0.1, 0.1]]), LIVE, latency_s=LATENCY_S)
+    one = ledger.view(0, np.array([[0.1, 0.0]]), np.array([[True, False]]), latency_s=LATENCY_S)
     assert one.reserved < both.reserved
     assert (one.estimate, one.upper) == (both.estimate, both.upper)
 
@@ -107,9 +107,9 @@ def test_rolled_back_segment_keeps_its_harm_and_reserves_nothing() -> None:
 def test_slack_is_shared_by_those_who_may_rise() -> None:
     ledger = HarmLedger(_spec())
     _feed(ledger, 5, bad_c=0)
-    split = np.full(2, 0.01)
-    alone = ledger.caps(split, LIVE, np.array([True, False]), latency_s=LATENCY_S)
-    together = ledger.caps(split, LIVE, LIVE, latency_s=LATENCY_S)
+    split = np.full((1, 2), 0.01)
+    (alone,) = ledger.caps(split, LIVE, np.array([[True, False]]), latency_s=LATENCY_S)
+    (together,) = ledger.caps(split, LIVE, LIVE, latency_s=LATENCY_S)
     assert alone[1] == pytest.approx(0.01)
     assert alone[0] - 0.01 == pytest.approx(2 * (together[0] - 0.01))
 
@@ -136,7 +136,7 @@ def test_upper_bound_seldom_lies_below_the_true_excess_at_any_time() -> None:
             window = empty(2, 5)
             window.harm_n[:] = np.stack([n_b, n_c], axis=1)
             window.harm_bad[:] = rng.binomial(window.harm_n, [0.1, 0.1 + excess])
-            ledger._add_past(window.harm_n.astype(float), window.harm_bad.astype(float), ledger.base.value)
+            ledger._add_past(window.harm_n[None].astype(float), window.harm_bad[None].astype(float), ledger.base.value)
             true += excess * n_c.sum()
             missed |= ledger.upper < true
         wrong += missed
@@ -147,10 +147,10 @@ def test_time_without_logs_is_charged_as_exposed() -> None:
     ledger = HarmLedger(_spec(budget=500))
     _feed(ledger, 20, bad_c=0)
     again = HarmLedger(_spec(budget=500))
-    again.restore(json.loads(json.dumps(ledger.state())), gap_s=60, split=np.full(2, 0.1))
+    again.restore(json.loads(json.dumps(ledger.state())), gap_s=60, split=np.full((1, 2), 0.1))
     assert (again.open >= ledger.open + 50 * 0.1 * 60 - 1e-6).all()
-    tenth = np.full(2, 0.1)
-    before, after = (x.view(tenth, LIVE, latency_s=LATENCY_S).reserved for x in (ledger, again))
+    tenth = np.full((1, 2), 0.1)
+    before, after = (x.view(0, tenth, LIVE, latency_s=LATENCY_S).reserved for x in (ledger, again))
     assert after > before
 
 
@@ -158,7 +158,7 @@ def test_state_goes_through_json() -> None:
     ledger = HarmLedger(_spec())
     _feed(ledger, 20, bad_c=1)
     again = HarmLedger(_spec())
-    again.restore(json.loads(json.dumps(ledger.state())), gap_s=0, split=np.full(2, 0.1))
+    again.restore(json.loads(json.dumps(ledger.state())), gap_s=0, split=np.full((1, 2), 0.1))
     assert again.upper == ledger.upper
     assert (again.exclusion.worst == ledger.exclusion.worst).all()
 

@@ -12,8 +12,11 @@ import pytest
 from analysis.decision import Action, Advance, Hold, Order, Phase, Promote, Rollback, SegmentDecision, Tier
 from analysis.errors import SpecError, StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck, LogLoss
+from analysis.evidence.regression import Against
+from analysis.evidence.regression import tests_of as hypotheses_of
 from analysis.policy import BudgetPolicy
 from analysis.ramp import Ramp
+from analysis.reading import NAMED_FDR, Reading
 from analysis.spec import Mode, SegmentSpec, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window, empty
 from tests.unit.analysis.rows import small_spec
@@ -292,7 +295,7 @@ def test_sample_ratio_of_one_segment_holds_the_others_only_where_all_together_pr
     """Here `power` is all that is counted, so both rows prove it, and `default` is told where it shows."""
     driver = _lossy()
     assert "in all segments together" in driver.told[1].verdict.reasons[0].text
-    driver.ramp.reading.sample_ratio.forget(np.array([False, False, True]))
+    driver.ramp.reading.sample_ratio.forget(np.array([[False, False, True]]))
     driver.run(1, lost=0.5)
     assert driver.told[0].verdict.reasons[0].code == "sample_ratio"
     assert driver.told[1].verdict.reasons[0].code != "sample_ratio"
@@ -390,18 +393,9 @@ def test_restart_keeps_a_mismatch_that_was_found_and_begins_anew_where_none_was(
         again = Driver(driver.spec)
         again.ramp.restore(json.loads(json.dumps(driver.ramp.state())), gap_s=0)
         ratio = driver.ramp.reading.sample_ratio
-        assert ratio.totals[0, 0] > 0
-        assert again.ramp.reading.sample_ratio.totals[0].any() == still
-        assert (again.ramp.reading.mismatch(0) is not None) is still
-
-
-def test_state_from_before_there_was_a_sample_ratio_is_taken() -> None:
-    driver, again = Driver().run(20), Driver()
-    stored = json.loads(json.dumps(driver.ramp.state()))
-    del stored["reading"]["sample_ratio"]
-    again.ramp.restore(stored, gap_s=0)
-    assert again.split() == driver.split()
-    assert not again.ramp.reading.sample_ratio.totals.any()
+        assert ratio.totals[0, 0, 0] > 0
+        assert again.ramp.reading.sample_ratio.totals[0, 0].any() == still
+        assert (again.ramp.wording.mismatch(0) is not None) is still
 
 
 def test_clock_that_goes_back_stops_the_dwelling() -> None:
@@ -414,13 +408,64 @@ def test_clock_that_goes_back_stops_the_dwelling() -> None:
     assert held <= driver.split() <= held + 500
 
 
-@pytest.mark.parametrize(("leaning_on", "proven"), [(0, True), (2, False)], ids=["the same KPI", "another KPI"])
-def test_proof_over_all_segments_counts_only_where_a_segment_shows_the_same(leaning_on: int, proven: bool) -> None:
-    """One segment's errors may prove the pooled test; a segment that leans on something else is not blamed for them."""
-    reading = Driver().ramp.reading
-    evidence, together = reading.evidence, len(reading.spec.segments)
-    evidence._log_r[:] = -5.0
-    evidence._log_r[together, 0] = evidence.log_thresholds[together] + 1.0
-    evidence._log_r[0, leaning_on] = 0.5 * evidence.log_thresholds[0]
-    assert bool(reading.proven(0)) is proven
-    assert not reading.proven(1)
+FOUR = tuple(SegmentSpec(name=name) for name in ("power", "eu", "mobile", "default"))
+
+
+def _grounds(
+    leaning: dict[int, dict[int, float]], *, healthy: tuple[int, ...] = (), together: tuple[int, ...] = (0,)
+) -> tuple[list[int], list[int]]:
+    """Segments with proof of their own, and those that share the others', on any test.
+
+    `leaning`: log e-values by test and segment, -5 where none is given; `together`: tests that all people prove. Beside
+    it lies a rollout in which nothing leans: it never shares anything.
+    """
+    reading = Reading(_spec(segments=FOUR), 2)
+    thresholds = reading.evidence.log_thresholds
+    log_e = np.full((2, 5, len(reading.evidence.tests)), -5.0)
+    log_e[0, -1, list(together)] = thresholds[-1] + 1
+    for test, by_segment in leaning.items():
+        for segment, value in by_segment.items():
+            log_e[0, segment, test] = value
+    known = np.zeros((2, 4), bool)
+    known[0, list(healthy)] = True
+    own, shared = reading._grounds(log_e, known)
+    assert not own[1].any()
+    assert not shared[1].any()
+    return np.flatnonzero(own[0].any(axis=-1)).tolist(), np.flatnonzero(shared[0].any(axis=-1)).tolist()
+
+
+def test_proof_over_all_segments_counts_for_the_most_evident_one_alone_where_no_other_is_named() -> None:
+    """One segment's errors may prove the pooled test; who leans on something else is not blamed for them."""
+    for segment in range(4):
+        assert _grounds({0: {segment: 2.0}}) == ([], [segment])
+        assert _grounds({0: {segment: -4.9}}) == ([], [segment]), "least of all evidence, but the most there is"
+    assert _grounds({0: {1: 1.0}, 2: {0: 5.0}}) == ([], [1])
+
+
+@pytest.mark.parametrize(("second", "named"), [(np.log(10) + 0.01, [0, 2]), (np.log(10) - 0.01, [0])])
+def test_others_are_named_by_their_false_discovery_rate(second: float, named: list[int]) -> None:
+    """e-BH: two of four are named where the second e-value is at least 4 / (2 * NAMED_FDR)."""
+    assert pytest.approx(0.2) == NAMED_FDR
+    assert _grounds({0: {0: 6.0, 2: second}}, healthy=(1, 3)) == ([], named)
+
+
+def test_who_is_not_known_to_be_healthy_goes_with_two_that_are_named_on_one_kpi() -> None:
+    both = {0: 6.0, 2: 6.0}
+    assert _grounds({0: both}) == ([], [0, 1, 2, 3])
+    assert _grounds({0: both}, healthy=(0, 1, 2, 3)) == ([], [0, 2]), "named is named, healthy or not"
+    assert _grounds({0: both}, healthy=(3,)) == ([], [0, 1, 2])
+    assert _grounds({0: both}, together=()) == ([], []), "named, but nothing is proven"
+    assert _grounds({0: {0: 6.0}, 2: {2: 6.0}}, healthy=(1, 3)) == ([], [0]), "one on each KPI are not two on one"
+
+
+def test_proof_of_a_segment_s_own_is_its_own_and_takes_the_unknown_along_only_where_another_is_named() -> None:
+    proof = float(Reading(_spec(segments=FOUR)).evidence.log_thresholds[0]) + 1
+    assert _grounds({0: {1: proof}}, together=()) == ([1], [])
+    assert _grounds({0: {1: proof, 2: 3.0}}, together=(), healthy=(3,)) == ([1], [0, 1, 2])
+
+
+def test_what_is_no_ground_proves_nothing_together_either() -> None:
+    zero = [t for t, test in enumerate(hypotheses_of(_spec(segments=FOUR))) if test.against is Against.ZERO]
+    assert zero
+    for test in zero:
+        assert _grounds({test: {0: 99.0, 1: 99.0}}, together=(test,)) == ([], [])

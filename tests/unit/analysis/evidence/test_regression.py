@@ -49,7 +49,7 @@ def test_as_good_a_canary_is_hardly_ever_suspected_however_often_one_looks() -> 
         split = (0.02, 0.1, 0.5, 0.95)[(tick // 25) % 4]
         window = _window(rng, runs, people=40, split=split, base=_drift(tick), canary=_drift(tick))
         evidence.update(window, since_exposure_s=tick)
-        highest = np.maximum(highest, evidence.log_e_values[:-1, 0])
+        highest = np.maximum(highest, evidence.log_e_values[0, :-1, 0])
     for risk in (0.2, 0.1, 0.05):
         allowance = 2.6 * np.sqrt(risk * (1 - risk) / runs)  # of a binomial count, one-sided 0.5 %
         assert (highest >= np.log(1 / risk)).mean() <= risk + allowance
@@ -63,11 +63,11 @@ def test_split_that_follows_the_evidence_does_not_raise_the_error() -> None:
     highest = np.full(runs, -np.inf)
     for tick in range(60):
         window = empty(runs, 1)
-        n_c = rng.binomial(40, np.where(evidence.log_e_values[:-1, 0] > 0, 0.5, 0.05))
+        n_c = rng.binomial(40, np.where(evidence.log_e_values[0, :-1, 0] > 0, 0.5, 0.05))
         window.n[:, 0] = np.stack([40 - n_c, n_c], axis=1)
         window.bad[:, 0] = rng.binomial(window.n[:, 0], 0.1)
         evidence.update(window, since_exposure_s=tick)
-        highest = np.maximum(highest, evidence.log_e_values[:-1, 0])
+        highest = np.maximum(highest, evidence.log_e_values[0, :-1, 0])
     assert (highest >= np.log(10)).mean() <= 0.1 + 2.6 * np.sqrt(0.09 / runs)
 
 
@@ -79,7 +79,7 @@ def test_base_rate_near_one_proves_nothing(base: float) -> None:
     for tick in range(100):
         window = _window(rng, 1, people=100, split=0.5, base=base, canary=base)
         evidence.update(window, since_exposure_s=tick)
-        assert evidence.log_e_values[0, 0] < np.log(20)
+        assert evidence.log_e_values[0, 0, 0] < np.log(20)
 
 
 def _ticks_until_proven(*, onset: int, canary: float, ticks: int = 300, tolerance: float = 0.02) -> int | None:
@@ -89,7 +89,7 @@ def _ticks_until_proven(*, onset: int, canary: float, ticks: int = 300, toleranc
         bad = canary if tick >= onset else 0.02
         window = _window(rng, 1, people=60, split=0.3, base=0.02, canary=bad)
         evidence.update(window, since_exposure_s=tick)
-        if evidence.log_e_values[0, 0] >= evidence.log_thresholds[0]:
+        if evidence.log_e_values[0, 0, 0] >= evidence.log_thresholds[0]:
             return tick
     return None
 
@@ -122,7 +122,7 @@ def test_limit_needs_no_baseline() -> None:
     window.n[0, 0, CANARY], window.bad[0, 0, CANARY] = 60, 20
     for _ in range(8):
         evidence.update(window, since_exposure_s=0)
-    by = {test.against: evidence.log_e_values[0, t] for t, test in enumerate(evidence.tests)}
+    by = {test.against: evidence.log_e_values[0, 0, t] for t, test in enumerate(evidence.tests)}
     assert by[Against.LIMIT] > evidence.log_thresholds[0]
     assert by[Against.TOLERANCE] <= np.log(0.5) + 1e-9  # nothing to compare with: only the stake so far
     assert by[Against.ZERO] <= np.log(0.5) + 1e-9
@@ -138,7 +138,7 @@ def test_segments_add_up_to_proof_in_the_pooled_row() -> None:
         window.n[:, 0] = (40, 10)
         window.bad[:, 0, CANARY] = 1
         evidence.update(window, since_exposure_s=tick)
-        for row in np.flatnonzero(evidence.log_e_values[:, 0] >= evidence.log_thresholds):
+        for row in np.flatnonzero(evidence.log_e_values[0, :, 0] >= evidence.log_thresholds):
             proven_at.setdefault(int(row), tick)
     assert proven_at[5] < proven_at[0]
 
@@ -149,7 +149,7 @@ def test_one_blip_of_one_tick_is_no_proof() -> None:
     window = empty(1, 1)
     window.n[0, 0], window.bad[0, 0, CANARY] = (500, 500), 500
     evidence.update(window, since_exposure_s=0)
-    assert evidence.log_e_values[0, 0] < evidence.log_thresholds[0] / 2
+    assert evidence.log_e_values[0, 0, 0] < evidence.log_thresholds[0] / 2
 
 
 def test_risks_of_all_grounds_add_up_to_the_stated_one() -> None:
@@ -166,7 +166,7 @@ def test_stakes_of_all_restarts_stay_below_one() -> None:
     staked = []
     for since_s in (0, 0, 1, 5, 5, 3, 100, 1e6, 1e12):
         evidence.update(empty(1, 1), since_exposure_s=since_s)
-        staked.append(float(np.exp(evidence.log_e_values[0, 0])))
+        staked.append(float(np.exp(evidence.log_e_values[0, 0, 0])))
     assert staked == sorted(staked)
     assert staked[0] == pytest.approx(0.5)
     assert staked[-1] <= 1 + 1e-9

@@ -104,3 +104,61 @@ def test_expected_growth_is_the_mean_of_the_log_e_value() -> None:
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_no_growth_without_a_second_arm(share: float) -> None:
     assert float(expected_log_e(share, 0.2, 0.05, 0.02)) == pytest.approx(0.0, abs=1e-6)
+
+
+def _bisected(
+    n_c: np.ndarray, n_b: np.ndarray, q_c: np.ndarray, q_b: np.ndarray, difference: np.ndarray
+) -> np.ndarray:
+    """The projection's p_b as the zero of the divergence's slope, which rises with p_b: slow, and hard to get wrong."""
+    low, high = np.maximum(1e-9, 1e-9 - difference), np.minimum(1 - 1e-9, 1 - 1e-9 - difference)
+    for _ in range(100):
+        p_b = (low + high) / 2
+        p_c = p_b + difference
+        slope = n_c * (p_c - q_c) / (p_c * (1 - p_c)) + n_b * (p_b - q_b) / (p_b * (1 - p_b))
+        low, high = np.where(slope > 0, low, p_b), np.where(slope > 0, p_b, high)
+    return (low + high) / 2
+
+
+def test_closed_form_is_what_a_slow_bisection_finds() -> None:
+    """Few people and many, rates near both ends, differences of both signs, an empty arm."""
+    rng, runs = np.random.default_rng(1), 20_000
+    n_c, n_b = (np.floor(10 ** rng.uniform(0, 4, runs)) - 1 for _ in range(2))
+    n_c[n_c + n_b == 0] = 1
+    q_c, q_b = (1 / (1 + np.exp(-rng.uniform(-12, 12, runs))) for _ in range(2))
+    difference = rng.choice([0.0, 0.02, 0.05, 0.3, 0.95, -0.02, -0.5], runs) * rng.uniform(0.5, 1.0, runs)
+    p_c, p_b = project(n_c, n_b, q_c, q_b, difference)
+    np.testing.assert_allclose(p_b, _bisected(n_c, n_b, q_c, q_b, difference), rtol=0, atol=1e-7)
+    np.testing.assert_allclose(p_c - p_b, difference, rtol=0, atol=1e-12)
+
+
+RATES = np.linspace(0.0, 1.0, 201)
+
+
+def _expectations(n_c: int, n_b: int, q_c: float, q_b: float, difference: float) -> np.ndarray:
+    """E[e] at every pair of true rates (canary, baseline) of RATES, exactly."""
+    bad_c, bad_b = np.arange(n_c + 1), np.arange(n_b + 1)
+    e = np.exp(log_e(n_c, bad_c[:, None], n_b, bad_b, q_c, q_b, difference))
+    expectations: np.ndarray = (
+        binom.pmf(bad_c, n_c, RATES[:, None]) @ e @ binom.pmf(bad_b, n_b, RATES[:, None]).T
+    )
+    return expectations
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (2, 1), (1, 5), (4, 4), (7, 2)])
+def test_on_a_fine_grid_of_nulls_the_mean_e_value_is_nowhere_above_one(sizes: tuple[int, int]) -> None:
+    """Both ways round: a canary that is worse by no more than the difference, and one that is worse by at least it.
+
+    What lies beyond the line is where the bet pays: a flipped sign would be found out.
+    """
+    excess = RATES[:, None] - RATES
+    for difference in (0.0, 0.02, 0.05, 0.3):
+        accepted, excluded = excess <= difference + 1e-12, excess >= difference - 1e-12
+        for q_c, q_b in ((0.5, 0.1), (0.2, 0.02), (0.98, 0.6), (0.061, 0.001)):
+            if q_c > q_b + difference:
+                harm = _expectations(*sizes, q_c, q_b, difference)
+                assert harm[accepted].max() <= 1 + 1e-9
+                assert harm[~accepted].max() > 1
+        for base in (0.001, 0.05, 0.4) if difference else ():
+            health = _expectations(*sizes, base, base, difference)
+            assert health[excluded].max() <= 1 + 1e-9
+            assert health[~excluded].max() > 1

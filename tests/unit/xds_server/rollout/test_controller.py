@@ -166,9 +166,8 @@ def test_what_the_engine_decides_while_serinus_ends_is_still_carried_out(tmp_pat
         async with controller(tmp_path) as control:
             await begin(control, "shop")
             slow = ramp(control, "shop")._policy = Slow()
-            ramp(control, "shop")._caps = lambda: np.array(
-                [1_000, 1_000]
-            )  # the budget takes back the rest at this tick
+            harm = ramp(control, "shop").reading.harm
+            harm.caps = lambda *_, **__: np.array([[0.1, 0.1]])  # the budget takes back the rest at this tick
             await until(lambda: slow.began)
         async with controller(tmp_path) as control:
             assert splits(control, "shop") == {0.1}

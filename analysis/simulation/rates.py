@@ -1,0 +1,237 @@
+"""What share of sessions shows each KPI's bad side at a time, by a scenario: the truth behind counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr, ndtri
+
+from analysis.simulation.scenario import TAIL_SHARE, Effect, Kpi, On, Scenario, strength
+from analysis.spec import KpiKind, ServiceSpec
+from analysis.window import BASELINE, CANARY
+
+Floats = npt.NDArray[np.float64]
+
+SLOW_QUANTILE = 0.95  # of sessions' slowest requests, as the observer freezes it
+UNUSUAL = 0.05  # share of sessions that look unusual on a healthy version
+UNUSUAL_IF_CUT_SHORT = 0.5  # share of those whom a fault sends away that look unusual
+BOT_REQUESTS = 20.0
+
+_TAIL_Z = float(ndtri(1 - TAIL_SHARE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Now:
+    """Shares in [0, 1] at one time, of B rollouts, S segments, K KPIs and two arms.
+
+    `first`, `later` (B, S, K, 2): of a person's first session since the exposure, and of others. `blameless` the same
+    for both, if the canary were as good as the baseline. `single` (B, S, 2): of single requests that fail. `seen` (B,
+    S): of sessions whose person has had one since the exposure. `routed`, `logged` (B, S): of the canary's people who
+    get it, and of the canary's sessions that are logged. `latency_times`, `tail_times` (B, S, 2): by how much requests
+    last longer than on a healthy version, at the median and in the tail.
+    """
+
+    first: Floats
+    later: Floats
+    blameless: Floats
+    single: Floats
+    seen: Floats
+    routed: Floats
+    logged: Floats
+    latency_times: Floats
+    tail_times: Floats
+
+
+class Rates:
+    """The truth of a scenario at the level of sessions."""
+
+    def __init__(self, spec: ServiceSpec, scenario: Scenario) -> None:
+        self._spec, self._traffic = spec, scenario.traffic
+        self._names = [group.name for group in scenario.groups]
+        self._effects = scenario.effects
+        habits = [group.habits for group in scenario.groups]
+        self._habits = {
+            name: np.array([getattr(each, name) for each in habits])
+            for name in (
+                "errors",
+                "abandoned",
+                "feature",
+                "requests",
+                "latency_ms",
+                "latency_sigma",
+                "visits",
+                "again_s",
+            )
+        }
+        traffic = scenario.traffic
+        visits = self._habits["visits"]
+        unlucky = traffic.unlucky * traffic.unlucky_visits
+        self._unlucky = unlucky / (unlucky + (1 - traffic.unlucky) * visits)  # share of people's sessions
+        self._slow = next((kpi for kpi in spec.kpis if kpi.kind is KpiKind.LATENCY), None)
+        self._made = _requests_made(self._habits["requests"], self._habits["abandoned"])
+        self._threshold_z = self._usual_slowest_z()
+
+    def at(self, at_s: float, *, exposed_s: Floats, split: Floats) -> Now:
+        """The shares at a time after the start; `exposed_s` (B, S): since the segment's first exposure; `split`."""
+        clock = _Clock(at_s=at_s, exposed_s=exposed_s, split=split)
+        seen, unlucky_first, unlucky_later = self._who(exposed_s)
+        first = self._kpis(clock, novel=True, unlucky=unlucky_first)
+        later = self._kpis(clock, novel=False, unlucky=unlucky_later)
+        blameless = np.repeat(first[..., BASELINE, None], 2, axis=-1)
+        errors = self._share(Kpi.ERRORS, self._errors_at(at_s), clock, novel=True)
+        ones = np.ones(len(self._names))
+        return Now(
+            first=first,
+            later=later,
+            blameless=blameless,
+            single=1 - (1 - errors) ** (1 / self._habits["requests"][:, None]),
+            seen=seen,
+            routed=self._share(Kpi.ROUTING, ones, clock, novel=True)[..., CANARY],
+            logged=self._share(Kpi.LOGS, ones, clock, novel=True)[..., CANARY],
+            latency_times=self._times(clock, "times"),
+            tail_times=self._times(clock, "tail_times"),
+        )
+
+    def _who(self, exposed_s: Floats) -> tuple[Floats, Floats, Floats]:
+        """Shares of sessions: of people seen before; of unlucky ones among first sessions, and among later ones."""
+        bots, unlucky = self._traffic.bots, self._unlucky * (1 - self._traffic.bots)
+        again_s = self._habits["again_s"]
+        usual_before = _seen_before(exposed_s, self._habits["visits"], again_s)
+        unlucky_before = _seen_before(exposed_s, np.full_like(again_s, self._traffic.unlucky_visits), again_s)
+        seen = unlucky * unlucky_before + (1 - unlucky - bots) * usual_before
+        first = unlucky * (1 - unlucky_before) / np.maximum(1 - seen, 1e-12)
+        later = unlucky * unlucky_before / np.maximum(seen, 1e-12)
+        return seen, first, later
+
+    def _errors_at(self, at_s: float) -> Floats:
+        drifted: Floats = np.clip(self._habits["errors"] * (1 + self._traffic.drift_per_h * at_s / 3_600), 0.0, 1.0)
+        return drifted
+
+    def _kpis(self, clock: _Clock, *, novel: bool, unlucky: Floats) -> Floats:
+        """(B, S, K, 2) shares of sessions that are bad."""
+        bots = self._traffic.bots
+        left = self._share(Kpi.ABANDONMENT, self._habits["abandoned"], clock, novel=novel)
+        unused = 1 - self._share(Kpi.FEATURE, self._habits["feature"], clock, novel=novel)
+        errors = self._share(Kpi.ERRORS, self._errors_at(clock.at_s), clock, novel=novel)
+        columns = []
+        for kpi in self._spec.kpis:
+            match kpi.kind:
+                case KpiKind.ERROR_RATE:
+                    columns.append(unlucky[..., None] + (1 - unlucky[..., None]) * errors)
+                case KpiKind.LATENCY:
+                    columns.append(self._slow_sessions(clock))
+                case KpiKind.ABANDONMENT:
+                    columns.append(bots + (1 - bots) * left)
+                case KpiKind.FEATURE:
+                    columns.append(bots + (1 - bots) * unused)
+                case KpiKind.ANOMALY:
+                    cut_short = np.clip(left - left[..., BASELINE, None], 0.0, 1.0)
+                    unlike = np.clip(unused - unused[..., BASELINE, None], 0.0, 1.0)
+                    more = np.maximum(cut_short, unlike)
+                    columns.append(UNUSUAL + UNUSUAL_IF_CUT_SHORT * (1 - UNUSUAL) * more)
+        return np.stack(columns, axis=2)
+
+    def _share(self, kpi: Kpi, base: Floats, clock: _Clock, *, novel: bool) -> Floats:
+        """(B, S, 2) a share as the world and as the canary have made it."""
+        world = np.broadcast_to(base, clock.split.shape)
+        canary = world
+        for effect in (each for each in self._effects if each.kpi is kpi):
+            weight = self._weight(effect, clock, novel=novel)
+            if effect.on is On.BOTH:
+                world = _changed(world, effect, weight)
+            canary = _changed(canary, effect, weight)
+        return np.stack([world, canary], axis=-1)
+
+    def _times(self, clock: _Clock, which: str) -> Floats:
+        """(B, S, 2) by how much requests last longer."""
+        times = np.ones((*clock.split.shape, 2))
+        for effect in (each for each in self._effects if each.kpi is Kpi.LATENCY):
+            longer = 1 + self._weight(effect, clock, novel=True) * (getattr(effect, which) - 1)
+            times[..., CANARY] *= longer
+            if effect.on is On.BOTH:
+                times[..., BASELINE] *= longer
+        return times
+
+    def _weight(self, effect: Effect, clock: _Clock, *, novel: bool) -> Floats:
+        """(B, S) how much of an effect there is, in [0, 1], over all people."""
+        weight = strength(effect, at_s=clock.at_s, exposed_s=clock.exposed_s, split=clock.split) * effect.people
+        if effect.segment is not None:
+            weight = weight * (np.array(self._names) == effect.segment)
+        return weight if novel or not effect.first_session else weight * 0.0
+
+    # -- slowness ------------------------------------------------------------------------------------------------------
+
+    def _usual_slowest_z(self) -> Floats:
+        """(S,) standard scores of a request's logarithm above which 5 % of healthy sessions have one."""
+        low, high = np.zeros(len(self._names)), np.full(len(self._names), 8.0)
+        for _ in range(50):
+            z = (low + high) / 2
+            above = _any_of(1 - ndtr(z)[:, None], self._made) > 1 - SLOW_QUANTILE
+            low, high = np.where(above, z, low), np.where(above, high, z)
+        return (low + high) / 2
+
+    def _slow_sessions(self, clock: _Clock) -> Floats:
+        """(B, S, 2) sessions that count as slow, of the canary by the raised threshold if the KPI is relative."""
+        assert self._slow is not None  # noqa: S101 -- only asked for where there is such a KPI
+        sigma = self._habits["latency_sigma"]
+        if self._slow.slow_ms is not None:
+            usual = raised = np.log(self._slow.slow_ms / self._habits["latency_ms"]) / sigma
+        else:
+            usual = self._threshold_z
+            raised = usual + np.log1p(self._slow.regression) / sigma
+        times, tail_times = self._times(clock, "times"), self._times(clock, "tail_times")
+        shares = []
+        for arm, z in ((BASELINE, usual), (CANARY, raised)):
+            without = z - np.log(times[..., arm]) / sigma
+            within = without - np.log(tail_times[..., arm]) / sigma
+            request = 1 - ndtr(np.minimum(without, np.maximum(_TAIL_Z, within)))
+            shares.append(_any_of(request[..., None], self._made))
+        return np.stack(shares, axis=-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Clock:
+    at_s: float
+    exposed_s: Floats
+    split: Floats
+
+
+def _changed(share: Floats, effect: Effect, weight: Floats) -> Floats:
+    changed: Floats = share + weight * (np.clip(share * effect.times + effect.plus, 0.0, 1.0) - share)
+    return changed
+
+
+def _seen_before(exposed_s: Floats, visits: Floats, again_s: Floats) -> Floats:
+    """(B, S) chance that a session's person has had one since the exposure; visits come as a Poisson process does."""
+    follows = 1 - 1 / np.maximum(visits, 1.0)
+    since = np.where(np.isfinite(exposed_s), np.maximum(exposed_s, 0.0), 0.0)
+    before: Floats = follows * (1 - np.exp(-since / again_s))
+    return before
+
+
+_MOST = 60
+
+
+def _requests_made(mean: Floats, abandoned: Floats) -> Floats:
+    """(S, _MOST) chances that a session makes 1, 2, … requests: 2 + Poisson, or where it is left, evenly fewer."""
+    n = np.arange(_MOST)
+    made = np.zeros((len(mean), _MOST))
+    for i, (requests, share) in enumerate(zip(mean, abandoned, strict=True)):
+        more = max(requests - 2, 0.0)
+        logs = -more + n * np.log(max(more, 1e-300)) - np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, _MOST)))])
+        complete = np.zeros(_MOST)
+        complete[1:] = np.exp(logs)[:-1]  # place j: j + 1 requests
+        complete /= complete.sum()
+        left = np.zeros(_MOST)
+        for j in range(1, _MOST):
+            left[:j] += complete[j] / j
+        made[i] = (1 - share) * complete + share * left
+    return made
+
+
+def _any_of(request: Floats, made: Floats) -> Floats:
+    """(…, S) share of sessions with at least one such request; `request` (…, S, 1): its share of requests."""
+    none: Floats = np.sum(made * (1 - request) ** np.arange(1, _MOST + 1), axis=-1)
+    return 1 - none
