@@ -170,7 +170,8 @@ class Rates:
             z = (low + high) / 2
             above = _any_of(1 - ndtr(z)[:, None], self._made) > 1 - SLOW_QUANTILE
             low, high = np.where(above, z, low), np.where(above, high, z)
-        return (low + high) / 2
+        middle: Floats = (low + high) / 2
+        return middle
 
     def _slow_sessions(self, clock: _Clock) -> Floats:
         """(B, S, 2) sessions that count as slow, of the canary by the raised threshold if the KPI is relative."""
