@@ -19,7 +19,7 @@ from benchmarks.contest.losses import losses
 ROOT = Path(__file__).parents[2]
 
 QUICK = Extent(name="quick", n=10, n_tuning=50, horizon_s=14_400.0, loads=(20.0,), own=("serinus", "oracle"))
-USUAL = Extent(name="usual", n=12, n_tuning=50, horizon_s=14_400.0, own=("serinus", "serinus-learned", "oracle"))
+USUAL = Extent(name="usual", n=10, n_tuning=50, horizon_s=11_700.0, own=("serinus", "oracle"))
 FULL = Extent(name="full", n=400, n_tuning=1_000, horizon_s=200_000.0)
 
 
@@ -73,6 +73,7 @@ def _extent(asked: argparse.Namespace) -> Extent:
         "loads": tuple(asked.loads) if asked.loads else None,
         "scenarios": tuple(asked.scenarios) if asked.scenarios else None,
         "peers": tuple(asked.peers) if asked.peers else None,
+        "own": tuple(asked.own) if asked.own else None,
     }
     return dataclasses.replace(extent, **{k: v for k, v in changes.items() if v is not None})
 
@@ -86,6 +87,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--loads", type=float, nargs="+", metavar="PER_S", help="of those that a scenario has")
     parser.add_argument("--scenarios", nargs="+", metavar="NAME", help="as their files are called, without .yaml")
     parser.add_argument("--peers", nargs="+", metavar="NAME", choices=sorted(PEERS_BY_NAME), help="default: all")
+    parser.add_argument("--own", nargs="+", metavar="NAME", help="of Serinus's policies and the oracle (README)")
     parser.add_argument("--processes", type=int, default=2, metavar="N")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "contest" / "contest.json", metavar="FILE")
     return parser.parse_args()

@@ -67,8 +67,8 @@ def _frontier(peer: Cell, own: Cell, peer_time: Figure | None, own_time: Figure 
     harm, own_harm = peer.figures["harm"], own.figures["harm"]
     if peer_time is None or own_time is None:
         return [_loss(peer, "harm (no good release at this load)", harm, own_harm)] * (harm.value < own_harm.value)
-    if not math.isfinite(peer_time.value):
-        return []
+    if not math.isfinite(peer_time.value) or not own_harm.high:
+        return []  # it never delivers, or nothing here counts as harm
     if harm.value < own_harm.value and peer_time.value <= own_time.value:
         return [_loss(peer, "harm at equal or shorter time", harm, own_harm)]
     if peer_time.value < own_time.value and harm.value <= own_harm.high:

@@ -2,7 +2,8 @@
 
 Two simple hypotheses, so a sequential probability ratio test is the best there is (Wald 1945; with the onset known,
 Shiryaev-Roberts with all its weight on that onset): per segment the log likelihood ratio of the canary's judged people,
-for the KPI whose effect tells most (largest Kullback-Leibler divergence), summed over segments. It takes the release
+for the KPI whose effect tells most (largest Kullback-Leibler divergence), summed over segments. Where stalls hit both
+arms, which no rate foresees, it looks at the canary's part of all bad ones instead. It takes the release
 back at log 1/alpha: a good one is taken back in no more than alpha (Ville).
 
 Its split is as high as the evidence allows: with pi the posterior chance that the release is bad, D the time until what
@@ -21,6 +22,8 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+
+from benchmarks.contest.metrics import BASELINE, CANARY
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,15 +50,23 @@ class Oracle:
         self._stake = STAKE * budget
         self.rolled_back = np.zeros(n_runs, dtype=bool)
 
-    def see(self, n: Floats, bad: Floats, p_0: Floats, p_1: Floats) -> None:
-        """`n`, `bad`: (B, S, K) people judged on the canary; `p_0`, `p_1`: (S, K) or (B, S, K) if good, and if bad."""
-        tells = divergence(p_0, p_1)
-        if not tells.any():
+    def see(self, n: Floats, bad: Floats, p_0: Floats, p_1: Floats, *, noisy: bool = False) -> None:
+        """Take one tick's counts.
+
+        `n`, `bad`: (B, S, K, 2) people judged, and the bad ones; `p_0`, `p_1`: (S, K) or (B, S, K) chances on the
+        canary if it is good, and if it is bad. `noisy`: what happens to both arms at once is not in these chances: the
+        canary's part of all bad ones is looked at, given how many there are.
+        """
+        if not divergence(p_0, p_1).any():
             return
         best = telling(p_0, p_1)
         good, worse = (np.clip(p[..., best], FLOOR, 1 - FLOOR) for p in (p_0, p_1))
-        hits, all_ = bad[..., best], n[..., best]
-        ratio = hits * np.log(worse / good) + (all_ - hits) * np.log((1 - worse) / (1 - good))
+        hits, all_ = bad[..., best, CANARY], n[..., best, CANARY]
+        others = all_ - hits
+        if noisy:
+            others, people = bad[..., best, BASELINE], np.maximum(n[..., best, BASELINE], FLOOR)
+            good, worse = (np.clip(all_ * p / (all_ * p + people * good), FLOOR, 1 - FLOOR) for p in (good, worse))
+        ratio = hits * np.log(worse / good) + others * np.log((1 - worse) / (1 - good))
         self._log_ratio += ratio.sum(axis=-1)
         self.rolled_back |= self._log_ratio >= math.log(1 / ALPHA)
 

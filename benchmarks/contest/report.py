@@ -105,6 +105,12 @@ def goals(cells: Sequence[Cell]) -> list[str]:
                 f"{_verdict(share <= limit)} {load:g}/s: harm {own.harm:.1f} is {share:.2f} of {title}'s"
                 f" ({best.contestant}, {best.harm:.1f}; it may be {limit})"
             )
+            best = min(no_faster, key=lambda line: line.harm_ratio)
+            share = 1 / best.harm_ratio if best.harm_ratio else math.inf
+            said.append(
+                f"{_verdict(share <= limit)} {load:g}/s: in the median scenario harm is {share:.2f} of {title}'s"
+                f" ({best.contestant}; it may be {limit})"
+            )
         both = [line.contestant for line in here if is_peer(line.contestant) and _is_better_on_both(line, own)]
         said.append(f"{_verdict(not both)} {load:g}/s: better on both axes: {', '.join(both) or 'nobody'}")
         said += [_against(line, own) for line in here if line.contestant.startswith(CHAMPION) and line is not own]
@@ -125,7 +131,13 @@ def _verdict(passed: bool) -> str:
 
 
 def _is_better_on_both(line: Line, own: Line) -> bool:
-    return line.harm < own.harm and line.full_min.value < own.full_min.value
+    """In sum or in the median scenario; who rolls back much more of what is good is on no frontier."""
+    is_sooner = line.full_min.value < own.full_min.value
+    return (
+        is_sooner
+        and not own.false_rollback.surely_below(line.false_rollback)
+        and (line.harm < own.harm or line.harm_ratio < 1)
+    )
 
 
 def markdown(cells: Sequence[Cell], tuned: Sequence[Tuned], *, title: str) -> str:

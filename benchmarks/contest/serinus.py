@@ -14,11 +14,10 @@ from analysis.observer import LATENESS_S
 from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, load_table
 from analysis.ramps import Ramps
 from analysis.simulation.counts import Tick as Counted
-from analysis.simulation.rates import Now
 from analysis.simulation.scenario import Effect, Kpi, Must, On, Scenario
 from analysis.spec import KpiKind, ServiceSpec
 from benchmarks.contest.heat import TOTAL_BP, Flags, Splits, Tick
-from benchmarks.contest.metrics import BASELINE, CANARY, TICK_S, Floats
+from benchmarks.contest.metrics import CANARY, TICK_S, Floats
 from benchmarks.contest.oracle import Oracle, telling
 from benchmarks.contest.simulated import SimulatedWorld, Truth
 
@@ -65,12 +64,14 @@ class KnowingAll:
     def __init__(self, scenario: Scenario, load: float, world: SimulatedWorld) -> None:
         self.n, self._world, self._spec = world.n_runs, world, world.spec
         is_bad = scenario.must is Must.ROLLBACK
-        kept = scenario.effects if is_bad else tuple(e for e in scenario.effects if e.on is On.BOTH)
-        supposed = dataclasses.replace(scenario, effects=kept if is_bad else (*kept, LOOKED_FOR))
+        of_both = tuple(effect for effect in scenario.effects if effect.on is On.BOTH)
+        supposed = dataclasses.replace(scenario, effects=scenario.effects if is_bad else (*of_both, LOOKED_FOR))
         self._truth = Truth(world.spec, supposed, load)
+        self._if_good = Truth(world.spec, dataclasses.replace(scenario, effects=of_both), load)
+        self._is_noisy = scenario.traffic.bursts_per_h > 0
         self._ages = [math.ceil((kpi.judge_after_s + LATENESS_S) / TICK_S) for kpi in world.spec.kpis]
         self._oracle = Oracle(self.n, budget=world.spec.rollout.harm.budget)
-        self._shares: deque[np.ndarray] = deque(maxlen=max(self._ages) + 1)
+        self._shares: deque[tuple[Floats, Floats]] = deque(maxlen=max(self._ages) + 1)  # (B, S, K) if good, if bad
         self._split = np.zeros(self.n)
         self._at_s = 0.0
 
@@ -80,28 +81,28 @@ class KnowingAll:
         middle_s = at_s + TICK_S / 2
         exposed_s = np.maximum(self._world.exposed_s(middle_s), 0.0)
         now = self._truth.at(middle_s, exposed_s, split)
-        self._shares.append(now.first)
-        unseen_s = self._unseen_s(now, exposed_s)
+        good = self._if_good.at(middle_s, exposed_s, split)
+        self._shares.append((good.first[..., CANARY], now.first[..., CANARY]))
+        unseen_s = self._unseen_s(exposed_s)
         then = self._truth.at(middle_s + unseen_s, exposed_s + unseen_s, split)
         per_s = np.maximum(self._truth.harm_per_s(now, middle_s), self._truth.harm_per_s(then, middle_s + unseen_s))
         self._split = self._oracle.split(per_s.sum(axis=1) * unseen_s)
         return np.round(np.repeat(self._split[:, None], self._world.n_segments, axis=1) * TOTAL_BP).astype(np.int64)
 
-    def _unseen_s(self, now: Now, exposed_s: Floats) -> float:
+    def _unseen_s(self, exposed_s: Floats) -> float:
         """Until what is exposed now is judged by the KPI that tells most."""
-        k = telling(now.first[..., BASELINE], now.first[..., CANARY])
+        k = telling(*self._shares[-1])
         is_latency = self._spec.kpis[k].kind is KpiKind.LATENCY
         settling_s = max(self._spec.rollout.settle_s - float(exposed_s.max()), 0.0) if is_latency else 0.0
         return (self._ages[k] + 1) * TICK_S + settling_s
 
     def see(self, tick: Tick, rows: slice) -> None:
         window = _counted(tick, rows, self.n).window
-        rates = np.zeros((*window.n.shape[:3], 2))
+        good, bad = np.zeros(window.n.shape[:3]), np.zeros(window.n.shape[:3])
         for k, age in enumerate(self._ages):
             if len(self._shares) > age:
-                rates[:, :, k] = self._shares[-1 - age][:, :, k]
-        n, bad = (counts[..., CANARY].astype(float) for counts in (window.n, window.bad))
-        self._oracle.see(n, bad, rates[..., BASELINE], rates[..., CANARY])
+                good[:, :, k], bad[:, :, k] = (shares[:, :, k] for shares in self._shares[-1 - age])
+        self._oracle.see(window.n.astype(float), window.bad.astype(float), good, bad, noisy=self._is_noisy)
 
     def rolled_back(self) -> Flags:
         return np.repeat(self._oracle.rolled_back[:, None], self._world.n_segments, axis=1)

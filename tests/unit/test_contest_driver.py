@@ -300,7 +300,8 @@ def test_the_oracle_takes_good_releases_back_in_no_more_than_alpha_and_finds_bad
     def rounds(p: float) -> tuple[float, float]:
         oracle, away = Oracle(n, budget=50.0), np.full(n, np.inf)
         for tick in range(400):
-            oracle.see(np.full((n, 1, 1), 20.0), rng.binomial(20, p, (n, 1, 1)).astype(float), p_0, p_1)
+            bad = np.stack([np.zeros((n, 1, 1)), rng.binomial(20, p, (n, 1, 1))], axis=-1).astype(float)
+            oracle.see(np.full((n, 1, 1, 2), 20.0), bad, p_0, p_1)
             away[oracle.rolled_back & np.isinf(away)] = tick + 1
         return float(oracle.rolled_back.mean()), float(np.median(away))
 
@@ -311,10 +312,22 @@ def test_the_oracle_takes_good_releases_back_in_no_more_than_alpha_and_finds_bad
     assert 0.6 * expected < ticks < 1.6 * expected
 
 
+def test_the_oracle_is_not_misled_by_what_both_arms_suffer() -> None:
+    many = np.full((1, 1, 1, 2), 200.0)  # of 2,000, where 10 would be usual: but in both arms
+    oracle = Oracle(1, budget=50.0)
+    oracle.see(np.full((1, 1, 1, 2), 2_000.0), many, np.full((1, 1), 0.005), np.full((1, 1), 0.02), noisy=True)
+    assert not oracle.rolled_back.any()
+    many[..., 1] = 400.0
+    oracle = Oracle(1, budget=50.0)
+    oracle.see(np.full((1, 1, 1, 2), 2_000.0), many, np.full((1, 1), 0.005), np.full((1, 1), 0.02), noisy=True)
+    assert oracle.rolled_back.all()
+
+
 def test_the_oracle_puts_no_more_than_a_tenth_of_the_budget_at_stake_and_goes_on_with_evidence() -> None:
     oracle = Oracle(1, budget=50.0)
     (split,) = oracle.split(np.array(100.0))
     assert split * 100.0 * 0.5 == pytest.approx(5.0)
-    oracle.see(np.full((1, 1, 1), 2_000.0), np.full((1, 1, 1), 10.0), np.full((1, 1), 0.005), np.full((1, 1), 0.02))
+    n, bad = np.full((1, 1, 1, 2), 2_000.0), np.full((1, 1, 1, 2), 10.0)
+    oracle.see(n, bad, np.full((1, 1), 0.005), np.full((1, 1), 0.02))
     assert oracle.split(np.array(100.0))[0] == 1.0
     assert oracle.split(np.array(0.0))[0] == 1.0
