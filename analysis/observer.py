@@ -278,7 +278,8 @@ class Observer:
         settle_ns = int(self._spec.rollout.settle_s * NS)
         result = np.zeros(len(segments), np.bool_)
         for segment, arms in self._arms.items():
-            result |= (segments == segment) & (start < arms.since_ns + settle_ns)
+            if arms.since_ns:
+                result |= (segments == segment) & (start < arms.since_ns + settle_ns)
         return result
 
     @staticmethod
