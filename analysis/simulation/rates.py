@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
-from analysis.simulation.scenario import TAIL_SHARE, Effect, Kpi, On, Scenario, strength
+from analysis.simulation.scenario import QUIET_S, TAIL_SHARE, Effect, Kpi, On, Scenario, strength
 from analysis.spec import KpiKind, ServiceSpec
 from analysis.window import BASELINE, CANARY
 
@@ -30,7 +30,8 @@ class Now:
     for both, if the canary were as good as the baseline. `single` (B, S, 2): of single requests that fail. `seen` (B,
     S): of sessions whose person has had one since the exposure. `routed`, `logged` (B, S): of the canary's people who
     get it, and of the canary's sessions that are logged. `latency_times`, `tail_times` (B, S, 2): by how much requests
-    last longer than on a healthy version, at the median and in the tail.
+    last longer than on a healthy version, at the median and in the tail. `raised` (B, S): of the baseline's sessions
+    that are slower than usual, those that are slower than the raised threshold too, by which harm is told.
     """
 
     first: Floats
@@ -42,6 +43,7 @@ class Now:
     logged: Floats
     latency_times: Floats
     tail_times: Floats
+    raised: Floats
 
 
 class Rates:
@@ -63,6 +65,7 @@ class Rates:
                 "latency_sigma",
                 "visits",
                 "again_s",
+                "think_s",
             )
         }
         traffic = scenario.traffic
@@ -70,8 +73,24 @@ class Rates:
         unlucky = traffic.unlucky * traffic.unlucky_visits
         self._unlucky = unlucky / (unlucky + (1 - traffic.unlucky) * visits)  # share of people's sessions
         self._slow = next((kpi for kpi in spec.kpis if kpi.kind is KpiKind.LATENCY), None)
-        self._made = _requests_made(self._habits["requests"], self._habits["abandoned"])
+        people = _requests_made(self._habits["requests"], self._habits["abandoned"])
+        machines = _requests_made(np.full(len(visits), BOT_REQUESTS), np.zeros(len(visits)))
+        self._made = (1 - traffic.bots) * people + traffic.bots * machines
+        self._pauses = people @ np.arange(_MOST)  # (S,) of a session, between its requests, on average
+        self.lasts_s = self._pauses * self._habits["think_s"]
+        self._pause_s = spec.session.gap_s + QUIET_S
         self._threshold_z = self._usual_slowest_z()
+
+    def in_sight_s(self, span_s: float) -> Floats:
+        """(S,) how long a session has had a request within the last `span_s`, on average.
+
+        Pauses are .3 of their mean, and the rest exponential.
+        """
+        think_s = self._habits["think_s"]
+        beyond = np.maximum(span_s - 0.3 * think_s, 0.0)
+        pause = np.minimum(span_s, 0.3 * think_s) + 0.7 * think_s * (1 - np.exp(-beyond / (0.7 * think_s)))
+        sight: Floats = span_s + self._pauses * pause
+        return sight
 
     def at(self, at_s: float, *, exposed_s: Floats, split: Floats) -> Now:
         """The shares at a time after the start; `exposed_s` (B, S): since the segment's first exposure; `split`."""
@@ -92,18 +111,25 @@ class Rates:
             logged=self._share(Kpi.LOGS, ones, clock, novel=True)[..., CANARY],
             latency_times=self._times(clock, "times"),
             tail_times=self._times(clock, "tail_times"),
+            raised=self._raised(clock),
         )
 
     def _who(self, exposed_s: Floats) -> tuple[Floats, Floats, Floats]:
         """Shares of sessions: of people seen before; of unlucky ones among first sessions, and among later ones."""
         bots, unlucky = self._traffic.bots, self._unlucky * (1 - self._traffic.bots)
-        again_s = self._habits["again_s"]
-        usual_before = _seen_before(exposed_s, self._habits["visits"], again_s)
-        unlucky_before = _seen_before(exposed_s, np.full_like(again_s, self._traffic.unlucky_visits), again_s)
+        usual_before = self._seen_before(exposed_s, self._habits["visits"])
+        unlucky_before = self._seen_before(exposed_s, self._traffic.unlucky_visits)
         seen = unlucky * unlucky_before + (1 - unlucky - bots) * usual_before
         first = unlucky * (1 - unlucky_before) / np.maximum(1 - seen, 1e-12)
         later = unlucky * unlucky_before / np.maximum(seen, 1e-12)
         return seen, first, later
+
+    def _seen_before(self, exposed_s: Floats, visits: npt.ArrayLike) -> Floats:
+        """(B, S) chance that a session's person has had one since the exposure: nobody comes again at once."""
+        since_s = np.where(np.isfinite(exposed_s), exposed_s, 0.0) - self.lasts_s - self._pause_s
+        away_s = np.maximum(self._habits["again_s"] - self._pause_s, 1e-9)
+        before: Floats = (1 - 1 / np.asarray(visits)) * (1 - np.exp(-np.maximum(since_s, 0.0) / away_s))
+        return before
 
     def _errors_at(self, at_s: float) -> Floats:
         drifted: Floats = np.clip(self._habits["errors"] * (1 + self._traffic.drift_per_h * at_s / 3_600), 0.0, 1.0)
@@ -170,25 +196,43 @@ class Rates:
             z = (low + high) / 2
             above = _any_of(1 - ndtr(z)[:, None], self._made) > 1 - SLOW_QUANTILE
             low, high = np.where(above, z, low), np.where(above, high, z)
-        return (low + high) / 2
+        middle: Floats = (low + high) / 2
+        return middle
+
+    @property
+    def slow_ms(self) -> Floats:
+        """(S,) above which a request is slow: the limit, or the baseline's 95th percentile, raised."""
+        z = self._thresholds_z()[1]
+        slow: Floats = self._habits["latency_ms"] * np.exp(self._habits["latency_sigma"] * z)
+        return slow
+
+    def _thresholds_z(self) -> tuple[Floats, Floats]:
+        """(S,) each: standard scores above which a request is slower than usual, and slow; infinite without a KPI."""
+        sigma = self._habits["latency_sigma"]
+        if self._slow is None:
+            return np.full_like(sigma, np.inf), np.full_like(sigma, np.inf)
+        if self._slow.slow_ms is not None:
+            limit = np.log(self._slow.slow_ms / self._habits["latency_ms"]) / sigma
+            return limit, limit
+        return self._threshold_z, self._threshold_z + np.log1p(self._slow.regression) / sigma
 
     def _slow_sessions(self, clock: _Clock) -> Floats:
         """(B, S, 2) sessions that count as slow, of the canary by the raised threshold if the KPI is relative."""
-        assert self._slow is not None  # noqa: S101 -- only asked for where there is such a KPI
+        usual, raised = self._thresholds_z()
+        return np.stack([self._slower(clock, BASELINE, usual), self._slower(clock, CANARY, raised)], axis=-1)
+
+    def _raised(self, clock: _Clock) -> Floats:
+        usual, raised = (self._slower(clock, BASELINE, z) for z in self._thresholds_z())
+        share: Floats = raised / np.maximum(usual, 1e-300)
+        return share
+
+    def _slower(self, clock: _Clock, arm: int, z: Floats) -> Floats:
+        """(B, S) sessions of an arm with a request that would be above a standard score on a healthy version."""
         sigma = self._habits["latency_sigma"]
-        if self._slow.slow_ms is not None:
-            usual = raised = np.log(self._slow.slow_ms / self._habits["latency_ms"]) / sigma
-        else:
-            usual = self._threshold_z
-            raised = usual + np.log1p(self._slow.regression) / sigma
-        times, tail_times = self._times(clock, "times"), self._times(clock, "tail_times")
-        shares = []
-        for arm, z in ((BASELINE, usual), (CANARY, raised)):
-            without = z - np.log(times[..., arm]) / sigma
-            within = without - np.log(tail_times[..., arm]) / sigma
-            request = 1 - ndtr(np.minimum(without, np.maximum(_TAIL_Z, within)))
-            shares.append(_any_of(request[..., None], self._made))
-        return np.stack(shares, axis=-1)
+        without = z - np.log(self._times(clock, "times")[..., arm]) / sigma
+        within = without - np.log(self._times(clock, "tail_times")[..., arm]) / sigma
+        request: Floats = 1 - ndtr(np.minimum(without, np.maximum(_TAIL_Z, within)))
+        return _any_of(request[..., None], self._made)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,14 +245,6 @@ class _Clock:
 def _changed(share: Floats, effect: Effect, weight: Floats) -> Floats:
     changed: Floats = share + weight * (np.clip(share * effect.times + effect.plus, 0.0, 1.0) - share)
     return changed
-
-
-def _seen_before(exposed_s: Floats, visits: Floats, again_s: Floats) -> Floats:
-    """(B, S) chance that a session's person has had one since the exposure; visits come as a Poisson process does."""
-    follows = 1 - 1 / np.maximum(visits, 1.0)
-    since = np.where(np.isfinite(exposed_s), np.maximum(exposed_s, 0.0), 0.0)
-    before: Floats = follows * (1 - np.exp(-since / again_s))
-    return before
 
 
 _MOST = 60

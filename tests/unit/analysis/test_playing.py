@@ -14,7 +14,7 @@ from analysis.simulation.scenario import Effect, Group, Kpi, Must, On, Scenario
 from tests.simulated import SHOPPERS
 from tests.unit.analysis.rows import small_spec
 
-SPEC = small_spec()
+SPEC = small_spec(rollout=replace(small_spec().rollout, settle_s=0.0))
 GROUPS = tuple(Group(name=name, share=0.5, habits=SHOPPERS) for name in ("power", "default"))
 
 

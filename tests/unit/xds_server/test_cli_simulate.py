@@ -17,7 +17,7 @@ horizon: 10m
 loads: [20, 30]
 segments: {default: {share: 100%}}
 effects: [{kpi: errors, plus: 80pp}]
-rollout: {harm: {bad: [error]}}
+rollout: {harm: {budget: 500, bad: [error]}}
 """
 
 
