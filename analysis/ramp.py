@@ -32,9 +32,10 @@ from analysis.decision import (
     verdict_name,
 )
 from analysis.errors import SpecError, StateError
-from analysis.evidence.log_loss import NO_CHECK, LogCheck
+from analysis.evidence.log_loss import NO_CHECK, LogCheck, LogLoss
 from analysis.guard import SUSPICIOUS, GuardView, review
 from analysis.harm import HarmView
+from analysis.latencies import Latencies, WatchedLatencies
 from analysis.outlook import Outlook
 from analysis.policy import Policy, PolicyView
 from analysis.reading import ROLLBACK_LATENCY_S, Reading, Standing
@@ -46,7 +47,7 @@ from analysis.wording import KpiView, RatioView, Wording, log_loss
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
-CALM = 0.25  # share of the proof below which a watch that a suspicion began ends, and may begin anew
+CALM = 0.25  # share of the proof below which what a suspicion began ends: the closer watch, and that it has reduced
 MISSED_SESSIONS = 5.0  # sessions expected in a tick without a single log entry: it is the logs that are missing
 STALE_INTERVALS, STALE_MIN_S = 3.0, 5.0  # without access logs for longer than both, nothing rises
 
@@ -70,6 +71,7 @@ class SegmentView:
     anomaly: float
     kpis: tuple[KpiView, ...]
     sample_ratio: RatioView
+    latencies: Latencies | None
 
 
 def stale_after_s(spec: ServiceSpec) -> float:
@@ -107,6 +109,7 @@ class Ramp:
         self.rollout = rollout
         self.wording = Wording(self.reading, rollout)
         self._outlook = Outlook(self.reading, rollout)
+        self._latencies = WatchedLatencies()
         self.logs = NO_CHECK  # of the newest tick
         self._now_s = 0.0
         self._elapsed_s = 0.0
@@ -132,7 +135,17 @@ class Ramp:
         self.logs = logs
         newcomers = np.array([(0, *key, n) for key, n in window.newcomers.items()], np.int64).reshape(-1, 5)
         (decisions,) = step([self], self.reading, window, newcomers, now_s=now_s, rngs=[rng])
+        self._latencies.learn(window, self._watched())
         return decisions
+
+    def _watched(self) -> dict[int, tuple[int, int]]:
+        """Segments under closer watch, with their two versions, as windows have them."""
+        index, version = self.spec.segment_index, self.spec.version_index
+        return {
+            index[name]: (version[self.arms[name][0]], version[self.arms[name][1]])
+            for name, state in self.segments.items()
+            if state.watched
+        }
 
     def begin(self, now_s: float, entries: int) -> None:
         """Note that a tick has come, with so many log entries."""
@@ -192,12 +205,11 @@ class Ramp:
         state, now, at = self.segments[self._names[index]], self.reading.now, (self.rollout, index)
         state.cap_bp = int(now.caps_bp[at])
         suspicion = float(now.suspicion[at])
-        if suspicion < CALM:
-            state.reduced = False
-        state.watched = self._is_watched(state, suspicion)
+        self._watch(state, suspicion)
         if not state.phase.is_final:
             self._outlook.look_ahead(index, state, tick=self._ticks)
-        state.breach_ticks = state.breach_ticks + 1 if self._outlook.is_founded(index, state) else 0
+        is_founded = self._outlook.is_founded(index, state)
+        state.breach_ticks = state.breach_ticks + self.reading.begins_interval if is_founded else 0
         if self._brief and state.phase.is_final:
             return SegmentDecision(
                 segment=self._names[index], verdict=_OVER, phase=state.phase, split_before_bp=state.split_bp,
@@ -208,12 +220,15 @@ class Ramp:
         view = self._guard_view(index, state, alarm, round(proposal.split * TOTAL_BP))
         return self._apply(index, review(view), propensity=proposal.propensity)
 
-    @staticmethod
-    def _is_watched(state: SegmentState, suspicion: float) -> bool:
-        """A suspicion on people who are exposed begins a closer watch, which lasts until the evidence clears."""
-        if state.phase.is_final or state.split_bp == 0:
-            return False
-        return suspicion >= SUSPICIOUS or (state.watched and suspicion >= CALM)
+    def _watch(self, state: SegmentState, suspicion: float) -> None:
+        """A suspicion begins the closer watch of a segment with people on the canary; it ends when that has passed.
+
+        In mode observe nothing of Envoys' configuration changes, so nothing is watched more closely either.
+        """
+        if suspicion < CALM:
+            state.reduced = state.watched = False
+        elif suspicion >= SUSPICIOUS and state.split_bp > 0 and not state.phase.is_final:
+            state.watched = self.spec.rollout.mode is Mode.ACT
 
     def _policy_view(self, index: int, state: SegmentState) -> PolicyView:
         reading, at = self.reading, (self.rollout, index)
@@ -303,11 +318,19 @@ class Ramp:
             split_before_bp=before_bp,
             split_after_bp=after_bp,
             propensity=propensity,
-            numbers={} if self._brief else self.wording.numbers(index),
+            numbers={} if self._brief else self._numbers(index, state),
         )
         if self.spec.rollout.mode is Mode.ACT:
             self._move(state, verdict, after_bp, phase)
         return decision
+
+    def _numbers(self, index: int, state: SegmentState) -> dict[str, float]:
+        numbers = self.wording.numbers(index)
+        if isinstance(self.logs.total, LogLoss):
+            numbers |= {"log_loss": self.logs.total.ratio, "log_loss_lower": self.logs.total.lower}
+        if state.forecast is not None:
+            numbers["p_breach"] = state.forecast.p_breach
+        return numbers
 
     def _outcome(self, index: int, state: SegmentState, verdict: Verdict) -> tuple[int, Phase]:
         match verdict:
@@ -340,6 +363,7 @@ class Ramp:
                 self._first_exposure_s = self._now_s
         state.bake_since_s = (state.bake_since_s or self._now_s) if phase is Phase.BAKING else None
         state.split_bp, state.phase = after_bp, phase
+        state.watched = state.watched and after_bp > 0 and not phase.is_final
         state.largest_bp = max(state.largest_bp, after_bp)
 
     def command(self, order: Order) -> tuple[SegmentDecision, ...]:
@@ -446,7 +470,7 @@ class Ramp:
         """What people are shown of a segment."""
         index, reading, state = self.spec.segment_index[name], self.reading, self.segments[name]
         at = (self.rollout, index)
-        threshold, suspicion = float(reading.evidence.log_thresholds[index]), float(reading.now.suspicion[at])
+        threshold, suspicion = self.wording.log_threshold(index), float(reading.now.suspicion[at])
         anomaly = float(reading.now.excess[at][-1])
         return SegmentView(
             segment=name,
@@ -464,6 +488,7 @@ class Ramp:
             anomaly=float(np.fmax(anomaly, 0.0)),
             kpis=tuple(self.wording.kpi_view(index, k) for k in range(len(self.spec.kpis))),
             sample_ratio=self.wording.ratio_view(index),
+            latencies=self._latencies.view(index),
         )
 
     def _health(self, index: int, state: SegmentState) -> Health:

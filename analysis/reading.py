@@ -122,6 +122,8 @@ class Reading:
         self.sample_ratio = SampleRatio(n_segments, n)
         self.reactive = ReactiveRule(spec, n)
         self.recent = Recent(self._shape, HISTORY_TICKS, (WORLD_TICKS, SURPRISE_TICKS, RECENT_TICKS))
+        self.begins_interval = True  # whether the newest tick is the first of an interval
+        self._newest_s = spec.rollout.interval_s  # how long the newest entry of `recent` lasts by now
         self.totals_n = np.zeros((*self._shape, 2))
         self.totals_bad = np.zeros_like(self.totals_n)
         nobody = np.zeros((n, n_segments))
@@ -155,10 +157,17 @@ class Reading:
         self.harm.update(window, at_s=since_s, elapsed_s=elapsed_s, blind=blind)
         self.harm.miss(standing.split * standing.live, seconds=np.where(blind, elapsed_s, 0.0))
         self.reactive.update(n, bad, since_exposure_s=since_s)
-        self.recent.push(n, bad)
+        self._remember(n, bad, float(np.max(elapsed_s)))
         self.totals_n += n
         self.totals_bad += bad
         self.now = self.conclude(standing)
+
+    def _remember(self, n: Floats, bad: Floats, elapsed_s: float) -> None:
+        """Keep what a tick counted, by intervals: shorter ticks, as in a closer watch, add up to one entry."""
+        interval_s = self.spec.rollout.interval_s
+        self.begins_interval = not (0 < elapsed_s <= interval_s - self._newest_s + elapsed_s / 2)
+        self._newest_s = elapsed_s if self.begins_interval else self._newest_s + elapsed_s
+        self.recent.push(n, bad, begins=self.begins_interval)
 
     # -- conclusions ---------------------------------------------------------------------------------------------------
 
@@ -198,7 +207,7 @@ class Reading:
         with them.
         """
         thresholds = self.evidence.log_thresholds
-        crossed = (log_e >= thresholds[:, None]) & self.evidence.grounds
+        crossed = (log_e >= thresholds) & self.evidence.grounds
         own, together = crossed[:, :-1], crossed[:, -1]
         values = log_e[:, :-1]
         order = np.argsort(-values, axis=1, kind="stable")
@@ -214,9 +223,8 @@ class Reading:
 
     def _suspicion(self, log_e: Floats, chance: Floats) -> tuple[Floats, Indices]:
         """The strongest evidence of harm as a share of what proves it, (B, S), and the test that it is about."""
-        values = np.where(self.evidence.grounds, log_e[:, :-1], -np.inf)
-        suspect = values.argmax(axis=-1)
-        suspicion = values.max(axis=-1) / self.evidence.log_thresholds[:-1]
+        shares = np.where(self.evidence.grounds, log_e[:, :-1] / self.evidence.log_thresholds[:-1], -np.inf)
+        suspect, suspicion = shares.argmax(axis=-1), shares.max(axis=-1)
         by_surprise = (chance < SURPRISE) & ~(suspicion >= ALARMING)
         suspicion = np.where(by_surprise, ALARMING, suspicion)
         return np.where(np.isfinite(suspicion), suspicion, 0.0), np.where(by_surprise, NO_TEST, suspect)

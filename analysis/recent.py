@@ -1,4 +1,4 @@
-"""The last ticks of a rollout: counts of people by KPI and arm, for what must not look at all that ever was."""
+"""The last intervals of a rollout: counts of people by KPI and arm, for what must not look at all that ever was."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ class Recent:
         self._next = 0
         self._filled = 0
 
-    def push(self, n: Floats, bad: Floats) -> None:
-        """Add one tick's judged people and the bad ones among them."""
+    def push(self, n: Floats, bad: Floats, *, begins: bool = True) -> None:
+        """Add one tick's judged people and the bad ones among them; to the newest entry if it `begins` none."""
         length = len(self._ring)
         tick = np.stack([n, bad])
+        if not begins and self._filled:
+            self._ring[self._next - 1] += tick
+            self._sums = {span: total + tick for span, total in self._sums.items()}
+            return
         for span in self._sums:
             gone = self._ring[(self._next - span) % length] if self._filled >= span else 0.0
             self._sums[span] = self._sums[span] + tick - gone

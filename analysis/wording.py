@@ -106,6 +106,11 @@ class Wording:
             unit=SESSIONS,
         )
 
+    def log_threshold(self, segment: int) -> float:
+        """Log e-value that proves what is suspected most."""
+        test = max(int(self.reading.now.suspect[self.rollout, segment]), 0)
+        return float(self.reading.evidence.log_thresholds[segment, test])
+
     def dirty(self, segment: int) -> Reason | None:
         """What speaks against promoting now: a milder surprise than calls the canary back."""
         return self.surprise(segment) if self.reading.now.chance[self.rollout, segment] < CLEAN else None
@@ -189,8 +194,8 @@ class Wording:
         now, ratio = reading.now, self.ratio_view(segment)
         numbers = {
             "suspicion": float(now.suspicion[at]),
-            "log_e": float(now.log_e[at].max()),
-            "log_e_needed": float(reading.evidence.log_thresholds[segment]),
+            "log_e": float(now.suspicion[at]) * self.log_threshold(segment),
+            "log_e_needed": self.log_threshold(segment),
             "worst_excess": float(now.worst[at]),
             "cap": float(now.caps_bp[at]) / 10_000,
             "harm_upper": float(reading.harm.upper[self.rollout]),

@@ -23,7 +23,7 @@ class RemoteCommand(TyperCommand):
         given = (ctx.params.pop(name) for name in ("tls_ca", "tls_certificate", "tls_key"))
         ca, certificate, key = (Path(path) if path else None for path in given)
         together(certificate, key)
-        if ca is not None or certificate is not None:
+        if ctx.params.get("server") and (ca is not None or certificate is not None):
             from xds_server.client import use_tls
 
             use_tls(ca, certificate, key)

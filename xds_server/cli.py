@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -49,8 +49,9 @@ from xds_server.cli_simulate import simulate
 from xds_server.errors import SerinusError
 
 if TYPE_CHECKING:
+    from analysis.power.plan import Plan
     from xds_server.bootstrap import UpstreamTls
-    from xds_server.mesh import Address
+    from xds_server.mesh import Address, Mesh
 
 
 class _Verbs(TyperGroup):
@@ -146,9 +147,49 @@ def demo(
     raise typer.Exit(run_demo(options))
 
 
-@app.command()
-def validate(mesh: MeshFile, as_json: AsJson = False) -> None:
+@app.command(cls=RemoteCommand)
+def validate(
+    mesh: MeshFile,
+    *,
+    power: Annotated[
+        bool, typer.Option("--power", help="Also what each plan can find by when, and whether its budget will do.")
+    ] = False,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SERVICE=]N", help="For --power: judged sessions a second, all segments.", show_default=False
+        ),
+    ] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SERVICE/]SEGMENT=SHARE",
+            help="For --power: of the sessions; the others share what is left.",
+            show_default=False,
+        ),
+    ] = None,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[[SERVICE/]SEGMENT/]KPI=SHARE",
+            help="For --power: bad sessions on the baseline.",
+            show_default=False,
+        ),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            callback=optional_address,
+            help="For --power: take traffic and base rates from this control plane.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Check a mesh file: each error with file, line, key, the value given and what is legal."""
+    if not power and (rate or share or base or server):
+        raise typer.BadParameter("--rate, --share, --base and --server belong to --power")
     from xds_server.discovery.sources import check_files
     from xds_server.settings import MeshError, load_with_notes
 
@@ -160,9 +201,19 @@ def validate(mesh: MeshFile, as_json: AsJson = False) -> None:
             _print_json({"ok": False, "problems": [asdict(problem) for problem in error.problems], "notes": []})
             raise typer.Exit(2) from None
         _fail(*map(str, error.problems), code=2)
+    plans = _plans(loaded, rates=rate, shares=share, bases=base, server=server) if power else None
+    refused = [f"{plan.service}: {refusal}" for plan in plans or () for refusal in plan.refusals]
     if as_json:
-        _print_json({"ok": True, "problems": [], "notes": [asdict(note) for note in notes]})
-        return
+        document = {"ok": not refused, "problems": [], "notes": [asdict(note) for note in notes]}
+        _print_json(document if plans is None else {**document, "power": _plans_as_data(plans)})
+    else:
+        _tell_fine(mesh, loaded, notes)
+        _show_plans(plans)
+    if refused:
+        _fail(*refused, code=1)
+
+
+def _tell_fine(mesh: Path, loaded: Mesh, notes: Iterable[object]) -> None:
     typer.echo(f"{mesh}: fine; services: {', '.join(loaded.services)}")
     for note in notes:
         typer.echo(f"note: {note}")
@@ -172,6 +223,33 @@ def validate(mesh: MeshFile, as_json: AsJson = False) -> None:
                 f"services.{service.name}.segments.{segment}: matches nobody until somebody adopts {name}: "
                 f"serinus segment adopt {service.name} CLUSTER {name}"
             )
+
+
+def _plans(
+    loaded: Mesh,
+    *,
+    rates: list[str] | None,
+    shares: list[str] | None,
+    bases: list[str] | None,
+    server: str | None,
+) -> list[Plan]:
+    from xds_server.cli_power import check_plans
+
+    return check_plans(loaded, rates=rates or [], shares=shares or [], bases=bases or [], server=server)
+
+
+def _plans_as_data(plans: list[Plan]) -> list[Any]:
+    from xds_server.cli_power import plans_json
+
+    return plans_json(plans)
+
+
+def _show_plans(plans: list[Plan] | None) -> None:
+    if plans is None:
+        return
+    from xds_server.cli_power import show_plans
+
+    show_plans(plans)
 
 
 @app.command()

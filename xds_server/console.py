@@ -126,7 +126,9 @@ def _logs(check: pb.LogCheck) -> str:
 def _segment(segment: pb.SegmentStatus, requests: int) -> Iterable[RenderableType]:
     """One row. `requests`: of all segments together, lately."""
     yield segment.segment
-    yield Text(segment.phase, style=PHASE_STYLES.get(segment.phase, ""))
+    yield Text(
+        f"{segment.phase}, watched" if segment.watched else segment.phase, style=PHASE_STYLES.get(segment.phase, "")
+    )
     yield f"{segment.seen_requests / requests:.1%} {segment.seen_people}" if requests else ""
     yield f"{segment.split:.1%}"
     yield f"{segment.cap:.1%}"

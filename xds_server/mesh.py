@@ -300,13 +300,25 @@ class LearnedTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Segments that are watched more closely. `traced`: there is a tracer, which traces every request there."""
+
+    segments: frozenset[str] = frozenset()
+    traced: bool = False
+
+
+NO_WATCH = Watch()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSplits:
     """The decisions in force for one service. `rollout` salts the hash; `generation` stamps the routes.
 
-    `learned`: filled in when they are published; None: nobody is asked for, so nobody is in a learned segment.
+    Filled in when they are published: `learned`; None: nobody is asked for, so nobody is in a learned segment. `watch`.
     """
 
     rollout: str  # "" while there has never been a rollout
     generation: int
     segments: Mapping[str, SegmentSplit]
     learned: LearnedTable | None = None
+    watch: Watch = NO_WATCH

@@ -50,6 +50,9 @@ class Telemetry:
             "serinus.decisions", "{decision}", "Decisions of a tick, by service, segment and verdict."
         )
         self._split = meter.create_gauge("serinus.split.ratio", "", "Canary's share of a segment's people, 0 to 1.")
+        self._watched = meter.create_gauge(
+            "serinus.watched", "", "1 while a segment is watched more closely, on a suspicion; else 0."
+        )
         self._evidence = meter.create_gauge(
             "serinus.evidence", "", "Evidence against a segment's canary, by KPI: e-value, natural logarithm."
         )
@@ -87,6 +90,10 @@ class Telemetry:
     def split(self, service: str, segment: str, split_bp: int) -> None:
         """Show a split that no decision of a tick has set: an operator's, or one resumed after a restart."""
         self._split.set(split_bp / TOTAL_BP, {"service": service, "segment": segment})
+
+    def watched(self, service: str, segment: str, *, watched: bool) -> None:
+        """Show whether a segment is watched more closely."""
+        self._watched.set(int(watched), {"service": service, "segment": segment})
 
     def evidence(self, service: str, segment: str, kpi: str, log_e_value: float) -> None:
         """Show the evidence that a segment's canary is worse, as the natural logarithm of its e-value."""

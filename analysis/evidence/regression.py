@@ -18,17 +18,23 @@ import numpy.typing as npt
 
 from analysis.evidence.base_rate import BaseRate
 from analysis.evidence.binomial import log_ratio_e
-from analysis.evidence.stake import Stake
+from analysis.evidence.stake import NOW_SHARE, Stake
 from analysis.evidence.two_by_two import log_e, log_likelihood_ratio
 from analysis.spec import KpiKind, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window
 
 Floats = npt.NDArray[np.float64]
 
-EFFECTS = np.array([0.2, 0.4, 0.8, 1.6, 3.2])
-"""Effect sizes bet on: the canary's log-odds above the accepted rate."""
+EFFECTS = np.array([0.1, 0.25, 0.6, 1.2, 2.5])
+EFFECT_WEIGHTS = np.array([0.03, 0.07, 0.3, 0.4, 0.2])
+"""Effect sizes bet on, the canary's log-odds above the accepted rate; and shares of capital, most on what breaks."""
 
-PROOF_TICKS = 4
+KPI_WEIGHTS = {
+    KpiKind.ERROR_RATE: 4.0, KpiKind.LATENCY: 2.0, KpiKind.ABANDONMENT: 2.0, KpiKind.FEATURE: 1.0, KpiKind.ANOMALY: 1.0
+}  # fmt: skip
+"""Relative shares of the risk of a false rollback that the grounds of each KPI get: most for what is worst to miss."""
+
+PROOF_TICKS = 3
 BURST_TICKS = {KpiKind.LATENCY: 12}
 """Ticks of the service's interval that a proof takes at least. The evidence of so much event time is cut off above a
 share of the proof: a stall of one process or one blip of a dependency hits many people at once, who then are no
@@ -102,21 +108,25 @@ class RegressionEvidence:
         self.base = BaseRate(self._shape)
         self._thresholds = self._log_thresholds(spec, n_segments)
         ticks = np.array([BURST_TICKS.get(spec.kpis[test.kpi].kind, PROOF_TICKS) for test in self.tests])
-        self._ceilings = self._thresholds[:, None] / ticks
+        self._ceilings = (self._thresholds - np.log(NOW_SHARE)) / ticks
 
     def _log_thresholds(self, spec: ServiceSpec, n_segments: int) -> Floats:
-        """Half of `false_rollback` to the pooled row, half spread over the segments, each shared by the grounds.
+        """Half of `false_rollback` to the pooled row, half spread over the segments, each shared out over the grounds.
 
         A union bound over e-processes holds under any dependence between KPIs.
         """
         share = np.full(n_segments + 1, 0.5 / n_segments)
         share[-1] = 0.5
-        thresholds: Floats = np.log(int(self.grounds.sum()) / (spec.rollout.false_rollback * share))
+        if n_segments == 1:
+            share[:] = 1.0  # both rows are the same one
+        weights = np.array([KPI_WEIGHTS[spec.kpis[test.kpi].kind] for test in self.tests])
+        of_test = weights / weights[self.grounds].sum()
+        thresholds: Floats = -np.log(spec.rollout.false_rollback * share[:, None] * of_test)
         return thresholds
 
     @property
     def log_thresholds(self) -> Floats:
-        """(S + 1,) logarithms of the e-values that prove a regression."""
+        """(S + 1, T) logarithms of the e-values that prove a regression."""
         return self._thresholds
 
     def update(self, window: Window, *, since_exposure_s: npt.ArrayLike, elapsed_s: npt.ArrayLike = np.inf) -> None:
@@ -175,7 +185,7 @@ class RegressionEvidence:
     def log_e_values(self) -> Floats:
         """(B, S + 1, T) logarithms of the e-processes now; -inf before the first tick."""
         if self._log_e is None:
-            self._log_e = np.logaddexp.reduce(self._log_r, axis=-1) - np.log(len(EFFECTS))
+            self._log_e = np.logaddexp.reduce(self._log_r + np.log(EFFECT_WEIGHTS), axis=-1)
         return self._log_e
 
     def state(self) -> dict[str, object]:

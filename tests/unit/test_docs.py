@@ -326,6 +326,7 @@ def metric_names() -> Iterator[str]:
     )
     telemetry.evidence("s", "a", "k", 1.0)
     telemetry.harm("s", 1.0)
+    telemetry.watched("s", "a", watched=True)
     telemetry.sample_ratio("s", 1.0)
     telemetry.in_force("s", 1.0)
     telemetry.ticked("s", 1.0)

@@ -406,7 +406,7 @@ class SampleRatio(_message.Message):
     def __init__(self, people: _Optional[int] = ..., on_canary: _Optional[int] = ..., asked: _Optional[float] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ...) -> None: ...
 
 class SegmentStatus(_message.Message):
-    __slots__ = ("segment", "phase", "health", "split", "cap", "verdict", "reason", "leading_kpi", "evidence", "evidence_needed", "canary_sessions", "baseline_sessions", "needed_sessions", "needed_minutes", "excess_sessions", "worst_excess_rate", "anomaly", "breach_probability", "kpis", "baseline", "canary", "largest_split", "exposed_sessions", "sample_ratio", "seen_requests", "seen_people")
+    __slots__ = ("segment", "phase", "health", "split", "cap", "verdict", "reason", "leading_kpi", "evidence", "evidence_needed", "canary_sessions", "baseline_sessions", "needed_sessions", "needed_minutes", "excess_sessions", "worst_excess_rate", "anomaly", "breach_probability", "kpis", "baseline", "canary", "largest_split", "exposed_sessions", "sample_ratio", "watched", "latencies", "seen_requests", "seen_people")
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
@@ -431,6 +431,8 @@ class SegmentStatus(_message.Message):
     LARGEST_SPLIT_FIELD_NUMBER: _ClassVar[int]
     EXPOSED_SESSIONS_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_RATIO_FIELD_NUMBER: _ClassVar[int]
+    WATCHED_FIELD_NUMBER: _ClassVar[int]
+    LATENCIES_FIELD_NUMBER: _ClassVar[int]
     SEEN_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     SEEN_PEOPLE_FIELD_NUMBER: _ClassVar[int]
     segment: str
@@ -457,9 +459,31 @@ class SegmentStatus(_message.Message):
     largest_split: float
     exposed_sessions: int
     sample_ratio: SampleRatio
+    watched: bool
+    latencies: Latencies
     seen_requests: int
     seen_people: int
-    def __init__(self, segment: _Optional[str] = ..., phase: _Optional[str] = ..., health: _Optional[str] = ..., split: _Optional[float] = ..., cap: _Optional[float] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., leading_kpi: _Optional[str] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ..., canary_sessions: _Optional[int] = ..., baseline_sessions: _Optional[int] = ..., needed_sessions: _Optional[int] = ..., needed_minutes: _Optional[float] = ..., excess_sessions: _Optional[float] = ..., worst_excess_rate: _Optional[float] = ..., anomaly: _Optional[float] = ..., breach_probability: _Optional[float] = ..., kpis: _Optional[_Iterable[_Union[KpiStatus, _Mapping]]] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., largest_split: _Optional[float] = ..., exposed_sessions: _Optional[int] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., seen_requests: _Optional[int] = ..., seen_people: _Optional[int] = ...) -> None: ...
+    def __init__(self, segment: _Optional[str] = ..., phase: _Optional[str] = ..., health: _Optional[str] = ..., split: _Optional[float] = ..., cap: _Optional[float] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., leading_kpi: _Optional[str] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ..., canary_sessions: _Optional[int] = ..., baseline_sessions: _Optional[int] = ..., needed_sessions: _Optional[int] = ..., needed_minutes: _Optional[float] = ..., excess_sessions: _Optional[float] = ..., worst_excess_rate: _Optional[float] = ..., anomaly: _Optional[float] = ..., breach_probability: _Optional[float] = ..., kpis: _Optional[_Iterable[_Union[KpiStatus, _Mapping]]] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., largest_split: _Optional[float] = ..., exposed_sessions: _Optional[int] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., watched: _Optional[bool] = ..., latencies: _Optional[_Union[Latencies, _Mapping]] = ..., seen_requests: _Optional[int] = ..., seen_people: _Optional[int] = ...) -> None: ...
+
+class Latencies(_message.Message):
+    __slots__ = ("canary_n", "baseline_n", "quantiles")
+    CANARY_N_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_N_FIELD_NUMBER: _ClassVar[int]
+    QUANTILES_FIELD_NUMBER: _ClassVar[int]
+    canary_n: int
+    baseline_n: int
+    quantiles: _containers.RepeatedCompositeFieldContainer[LatencyQuantile]
+    def __init__(self, canary_n: _Optional[int] = ..., baseline_n: _Optional[int] = ..., quantiles: _Optional[_Iterable[_Union[LatencyQuantile, _Mapping]]] = ...) -> None: ...
+
+class LatencyQuantile(_message.Message):
+    __slots__ = ("quantile", "canary_ms", "baseline_ms")
+    QUANTILE_FIELD_NUMBER: _ClassVar[int]
+    CANARY_MS_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_MS_FIELD_NUMBER: _ClassVar[int]
+    quantile: float
+    canary_ms: float
+    baseline_ms: float
+    def __init__(self, quantile: _Optional[float] = ..., canary_ms: _Optional[float] = ..., baseline_ms: _Optional[float] = ...) -> None: ...
 
 class KpiStatus(_message.Message):
     __slots__ = ("kpi", "canary", "baseline", "tolerance", "evidence", "canary_n", "baseline_n")

@@ -24,6 +24,8 @@ SEGMENT_HEADER = "x-serinus-segment"
 """The learned segment that a request's person is in, by the name that people were adopted under."""
 HELD_HEADER = "x-serinus-held"
 """The segment that a request's person is held in, as the mesh file calls it."""
+WATCHED_HEADER = "x-serinus-watched"
+"""Of a request whose segment is watched more closely: set by its route, and looked at when it is logged."""
 
 CLAIMS_FILTER = "serinus.claims"
 HOLD_FILTER = "serinus.hold"

@@ -14,6 +14,7 @@ from envoy.config.route.v3.route_components_pb2 import (
     Route,
     RouteAction,
     RouteMatch,
+    Tracing,
     VirtualHost,
     WeightedCluster,
 )
@@ -24,6 +25,7 @@ from envoy.type.matcher.v3.number_pb2 import DoubleMatcher
 from envoy.type.matcher.v3.regex_pb2 import RegexMatchAndSubstitute, RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from envoy.type.matcher.v3.value_pb2 import ListMatcher, OrMatcher, ValueMatcher
+from envoy.type.v3.percent_pb2 import FractionalPercent
 from envoy.type.v3.range_pb2 import DoubleRange, Int64Range
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
@@ -47,6 +49,7 @@ from xds_server.resources.parts import (
     METADATA,
     SEGMENT_HEADER,
     STAMP,
+    WATCHED_HEADER,
     cookie_attributes,
     milliseconds,
     packed,
@@ -148,16 +151,28 @@ def _service_routes(service: m.Service, splits: m.ServiceSplits) -> list[Route]:
         mortal = service.dead_man and 0 < split.canary_bp < TOTAL_BP  # a promoted version is no canary any more
         for prefix, path in reachable(service.routes, match.path_prefix):
             for keyed, action in _actions(service.name, split, splits.rollout):
-                routes.append(
-                    Route(
-                        name=f"{service.name}|{segment.name}|{how}{len(routes) - first}",
-                        match=route_match(match, prefix, keyed=keyed, mortal=keyed and mortal),
-                        route=_with_options(action, path, service),
-                        metadata=stamp_of(service.name, segment.name, splits, path),
-                        request_headers_to_remove=[HELD_HEADER] if how else [],
-                    )
+                route = Route(
+                    name=f"{service.name}|{segment.name}|{how}{len(routes) - first}",
+                    match=route_match(match, prefix, keyed=keyed, mortal=keyed and mortal),
+                    route=_with_options(action, path, service),
+                    metadata=stamp_of(service.name, segment.name, splits, path),
+                    request_headers_to_remove=[HELD_HEADER] if how else [],
                 )
+                if segment.name in splits.watch.segments:
+                    _watch(route, traced=splits.watch.traced)
+                routes.append(route)
     return routes
+
+
+def _watch(route: Route, *, traced: bool) -> None:
+    """Have the route's requests logged sooner, on either version; and `traced`, those that bring no trace as well."""
+    route.request_headers_to_add.add(
+        header=HeaderValue(key=WATCHED_HEADER, value="1"),
+        append_action=HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+    if traced:
+        nobody, everybody = (FractionalPercent(numerator=n, denominator=FractionalPercent.HUNDRED) for n in (0, 100))
+        route.tracing.CopyFrom(Tracing(client_sampling=nobody, random_sampling=everybody))
 
 
 def split_of(service: m.Service, segment: SegmentSpec, splits: m.ServiceSplits) -> m.SegmentSplit:

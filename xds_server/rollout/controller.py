@@ -78,6 +78,7 @@ class Controller:
         self.resolver = _resolver(journal, clock)
         self.learnt = LearnedSegments(self._fleet, LearnedStore(journal), self.resolver)
         self._publisher.learned = self.learnt.table
+        self._publisher.watched = self._watched
         self.resolver.held = self._held_segment
         self.profiling = Profiling(self._fleet, ProfileStore(journal), self.learnt)
         self.learnt.on_table = lambda: self._execution.publish(urgent=False)
@@ -126,6 +127,7 @@ class Controller:
                 self._ticks.start(steered)
                 for segment, split in steered.splits.segments.items():
                     self._fleet.telemetry.split(name, segment, split.canary_bp)
+                    self._fleet.telemetry.watched(name, segment, watched=segment in steered.watched)
         for name, steered in before.items():
             if services.get(name) is not steered and steered.ticking is not None:
                 steered.ticking.cancel()
@@ -280,6 +282,11 @@ class Controller:
         reply = await self.profile(service, None)
         names = {row.segment for row in trained}
         return pb.TrainProfileReply(segments=[each for each in reply.segments if each.segment in names])
+
+    def _watched(self, service: str) -> frozenset[str]:
+        """Segments that Envoys are to look at more closely."""
+        steered = self._fleet.services.get(service)
+        return frozenset() if steered is None else steered.watched
 
     def _held_segment(self, service: str, user_hash: int) -> str | None:
         """The segment of the session that somebody has open, as the mesh file calls it."""

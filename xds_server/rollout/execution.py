@@ -43,6 +43,7 @@ class Execution:
         now_ns, before = self._fleet.clock.now_unix_ns(), steered.positions()
         decisions = steered.engine.command(order, now_ns)
         changed = [decision for decision in decisions if decision.changes_split]
+        self.follow_watch(steered, changed)
         try:
             self.commit(steered, changed, decisions, now_ns, before=before, order=order)
         except InconsistentSnapshotError:
@@ -80,6 +81,7 @@ class Execution:
                 rollout=steered.row.rollout,
                 generation=splits.generation,
                 observed_only=observed_only,
+                watched=decision.segment in steered.watched,
                 who=order.who if order is not None else "",
                 verb=str(order.action) if order is not None else None,
             )
@@ -96,6 +98,21 @@ class Execution:
             raise
         self._fleet.telemetry.journal_written("decision")
         self._adopt(steered, changed)
+
+    def follow_watch(self, steered: SteeredService, changed: Sequence[SegmentDecision]) -> None:
+        """Let Envoys look more closely where the engine does; with the new splits if some are about to be published."""
+        before = steered.watched
+        if not steered.follow_watch():
+            return
+        for name in sorted(before ^ steered.watched):
+            self._fleet.telemetry.watched(steered.name, name, watched=name in steered.watched)
+            log.info("%s: closer watch of segment %s %s", steered.name, name, "ends" if name in before else "begins")
+        if not changed:
+            try:
+                self.publish(urgent=False)
+            except InconsistentSnapshotError as error:
+                self.hold_soon(steered, f"its closer watch is not published: {error}")
+            asyncio.get_running_loop().call_soon(self.prepare_rollbacks, steered)
 
     def without_rises(
         self,

@@ -112,6 +112,7 @@ def _segment(
     lines += [f"  {_told(row, now_unix_ns)}" for row in (turns[-8:] if in_full else turns[-1:])]
     if in_full:
         lines += [f"  {_kpi(kpi, names)}" for kpi in segment.kpis]
+        lines += [f"  {_latencies(segment.latencies, names)}"] if segment.HasField("latencies") else []
     lines.append(f"  You can: {_advice(service, segment, phase)}")
     return lines
 
@@ -140,6 +141,11 @@ def _knowledge(segment: pb.SegmentStatus, phase: Phase, names: dict[str, str]) -
         share = min(1.0, segment.evidence / segment.evidence_needed)
         proof = "proof of harm" if share >= 1 else f"{_percent(share)} of the way to proof of harm"
         lines.append(f"Evidence: {proof}, from {_words(leading.kpi)}.")
+    if segment.watched:
+        lines.append(
+            "Closer watch, until the evidence clears: ticks and access logs come sooner and, where the mesh traces, "
+            "every request is traced."
+        )
     return lines
 
 
@@ -181,6 +187,27 @@ def _kpi(kpi: pb.KpiStatus, names: dict[str, str]) -> str:
         f"{_percent(kpi.baseline)} of {kpi.baseline_n:,} on {names['baseline']} "
         f"(accepted: {_percent(kpi.tolerance)[:-2]} percentage points more)."
     )
+
+
+def _latencies(found: pb.Latencies, names: dict[str, str]) -> str:
+    """Tell how long requests took since the closer watch began."""
+    counts = f"{found.canary_n:,} requests on {names['canary']} and {found.baseline_n:,} on {names['baseline']}"
+    if not found.canary_n or not found.baseline_n:
+        return f"latencies under closer watch: {counts} so far."
+    quantiles = (
+        f"p{q.quantile * 100:.0f} {_ms(q.canary_ms)} ({_ms(q.baseline_ms)} on {names['baseline']})"
+        for q in found.quantiles
+    )
+    return f"latencies of {counts}: {', '.join(quantiles)}."
+
+
+def _ms(value: float) -> str:
+    """Return a latency to three digits.
+
+    >>> _ms(0.1234), _ms(12.34), _ms(1234.5)
+    ('0.123 ms', '12.3 ms', '1,234 ms')
+    """
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
 def _told(row: DecisionRow, now_unix_ns: int) -> str:

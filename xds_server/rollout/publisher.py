@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 
 from xds_server import node as nodes_of
 from xds_server import resources
 from xds_server.ads.cache import AdsCache
-from xds_server.mesh import LearnedTable, Mesh, ServiceSplits
+from xds_server.mesh import NO_WATCH, LearnedTable, Mesh, ServiceSplits, Watch
 from xds_server.resources.clusters import cluster_name
 from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.snapshot.builder import NO_ENDPOINTS, Endpoints, SnapshotBuilder
@@ -24,7 +24,8 @@ DRY_RUN_S = 10.0
 class Publisher:
     """Publishes one mesh at a time. `endpoints`: those that are not in the mesh file, at present.
 
-    `learned`: by service, what Envoys must know of its learned segments at present.
+    By service, at present: `learned`, what Envoys must know of its learned segments; `watched`, the segments that they
+    are to look at more closely, where anybody is on a canary.
     """
 
     def __init__(self, mesh: Mesh, cache: AdsCache, endpoints: Callable[[], Endpoints] = lambda: NO_ENDPOINTS) -> None:
@@ -32,6 +33,7 @@ class Publisher:
         self._cache = cache
         self._endpoints = endpoints
         self.learned: Callable[[str], LearnedTable | None] = lambda _: None
+        self.watched: Callable[[str], frozenset[str]] = lambda _: frozenset()
         self._stamped: dict[str, tuple[ServiceSplits, ServiceSplits]] = {}
 
     def publish(self, splits: Mapping[str, ServiceSplits], *, urgent: bool = False) -> None:
@@ -40,8 +42,7 @@ class Publisher:
 
     def prepare(self, service: str, splits: Iterable[ServiceSplits]) -> None:
         """Serialise and check ahead of time what may have to go out at once."""
-        table = self.learned(service)
-        self._cache.prepare(self.mesh, service, [replace(each, learned=table) for each in splits])
+        self._cache.prepare(self.mesh, service, [self._filled_in(service, each) for each in splits])
 
     def _stamp_all(self, splits: Mapping[str, ServiceSplits]) -> dict[str, ServiceSplits]:
         """The splits as they go out. What has not changed stays the same object: changes are found by that."""
@@ -50,19 +51,24 @@ class Publisher:
         return stamped
 
     def _told(self, mesh: Mesh, service: str, splits: ServiceSplits) -> ServiceSplits:
-        """Splits to be tried with a mesh that may not be the one that is served: any table will do."""
+        """Splits to be tried with a mesh that may not be the one that is served: any table will do.
+
+        Every segment is watched: to a watch that comes later nobody may say no.
+        """
         is_learned = service in mesh.services and bool(mesh.services[service].learned)
         table = self.learned(service) or LearnedTable(version=0, public_key="00")
-        return replace(splits, learned=table if is_learned else None)
+        watch = _watch(mesh, splits, splits.segments.keys())
+        return replace(splits, learned=table if is_learned else None, watch=watch)
 
     def _stamp(self, service: str, splits: ServiceSplits) -> ServiceSplits:
-        table = self.learned(service)
-        if table == splits.learned:
-            return splits
+        filled_in = self._filled_in(service, splits)
         known = self._stamped.get(service)
-        if known is not None and known[0] is splits and known[1].learned == table:
-            return known[1]
-        return replace(splits, learned=table)
+        return known[1] if known is not None and known[0] is splits and known[1] == filled_in else filled_in
+
+    def _filled_in(self, service: str, splits: ServiceSplits) -> ServiceSplits:
+        table, watch = self.learned(service), _watch(self.mesh, splits, self.watched(service))
+        is_new = (table, watch) != (splits.learned, splits.watch)
+        return replace(splits, learned=table, watch=watch) if is_new else splits
 
     async def refusal(self, mesh: Mesh, splits: Mapping[str, ServiceSplits]) -> str | None:
         """Say why this configuration could not be published; None: it could.
@@ -84,6 +90,12 @@ class Publisher:
             if refusal is not None:
                 return f"Envoy would reject it: {refusal}"
         return None
+
+
+def _watch(mesh: Mesh, splits: ServiceSplits, watched: Set[str]) -> Watch:
+    """What is left of a watch with these splits: without anybody on a canary there is nothing to look at."""
+    segments = frozenset(n for n in watched if (s := splits.segments.get(n)) and s.canary is not None and s.canary_bp)
+    return Watch(segments=segments, traced=mesh.traced is not None) if segments else NO_WATCH
 
 
 def _check(mesh: Mesh, splits: Mapping[str, ServiceSplits], endpoints: Endpoints) -> None:

@@ -16,11 +16,15 @@ def decision_row(  # noqa: PLR0913 -- one row's context
     service: str,
     rollout: str,
     generation: int,
+    watched: bool = False,
     observed_only: bool = False,
     who: str = "",
     verb: str | None = None,
 ) -> DecisionRow:
-    """The row of a decision. `verb`: an operator's action, in place of the verdict that it amounts to."""
+    """The row of a decision. `watched`: its segment is watched more closely from then on.
+
+    `verb`: an operator's action, in place of the verdict that it amounts to.
+    """
     verdict = decision.verdict
     detail = {
         "reasons": [asdict(reason) for reason in verdict.reasons],
@@ -28,6 +32,7 @@ def decision_row(  # noqa: PLR0913 -- one row's context
         "propensity": decision.propensity,
         "phase": str(decision.phase),
         "differences": decision.differences,
+        "watched": watched,
     }
     return DecisionRow(
         at_unix_ns=at_unix_ns,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from analysis.decision import Insufficient, Phase
 from analysis.evidence.log_loss import LogCheck, LogLoss
+from analysis.latencies import QUANTILES, Latencies
 from analysis.ramp import SegmentView
 from analysis.spec import TOTAL_BP
 from analysis.wording import RatioView
@@ -139,7 +140,17 @@ def _segment(steered: SteeredService, view: SegmentView) -> pb.SegmentStatus:
         largest_split=state.largest_bp / TOTAL_BP,
         exposed_sessions=view.exposed_n if state.phase is not Phase.PINNED else 0,
         sample_ratio=_sample_ratio(view.sample_ratio),
+        watched=state.watched,
+        latencies=_latencies(view.latencies) if view.latencies is not None else None,
     )
+
+
+def _latencies(view: Latencies) -> pb.Latencies:
+    quantiles = [
+        pb.LatencyQuantile(quantile=quantile, canary_ms=_finite(canary), baseline_ms=_finite(baseline))
+        for quantile, canary, baseline in zip(QUANTILES, view.canary_ms, view.baseline_ms, strict=True)
+    ]
+    return pb.Latencies(canary_n=view.canary_n, baseline_n=view.baseline_n, quantiles=quantiles)
 
 
 def _sample_ratio(view: RatioView) -> pb.SampleRatio:

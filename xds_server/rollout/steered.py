@@ -21,6 +21,8 @@ from xds_server.store.records import DecisionRow, RolloutRow
 
 SERINUS = "serinus"  # who gives an order that no person gave
 HELD = "held: "  # how the reason of what Serinus itself has stopped begins
+WATCHED_TICK = 0.25  # of the mesh file's interval, while any segment is watched more closely
+SHORTEST_TICK_S = 1.0  # … but no shorter: all services' ticks share a core
 INBOX_LIMIT = 1_000_000  # rows, of 38 bytes or so: other services' ticks drain what a slow one's has yet to take
 
 
@@ -39,7 +41,8 @@ class SteeredService:
     waiting_for: tuple[str, ...] = ()
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     inbox: list[npt.NDArray[np.void]] = field(default_factory=list)
-    said: dict[str, tuple[str, str, int]] = field(default_factory=dict)  # segment to the verdict journalled last
+    watched: frozenset[str] = frozenset()  # segments that Envoys look at more closely
+    said: dict[str, tuple[str, str, int, bool]] = field(default_factory=dict)  # segment to the verdict journalled last
     saved_s: float = 0.0  # monotonic time of the last stored engine state
     held: str = ""  # why the rollout is held until a person resumes it
     unwritten: list[DecisionRow] = field(default_factory=list)  # carried out, but the journal could not take them
@@ -79,6 +82,19 @@ class SteeredService:
                     self.engine.observer.settle(name, now_ns)
             ramp.segments[name] = state
 
+    def follow_watch(self) -> bool:
+        """Take over which segments the engine watches; whether that is new. While it ticks it must not be asked."""
+        ramp, before = self.engine.ramp, self.watched
+        states = ramp.segments if ramp is not None and self.is_running else {}
+        self.watched = frozenset(name for name, state in states.items() if state.watched)
+        return self.watched != before
+
+    @property
+    def tick_s(self) -> float:
+        """From one tick to the next."""
+        interval_s = self.service.spec.rollout.interval_s
+        return min(interval_s, max(interval_s * WATCHED_TICK, SHORTEST_TICK_S)) if self.watched else interval_s
+
     def put_rows(self, rows: npt.NDArray[np.void]) -> None:
         """Keep rows for the next tick; of too many the oldest go."""
         self.inbox.append(rows)
@@ -96,7 +112,8 @@ class SteeredService:
         fresh = []
         for decision in decisions:
             split_bp = decision.split_after_bp if observed_only else decision.split_before_bp
-            said = (verdict_name(decision.verdict), decision.verdict.reasons[0].code, split_bp)
+            watched = decision.segment in self.watched
+            said = (verdict_name(decision.verdict), decision.verdict.reasons[0].code, split_bp, watched)
             if (decision.changes_split and not observed_only) or self.said.get(decision.segment) != said:
                 fresh.append(decision)
             self.said[decision.segment] = said

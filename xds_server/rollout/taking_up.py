@@ -25,6 +25,7 @@ def take_up(
     steered.row, steered.good, steered.ticked_s = row, steered.splits, clock.monotonic()
     if row is not None:
         _resume(steered, row, journal, clock.now_unix_ns())
+        steered.follow_watch()
     return steered
 
 

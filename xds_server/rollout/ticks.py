@@ -63,17 +63,17 @@ class Ticks:
             steered.ticking = self._tasks.create_task(self._tick_forever(steered), name=f"ticks of {steered.name}")
 
     async def _tick_forever(self, steered: SteeredService) -> None:
-        interval_s = steered.service.spec.rollout.interval_s
-        due = self._fleet.clock.monotonic() + interval_s
+        due = self._fleet.clock.monotonic() + steered.tick_s
         while True:
             await self._fleet.clock.sleep(max(due - self._fleet.clock.monotonic(), 0.0))
-            due = max(due + interval_s, self._fleet.clock.monotonic())  # after a stall: no burst of ticks
             tick = asyncio.create_task(self._tick(steered))
             try:
                 await asyncio.shield(tick)
             except asyncio.CancelledError:
                 await tick  # what its thread decides is carried out, or engine and splits would differ ever after
                 raise
+            # Which this tick may have changed; after a stall no burst of ticks.
+            due = max(due + steered.tick_s, self._fleet.clock.monotonic())
 
     async def _tick(self, steered: SteeredService) -> None:
         """Tick one service. Whatever fails in it holds this service, and never the loop or another service."""
@@ -130,6 +130,7 @@ class Ticks:
             return  # of a finished rollout there is nothing more to tell
         observed = steered.service.spec.rollout.mode is Mode.OBSERVE
         changed = [] if observed else [decision for decision in decisions if decision.changes_split]
+        self._execution.follow_watch(steered, changed)
         fresh = steered.news(decisions, observed_only=observed)
         if steered.is_running:
             for decision in decisions:

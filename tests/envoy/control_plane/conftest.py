@@ -182,18 +182,23 @@ class _Answers(asyncio.Protocol):
 
 @dataclass(slots=True)
 class Version:
-    """One version of the service; `status` is what it answers with. `seen`: when, and whom."""
+    """One version of the service; `status` is what it answers with. `seen`: when, and whom.
+
+    `fails_every`: one in so many is answered with 500; 0: none.
+    """
 
     name: str
     port: int = 0
     status: int = 200
+    fails_every: int = 0
     seen: list[tuple[float, str]] = field(default_factory=list)
 
     def answer(self, head: bytes) -> bytes:
         found = re.search(rb"x-user-id: (\S+)", head, re.IGNORECASE)
         self.seen.append((time.monotonic(), found[1].decode() if found else ""))
         name = self.name.encode()
-        return b"HTTP/1.1 %d X\r\nx-version: %b\r\ncontent-length: 2\r\n\r\nok" % (self.status, name)
+        status = 500 if self.fails_every and len(self.seen) % self.fails_every == 0 else self.status
+        return b"HTTP/1.1 %d X\r\nx-version: %b\r\ncontent-length: 2\r\n\r\nok" % (status, name)
 
 
 @contextlib.asynccontextmanager

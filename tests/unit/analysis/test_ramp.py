@@ -422,7 +422,7 @@ def _grounds(
     reading = Reading(_spec(segments=FOUR), 2)
     thresholds = reading.evidence.log_thresholds
     log_e = np.full((2, 5, len(reading.evidence.tests)), -5.0)
-    log_e[0, -1, list(together)] = thresholds[-1] + 1
+    log_e[0, -1, list(together)] = thresholds[-1, list(together)] + 1
     for test, by_segment in leaning.items():
         for segment, value in by_segment.items():
             log_e[0, segment, test] = value
@@ -459,7 +459,7 @@ def test_who_is_not_known_to_be_healthy_goes_with_two_that_are_named_on_one_kpi(
 
 
 def test_proof_of_a_segment_s_own_is_its_own_and_takes_the_unknown_along_only_where_another_is_named() -> None:
-    proof = float(Reading(_spec(segments=FOUR)).evidence.log_thresholds[0]) + 1
+    proof = float(Reading(_spec(segments=FOUR)).evidence.log_thresholds[0, 0]) + 1
     assert _grounds({0: {1: proof}}, together=()) == ([1], [])
     assert _grounds({0: {1: proof, 2: 3.0}}, together=(), healthy=(3,)) == ([1], [0, 1, 2])
 
@@ -469,3 +469,63 @@ def test_what_is_no_ground_proves_nothing_together_either() -> None:
     assert zero
     for test in zero:
         assert _grounds({test: {0: 99.0, 1: 99.0}}, together=(test,)) == ([], [])
+
+
+def _suspected(driver: Driver, power: float) -> Driver:
+    """From now on the evidence against `power` is that share of the proof; there is none against the other."""
+    reading = driver.ramp.reading
+    whole = type(reading).conclude
+    suspicion = np.array([[power, 0.0]])
+    reading.conclude = lambda standing: replace(whole(reading, standing), suspicion=suspicion)  # type: ignore[method-assign]
+    return driver
+
+
+def _watched(driver: Driver) -> list[str]:
+    return [name for name, state in driver.ramp.segments.items() if state.watched]
+
+
+def test_suspicion_begins_a_closer_watch_of_that_segment_which_ends_when_it_is_calm() -> None:
+    driver = Driver().run(15)
+    assert driver.split() > 0
+    seen = []
+    for share in (0.49, 0.5, 0.3, 0.9, 0.26, 0.24, 0.49):
+        _suspected(driver, share).run(1)
+        seen.append(_watched(driver))
+    assert seen == [[], *[["power"]] * 4, [], []]
+
+
+def test_nobody_is_watched_where_nobody_is_exposed_and_where_all_is_over() -> None:
+    assert not _watched(_suspected(Driver(_spec(warmup_s=100)), 0.9).run(15))
+    assert not _watched(_suspected(Driver(_spec(mode=Mode.OBSERVE)), 0.9).run(15))
+    driver = _suspected(Driver().run(15), 0.6).run(1)
+    assert _watched(driver) == ["power"]
+    driver.order(Action.ROLLBACK, segment="power")
+    assert not _watched(driver.run(1))
+    driver.order(Action.PROMOTE, segment="power")
+    assert not _watched(driver.run(1))
+
+
+def test_closer_watch_outlives_a_restart() -> None:
+    driver = _suspected(Driver().run(15), 0.6).run(1)
+    stored = json.loads(json.dumps(driver.ramp.state()))
+    again = Ramp(driver.spec, BudgetPolicy(), ARMS)
+    again.restore(stored, gap_s=1)
+    assert [state.watched for state in again.segments.values()] == [True, False]
+
+
+def test_ticks_that_come_more_often_fill_the_same_history_and_count_no_more_towards_a_breach() -> None:
+    """A closer watch looks four times an interval; who was seen is the same, and so is how long it has been."""
+    driver = Driver(_spec(interval_s=4.0)).run(0)
+    driver.order(Action.SET, segment="power", split_bp=4_000)
+    ramp, state = driver.ramp, driver.ramp.segments["power"]
+    ramp._outlook.is_founded = lambda *_: True  # type: ignore[method-assign]
+    seen, now_s = [], 0.0
+    for elapsed_s in (4.0, 4.01, *[0.99, 1.02, 1.0, 1.01] * 2, 3.98, 12.0):
+        now_s += elapsed_s
+        window = empty(2, 5)
+        window.n[0] = 1
+        ramp.step(window, now_s=now_s, rng=driver.rng)
+        n, _ = ramp.reading.recent.series(0, 0)
+        seen.append((n[:, 0, CANARY].astype(int).tolist(), state.breach_ticks))
+    assert [ticks for _, ticks in seen] == [1, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 6]
+    assert seen[-1][0] == [1, 1, 4, 4, 1, 1]

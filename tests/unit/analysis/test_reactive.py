@@ -62,7 +62,13 @@ def test_failures_need_not_follow_each_other() -> None:
 
 @pytest.mark.parametrize(
     ("bad", "arm", "kpi"),
-    [(0, CANARY, ERRORS), (1, CANARY, ERRORS), (20, BASELINE, ERRORS), (20, CANARY, LATENCY), (20, CANARY, ABANDONMENT)],
+    [
+        (0, CANARY, ERRORS),
+        (1, CANARY, ERRORS),
+        (20, BASELINE, ERRORS),
+        (20, CANARY, LATENCY),
+        (20, CANARY, ABANDONMENT),
+    ],
     ids=["good", "95 % exactly", "bad baseline", "slow", "left"],
 )
 def test_what_meets_the_rule_is_never_rolled_back_by_it(bad: int, arm: int, kpi: int) -> None:

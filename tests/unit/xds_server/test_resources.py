@@ -5,13 +5,15 @@ from dataclasses import replace
 import pytest
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.route.v3.route_components_pb2 import Route
+from envoy.extensions.access_loggers.grpc.v3.als_pb2 import HttpGrpcAccessLogConfig
 from envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthzPerRoute
 from envoy.extensions.filters.http.lua.v3.lua_pb2 import LuaPerRoute
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
     HttpConnectionManager,
 )
+from envoy.type.v3.percent_pb2 import FractionalPercent
 
-from xds_server.mesh import LearnedTable, Mesh, SegmentMatch, SegmentSplit, Service, ServiceSplits, ValueMatch
+from xds_server.mesh import LearnedTable, Mesh, SegmentMatch, SegmentSplit, Service, ServiceSplits, ValueMatch, Watch
 from xds_server.node import ANY_SIDECAR, NodeKind, kind_of, kinds
 from xds_server.resources import Resources, build
 from xds_server.settings import parse_mesh
@@ -273,3 +275,46 @@ def test_without_a_table_nobody_is_asked_for_and_what_clients_claim_is_dropped_a
     assert all(set(host.typed_per_filter_config) == {"envoy.filters.http.lua"} for host in config.virtual_hosts)
     (header,) = routes_of(built)["shop|fresh|1"].match.headers
     assert (header.name, header.string_match.exact) == ("x-serinus-segment", "newcomers")
+
+
+def _with_watch(**watch: object) -> dict[str, ServiceSplits]:
+    return {"shop": replace(splits()["shop"], watch=Watch(**watch))}  # type: ignore[arg-type]
+
+
+def _marks(route: Route) -> list[tuple[str, str]]:
+    return [(each.header.key, each.header.value) for each in route.request_headers_to_add]
+
+
+def test_only_routes_of_a_watched_segment_mark_their_requests_and_trace_them_where_there_is_a_tracer(
+    mesh: Mesh,
+) -> None:
+    watched = build(mesh, _with_watch(segments=frozenset({"beta"})), ANY_SIDECAR)
+    for name, route in routes_of(watched).items():
+        assert _marks(route) == [("x-serinus-watched", "1")] * ("|beta|" in name)
+        assert not route.HasField("tracing")
+    traced = build(mesh, _with_watch(segments=frozenset({"beta"}), traced=True), ANY_SIDECAR)
+    for name, route in routes_of(traced).items():
+        assert route.HasField("tracing") == ("|beta|" in name)
+    tracing = routes_of(traced)["shop|beta|0"].tracing
+    assert (tracing.random_sampling.numerator, tracing.random_sampling.denominator) == (100, FractionalPercent.HUNDRED)
+    assert tracing.HasField("client_sampling")  # left out it would be everybody who sends x-client-trace-id
+    assert tracing.client_sampling.numerator == 0
+    assert watched.listeners == traced.listeners == build(mesh, splits(), ANY_SIDECAR).listeners
+
+
+def test_of_two_access_loggers_each_request_meets_one_and_the_watched_are_reported_sooner(mesh: Mesh) -> None:
+    usual, watched = manager_of(build(mesh, splits(), ANY_SIDECAR)).access_log
+    headers = [each.filter.header_filter.header for each in (usual, watched)]
+    assert [(h.name, h.present_match, h.invert_match) for h in headers] == [
+        ("x-serinus-watched", True, True),
+        ("x-serinus-watched", True, False),
+    ]
+    configs = []
+    for each in (usual, watched):
+        config = HttpGrpcAccessLogConfig()
+        assert each.typed_config.Unpack(config)
+        configs.append(config)
+    flushes_ms = [config.common_config.buffer_flush_interval.ToMilliseconds() for config in configs]
+    assert flushes_ms == [200, 50]
+    configs[1].common_config.buffer_flush_interval.CopyFrom(configs[0].common_config.buffer_flush_interval)
+    assert configs[0] == configs[1], "they differ in nothing else"

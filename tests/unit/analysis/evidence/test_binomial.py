@@ -19,9 +19,7 @@ def _expectations(n_c: int, n_b: int, log_odds: float, *, flipped: bool = False)
     bad_c, bad_b = np.arange(n_c + 1), np.arange(n_b + 1)
     canary, baseline = (n_c, bad_c[:, None]), (n_b, bad_b)
     e = np.exp(log_ratio_e(*(*baseline, *canary) if flipped else (*canary, *baseline), log_odds))
-    expectations: np.ndarray = (
-        binom.pmf(bad_c, n_c, RATES[:, None]) @ e @ binom.pmf(bad_b, n_b, RATES[:, None]).T
-    )
+    expectations: np.ndarray = binom.pmf(bad_c, n_c, RATES[:, None]) @ e @ binom.pmf(bad_b, n_b, RATES[:, None]).T
     return expectations
 
 

@@ -100,7 +100,7 @@ def test_excess_that_is_just_accepted_is_seldom_suspected_whatever_the_base_rate
 def test_flipped_sign_or_a_worse_canary_breaks_it(against: Against, sizes: tuple[int, int]) -> None:
     """What the test above can tell: arms mistaken for each other where the canary is the better one."""
     courses = _courses(sizes)
-    better = np.tile([0.6, 0.02], (TICKS, 1))
+    better = np.tile([0.9, 0.02], (TICKS, 1))
     chances = _chances(courses, sizes, better)
     right = _e_values(courses, sizes, against, false_rollback=UNCUT)
     flipped = _e_values(courses, sizes, against, false_rollback=UNCUT, flipped=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from analysis.evidence.regression import Against, RegressionEvidence
+from analysis.evidence.regression import EFFECT_WEIGHTS, EFFECTS, Against, RegressionEvidence
 from analysis.evidence.regression import tests_of as hypotheses_of
 from analysis.spec import KpiKind, KpiSpec, RolloutSpec, SegmentSpec, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window, empty
@@ -89,7 +90,7 @@ def _ticks_until_proven(*, onset: int, canary: float, ticks: int = 300, toleranc
         bad = canary if tick >= onset else 0.02
         window = _window(rng, 1, people=60, split=0.3, base=0.02, canary=bad)
         evidence.update(window, since_exposure_s=tick)
-        if evidence.log_e_values[0, 0, 0] >= evidence.log_thresholds[0]:
+        if evidence.log_e_values[0, 0, 0] >= evidence.log_thresholds[0, 0]:
             return tick
     return None
 
@@ -123,7 +124,8 @@ def test_limit_needs_no_baseline() -> None:
     for _ in range(8):
         evidence.update(window, since_exposure_s=0)
     by = {test.against: evidence.log_e_values[0, 0, t] for t, test in enumerate(evidence.tests)}
-    assert by[Against.LIMIT] > evidence.log_thresholds[0]
+    needed = {test.against: evidence.log_thresholds[0, t] for t, test in enumerate(evidence.tests)}
+    assert by[Against.LIMIT] > needed[Against.LIMIT]
     assert by[Against.TOLERANCE] <= np.log(0.5) + 1e-9  # nothing to compare with: only the stake so far
     assert by[Against.ZERO] <= np.log(0.5) + 1e-9
 
@@ -138,7 +140,7 @@ def test_segments_add_up_to_proof_in_the_pooled_row() -> None:
         window.n[:, 0] = (40, 10)
         window.bad[:, 0, CANARY] = 1
         evidence.update(window, since_exposure_s=tick)
-        for row in np.flatnonzero(evidence.log_e_values[0, :, 0] >= evidence.log_thresholds):
+        for row in np.flatnonzero(evidence.log_e_values[0, :, 0] >= evidence.log_thresholds[:, 0]):
             proven_at.setdefault(int(row), tick)
     assert proven_at[5] < proven_at[0]
 
@@ -149,15 +151,61 @@ def test_one_blip_of_one_tick_is_no_proof() -> None:
     window = empty(1, 1)
     window.n[0, 0], window.bad[0, 0, CANARY] = (500, 500), 500
     evidence.update(window, since_exposure_s=0)
-    assert evidence.log_e_values[0, 0, 0] < evidence.log_thresholds[0] / 2
+    assert evidence.log_e_values[0, 0, 0] < evidence.log_thresholds[0, 0] / 2
 
 
-def test_risks_of_all_grounds_add_up_to_the_stated_one() -> None:
-    """The union bound: the sum over rows and grounds of 1/threshold is false_rollback."""
-    spec = _spec(4, tolerance=0.02, limit=0.1)
+@pytest.mark.parametrize("n_segments", [1, 2, 4])
+def test_risks_of_all_grounds_add_up_to_the_stated_one(n_segments: int) -> None:
+    """The union bound: the sum over rows and grounds of 1/threshold is false_rollback.
+
+    Of one segment alone both rows are the same, bit for bit, and their risk is one.
+    """
+    spec = _every_kind(n_segments)
     evidence = RegressionEvidence(spec)
-    grounds = sum(test.against is not Against.ZERO for test in hypotheses_of(spec))
-    assert grounds * np.exp(-evidence.log_thresholds).sum() == pytest.approx(spec.rollout.false_rollback)
+    grounds = np.array([test.against is not Against.ZERO for test in hypotheses_of(spec)])
+    assert (evidence.grounds == grounds).all()
+    assert not grounds.all()
+    risks = np.exp(-evidence.log_thresholds)[:, grounds]
+    if n_segments == 1:
+        window = _everywhere_worse(n_segments)
+        for tick in range(20):
+            evidence.update(window, since_exposure_s=tick, elapsed_s=0.7)
+            np.testing.assert_array_equal(evidence.log_e_values[0, 0], evidence.log_e_values[0, 1])
+        np.testing.assert_array_equal(risks[0], risks[1])
+        risks = risks[:1]
+    assert risks.sum() == pytest.approx(spec.rollout.false_rollback)
+
+
+def _every_kind(n_segments: int) -> ServiceSpec:
+    """A service with every kind of test."""
+    kpis = (
+        KpiSpec(kind=KpiKind.ERROR_RATE, judge_after_s=4, tolerance=0.02, limit=0.1),
+        KpiSpec(kind=KpiKind.LATENCY, judge_after_s=4, tolerance=0.05),
+        KpiSpec(kind=KpiKind.ABANDONMENT, judge_after_s=4, tolerance=0.02),
+        KpiSpec(kind=KpiKind.ANOMALY, judge_after_s=4, tolerance=0.1),
+    )
+    return replace(_spec(n_segments), kpis=kpis)
+
+
+def _everywhere_worse(n_segments: int) -> Window:
+    window = empty(n_segments, 4)
+    window.n[:], window.bad[..., BASELINE], window.bad[..., CANARY] = 40, 2, 9
+    return window
+
+
+def test_shares_of_the_capital_put_on_each_effect_add_up_to_one() -> None:
+    """More than the whole would be no e-value; less would be given away."""
+    assert (EFFECT_WEIGHTS > 0).all()
+    assert EFFECT_WEIGHTS.sum() == pytest.approx(1.0, abs=1e-12)
+    assert len(EFFECT_WEIGHTS) == len(EFFECTS)
+    assert (np.diff(EFFECTS) > 0).all()
+    assert EFFECTS[0] > 0
+
+
+def test_graver_kpis_need_less_evidence() -> None:
+    evidence = RegressionEvidence(_every_kind(3))
+    needed = {test.kpi: evidence.log_thresholds[0, t] for t, test in enumerate(evidence.tests) if evidence.grounds[t]}
+    assert needed[0] < needed[1] == needed[2] < needed[3]
 
 
 def test_stakes_of_all_restarts_stay_below_one() -> None:
@@ -192,3 +240,20 @@ def test_state_of_an_unused_test_survives_json() -> None:
     evidence = RegressionEvidence(spec)
     evidence.restore(json.loads(json.dumps(RegressionEvidence(spec).state())))
     assert np.isneginf(evidence.log_e_values).all()
+
+
+def test_burst_counts_no_more_where_somebody_looks_more_often() -> None:
+    """Forty people fail at once: seen in one tick, or in four that last as long together."""
+    once, often = RegressionEvidence(_spec()), RegressionEvidence(_spec())
+    window = empty(1, 1)
+    window.unexposed_n[:], window.unexposed_bad[:] = 1_000, 5
+    for evidence in (once, often):
+        evidence.update(window, since_exposure_s=0)
+    whole, quarter = empty(1, 1), empty(1, 1)
+    whole.n[:], whole.bad[:] = 40, [0, 40]
+    quarter.n[:], quarter.bad[:] = 10, [0, 10]
+    once.update(whole, since_exposure_s=10)
+    for since_s in (2.5, 5, 7.5, 10):
+        often.update(quarter, since_exposure_s=since_s, share=0.25)
+    assert once.log_e_values.max() > 0
+    assert often.log_e_values.max() <= once.log_e_values.max() + 1e-9

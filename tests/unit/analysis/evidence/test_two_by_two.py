@@ -106,9 +106,7 @@ def test_no_growth_without_a_second_arm(share: float) -> None:
     assert float(expected_log_e(share, 0.2, 0.05, 0.02)) == pytest.approx(0.0, abs=1e-6)
 
 
-def _bisected(
-    n_c: np.ndarray, n_b: np.ndarray, q_c: np.ndarray, q_b: np.ndarray, difference: np.ndarray
-) -> np.ndarray:
+def _bisected(n_c: np.ndarray, n_b: np.ndarray, q_c: np.ndarray, q_b: np.ndarray, difference: np.ndarray) -> np.ndarray:
     """The projection's p_b as the zero of the divergence's slope, which rises with p_b: slow, and hard to get wrong."""
     low, high = np.maximum(1e-9, 1e-9 - difference), np.minimum(1 - 1e-9, 1 - 1e-9 - difference)
     for _ in range(100):
@@ -138,9 +136,7 @@ def _expectations(n_c: int, n_b: int, q_c: float, q_b: float, difference: float)
     """E[e] at every pair of true rates (canary, baseline) of RATES, exactly."""
     bad_c, bad_b = np.arange(n_c + 1), np.arange(n_b + 1)
     e = np.exp(log_e(n_c, bad_c[:, None], n_b, bad_b, q_c, q_b, difference))
-    expectations: np.ndarray = (
-        binom.pmf(bad_c, n_c, RATES[:, None]) @ e @ binom.pmf(bad_b, n_b, RATES[:, None]).T
-    )
+    expectations: np.ndarray = binom.pmf(bad_c, n_c, RATES[:, None]) @ e @ binom.pmf(bad_b, n_b, RATES[:, None]).T
     return expectations
 
 

@@ -159,6 +159,23 @@ def test_where_new_people_went_is_said_and_what_to_do_where_they_were_not_asked_
     assert "New people" not in nobody
 
 
+def test_a_closer_watch_is_said_with_how_long_requests_take_on_either_version() -> None:
+    quantiles = [pb.LatencyQuantile(quantile=0.5, canary_ms=12, baseline_ms=11.4),
+                 pb.LatencyQuantile(quantile=0.99, canary_ms=1234.5, baseline_ms=200)]  # fmt: skip
+    watched = pb.SegmentStatus(
+        segment="eu", phase="ramping", health="unknown", split=0.125, watched=True,
+        latencies=pb.Latencies(canary_n=12, baseline_n=3_400, quantiles=quantiles),
+    )  # fmt: skip
+    text = explain(service(watched), [], segment="eu", now_unix_ns=NOW)
+    assert "\n  Closer watch, until the evidence clears: ticks and access logs come sooner" in text
+    counts = "\n  latencies of 12 requests on v2 and 3,400 on v1: "
+    assert f"{counts}p50 12 ms (11.4 ms on v1), p99 1,234 ms (200 ms on v1).\n" in text
+    assert "latencies" not in explain(service(watched), [], segment=None, now_unix_ns=NOW)
+    watched.latencies.canary_n = 0
+    assert "0 requests on v2 and 3,400 on v1 so far." in explain(service(watched), [], segment="eu", now_unix_ns=NOW)
+    assert "loser watch" not in explain(service(EU), [], segment="eu", now_unix_ns=NOW)
+
+
 def test_a_number_that_is_not_known_is_not_printed_as_one() -> None:
     """An upper bound may be infinite before there is data."""
     text = explain(service(EU, harm_upper=float("inf")), [], segment=None, now_unix_ns=NOW)

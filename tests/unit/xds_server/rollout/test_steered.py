@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
-from analysis.decision import Action, Order
+from analysis.decision import Action, Hold, Order, Phase, Reason, SegmentDecision
 from analysis.engine import Rollout, ServiceEngine
 from analysis.session import NS
 from analysis.splits import IN_DOUBT
 from xds_server.mesh import SegmentSplit, ServiceSplits
 from xds_server.rollout.steered import SteeredService, resting_splits
 from xds_server.settings import parse_mesh
+from xds_server.store.records import RolloutRow
 
 MESH = """
 services:
@@ -76,3 +78,46 @@ def test_each_rollback_that_may_come_next_is_foreseen() -> None:
     ]
     assert foreseen == [{"a": 0, "b": 200, "c": 0}, {"a": 100, "b": 0, "c": 0}, {"a": 0, "b": 0, "c": 0}]
     assert {each.generation for each in _steered(splits).rollbacks()} == {8}
+
+
+def _running(interval_s: float) -> SteeredService:
+    service = parse_mesh(MESH, "mesh.yaml").services["shop"]
+    spec = replace(service.spec, rollout=replace(service.spec.rollout, interval_s=interval_s))
+    engine = ServiceEngine(spec, seed=1)
+    engine.start(Rollout(rollout="shop-1", canary="v2", started_ns=NS, arms={"default": ("v1", "v2")}))
+    row = RolloutRow(rollout="shop-1", service="shop", baseline="v1", canary="v2", state="running", started_unix_ns=NS)
+    return SteeredService(service=replace(service, spec=spec), engine=engine, splits=resting_splits(service), row=row)
+
+
+@pytest.mark.parametrize(("interval_s", "watched_s"), [(60, 15), (10, 2.5), (3, 1), (1, 1), (0.2, 0.2)])
+def test_ticks_are_nearer_while_anything_is_watched_but_never_nearer_than_a_second(
+    interval_s: float, watched_s: float
+) -> None:
+    steered = _running(interval_s)
+    assert steered.tick_s == interval_s
+    assert steered.engine.ramp is not None
+    state = steered.engine.ramp.segments["default"]
+    assert not steered.follow_watch()
+    state.watched = True
+    assert (steered.follow_watch(), steered.follow_watch()) == (True, False)
+    assert (steered.watched, steered.tick_s) == ({"default"}, watched_s)
+    state.watched = False
+    assert steered.follow_watch()
+    assert steered.tick_s == interval_s
+
+
+def test_that_a_watch_begins_or_ends_is_worth_a_line_though_nothing_else_has_changed() -> None:
+    steered = _running(1)
+    assert steered.engine.ramp is not None
+    held = SegmentDecision(
+        segment="default",
+        verdict=Hold(reasons=(Reason(code="budget", text=""),)),
+        phase=Phase.RAMPING,
+        split_before_bp=100,
+        split_after_bp=100,
+    )
+    told = []
+    for watched in (False, False, True, True, False):
+        steered.watched = frozenset({"default"} if watched else ())
+        told.append(bool(steered.news([held], observed_only=False)))
+    assert told == [True, False, True, False, True]

@@ -1,0 +1,92 @@
+"""How many sessions it takes until a canary that is as good as the baseline is known to be, by the rollout's own rule.
+
+What is older than an epoch is forgotten (`evidence.exclusion`), so the sessions must come within one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.decision import Phase
+from analysis.evidence.exclusion import GRID, ExcessExclusion
+from analysis.power.detection import DAY_S, Traffic
+from analysis.power.world import harm_rates
+from analysis.reading import HEALTHY_EXCESS, HEALTHY_TOLERANCES, Reading
+from analysis.segment import SegmentState
+from analysis.spec import KpiKind, ServiceSpec
+
+_KNOWN_N = 1e6  # sessions behind a base rate that is taken as known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthNeed:
+    """What it takes to call one segment healthy at a split. Sessions are those of both arms.
+
+    `seconds`: at the segment's traffic; None: never, since they do not come within `within_s`. `what`: the comparison
+    that takes most, a KPI's name or 'harm', and `tolerance` a larger one for it that would do; None: none would.
+    """
+
+    segment: str
+    split: float
+    sessions: float
+    seconds: float | None
+    within_s: float
+    what: str
+    tolerance: float | None
+
+    @property
+    def sessions_per_s(self) -> float:
+        """The traffic that would do."""
+        return self.sessions / self.within_s
+
+
+def needs(spec: ServiceSpec, traffic: Traffic, splits: dict[int, float]) -> tuple[HealthNeed, ...]:
+    """The need of each segment, by its index, at its split in (0, 1)."""
+    reading = _reading(spec, traffic)
+    return tuple(_need(reading, index, split, traffic.sessions_per_s[index]) for index, split in splits.items())
+
+
+def _reading(spec: ServiceSpec, traffic: Traffic) -> Reading:
+    """A rollout's state before the first step, that knows rates and base rates."""
+    pinned = {segment.name: Phase.PINNED for segment in spec.segments if segment.pin is not None}
+    states = {s.name: SegmentState(phase=pinned.get(s.name, Phase.RAMPING)) for s in spec.segments}
+    reading = Reading(spec, states)
+    reading.harm.rate[:] = traffic.sessions_per_s
+    for base, rate in (
+        (reading.harm.base, harm_rates(spec, traffic)),
+        (reading.evidence.base, np.array(traffic.base)),
+    ):
+        base.n = np.full(rate.shape, _KNOWN_N)
+        base.bad = rate * _KNOWN_N
+    return reading
+
+
+def _need(reading: Reading, index: int, split: float, sessions_per_s: float) -> HealthNeed:
+    spec, epoch_s = reading.spec, reading.harm.epoch_s
+    within_s = min(epoch_s, DAY_S)
+    found = [
+        (exclusion.sessions_needed(row, target, base, split), exclusion, row, base)
+        for exclusion, row, target, base in reading.unexcluded(index)
+    ]
+    sessions, exclusion, row, base = max(found, key=lambda each: each[0])
+    is_harm = exclusion is reading.harm.exclusion
+    guarded = [kpi for kpi in spec.kpis if kpi.kind is not KpiKind.ANOMALY]
+    seconds = sessions / sessions_per_s if sessions_per_s > 0 else float("inf")
+    excess = _excludable(exclusion, row, base, split, sessions_per_s * within_s)
+    return HealthNeed(
+        segment=spec.segments[index].name,
+        split=split,
+        sessions=sessions,
+        seconds=seconds + spec.oldest_judged_s if seconds <= within_s else None,
+        within_s=within_s,
+        what="harm" if is_harm else guarded[row % len(guarded)].name,
+        tolerance=None if excess is None else excess if is_harm else excess / HEALTHY_TOLERANCES,
+    )
+
+
+def _excludable(exclusion: ExcessExclusion, row: int, base: float, split: float, sessions: float) -> float | None:
+    """The smallest excess, of those that are tested, which so many sessions exclude; None: none that counts."""
+    fits = [float(x) for x in GRID if exclusion.sessions_needed(row, float(x), base, split) <= sessions]
+    return fits[0] if fits and fits[0] <= HEALTHY_EXCESS else None

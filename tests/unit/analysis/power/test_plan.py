@@ -1,0 +1,142 @@
+"""Which plans are refused, with which number, and which segments are too small."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from analysis.power import plan as plans
+from analysis.power.budget import check_budget
+from analysis.power.detection import EVERYWHERE, Traffic, detections
+from analysis.power.good_release import good_releases
+from analysis.power.health import needs
+from analysis.power.plan import check_plan
+from analysis.spec import HarmSpec, KpiKind, KpiSpec, Outcome, RolloutSpec, SegmentSpec, ServiceSpec
+
+
+def _spec(*segments: SegmentSpec, budget: float = 50, tolerance: float = 0.005, bake_s: float = 60.0) -> ServiceSpec:
+    harm = HarmSpec(budget=budget, bad=frozenset({Outcome.ERROR}), tolerance=tolerance)
+    return ServiceSpec(
+        name="shop", baseline="v1", versions=("v1", "v2"), segments=(*segments, SegmentSpec(name="default")),
+        kpis=(KpiSpec(kind=KpiKind.ERROR_RATE, judge_after_s=60, tolerance=0.005),),
+        rollout=RolloutSpec(harm=harm, bake_s=bake_s),
+    )  # fmt: skip
+
+
+def _traffic(*sessions_per_s: float, base: float = 0.005) -> Traffic:
+    return Traffic(sessions_per_s=sessions_per_s, base=((base,),) * len(sessions_per_s))
+
+
+@pytest.fixture
+def unplayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated releases are tested by themselves, and take seconds."""
+    monkeypatch.setattr(plans, "good_releases", lambda *_, **__: ())
+
+
+def test_budget_is_held_against_the_freeze_rule() -> None:
+    """Design section 5: c²·p(1 - p)/(4ε) with c = 4."""
+    check = check_budget(_spec(), _traffic(10, base=0.1))
+    assert check.needed_not_to_freeze == pytest.approx(16 * 0.1 * 0.9 / (4 * 0.005))
+    assert not check.is_enough
+    instead = check_budget(_spec(tolerance=check.tolerance_not_to_freeze * 1.001), _traffic(10, base=0.1))
+    assert instead.is_enough
+
+
+def test_weights_count_in_the_budget_as_in_the_ledger() -> None:
+    """Harm that costs a tenth varies by a hundredth."""
+    half = check_budget(_spec(SegmentSpec(name="staff", weight=0.1)), _traffic(10, 10, base=0.1))
+    v, plain = 0.1 * 0.9, 16 / (4 * 0.005)
+    assert half.needed_not_to_freeze == pytest.approx(plain * (v + 0.01 * v) / 1.1)
+
+
+def test_the_number_that_is_named_does_and_less_does_not(unplayed: None) -> None:
+    """Of both reasons to refuse: the line names the budget."""
+    for traffic in (_traffic(10, base=0.1), _traffic(400)):
+        check = check_budget(_spec(), traffic)
+        needed = max(check.needed_not_to_freeze, check.needed_to_begin)
+        assert needed > 50
+        (line,) = check_plan(_spec(), traffic).refusals
+        named = float(line.split("a budget of ")[1].split()[0])
+        assert needed <= named <= 1.2 * needed
+        assert check_plan(_spec(budget=named), traffic).refusals == ()
+        assert not check_budget(_spec(budget=0.99 * needed), traffic).is_enough
+
+
+def test_without_a_tolerance_no_budget_will_do(unplayed: None) -> None:
+    (line,) = check_plan(_spec(tolerance=0.0), _traffic(10)).refusals
+    assert "no budget would do" in line
+
+
+def test_a_segment_that_waits_for_another_begins_by_itself() -> None:
+    """Segments that start together share what is left of the budget."""
+    together = check_budget(_spec(SegmentSpec(name="staff")), _traffic(200, 200)).needed_to_begin
+    apart = check_budget(
+        _spec(
+            SegmentSpec(name="staff"),
+        ),
+        _traffic(200, 0),
+    ).needed_to_begin
+    spec = _spec(SegmentSpec(name="staff"))
+    waiting = replace(spec, segments=(spec.segments[0], SegmentSpec(name="default", after=("staff",))))
+    assert check_budget(waiting, _traffic(200, 200)).needed_to_begin < 0.6 * together
+    assert apart == pytest.approx(together)  # an idle segment takes its share all the same
+
+
+def test_a_small_segment_is_warned_of_and_a_larger_one_is_not(unplayed: None) -> None:
+    """It can find nothing in a day, nor be known to be healthy before what it has learnt is forgotten."""
+    spec = _spec(SegmentSpec(name="tiny"))
+    warnings = check_plan(spec, _traffic(0.01, 20)).warnings
+    assert any("tiny: error_rate of four times the base rate (1.5pp) takes" in line for line in warnings)
+    assert any("tiny: a good canary cannot be known to be healthy" in line for line in warnings)
+    assert not any("default" in line for line in warnings)
+
+
+def test_the_rate_that_a_warning_names_is_enough() -> None:
+    spec = _spec()
+    (need,) = needs(spec, _traffic(0.01), {0: 0.5})
+    assert need.seconds is None
+    (enough,) = needs(spec, _traffic(1.01 * need.sessions_per_s), {0: 0.5})
+    assert enough.seconds is not None
+
+
+def test_pinned_segments_take_no_part_and_several_are_multiplied() -> None:
+    spec = _spec(SegmentSpec(name="vip", pin="v1"), SegmentSpec(name="eu", max_split_bp=2_000))
+    found = list(detections(spec, _traffic(5, 10, 10)))
+    assert {(d.segment, d.split) for d in found} == {
+        ("eu", 0.05), ("eu", 0.2), ("default", 0.05), ("default", 0.5), (EVERYWHERE, 0.05), (EVERYWHERE, 0.2),
+    }  # fmt: skip
+
+    def found_s(segment: str) -> float:
+        (detection,) = (d for d in found if (d.segment, d.split) == (segment, 0.05))
+        (effect,) = (e for e in detection.effects if e.name == "x4")
+        assert effect.median_s is not None
+        return effect.median_s
+
+    assert found_s(EVERYWHERE) < 0.7 * found_s("eu")
+
+
+def test_what_cannot_be_is_said_apart_from_what_is_accepted() -> None:
+    """A rate of 30 % cannot become four times as high; half a point more of half a per cent is within tolerance."""
+    (d, *_) = detections(_spec(), _traffic(20, base=0.3))
+    assert [e.excess is None for e in d.effects] == [False, True, True, False]
+    (d, *_) = detections(_spec(), _traffic(20))
+    assert [e.accepted for e in d.effects] == [True, False, False, False]
+    assert d.smallest[0] is not None
+    assert d.smallest[2] is not None
+    assert 0.005 < d.smallest[2] < d.smallest[0]
+
+
+def test_good_releases_are_played_by_the_rollouts_own_code() -> None:
+    """A generous budget: they come to 100 %, and are known to be healthy first."""
+    (good,) = good_releases(_spec(budget=400), _traffic(20), seed=1)
+    assert good.promoted == good.runs > 0
+    assert good.healthy_s is not None
+    assert good.promoted_s is not None
+    assert good.healthy_s < good.promoted_s < 3_600
+
+
+def test_a_segment_without_traffic_is_said_to_have_none(unplayed: None) -> None:
+    warnings = check_plan(_spec(SegmentSpec(name="empty")), _traffic(0, 20)).warnings
+    assert any("empty" in line and "no traffic" in line for line in warnings)
+    assert not any("too near the tolerance" in line for line in warnings)
