@@ -175,7 +175,8 @@ class CountSimulator:
 
     def _stalled(self) -> Floats:
         """(B, S) shares of the sessions that begin now that a stall will hit, in either version alike."""
-        stalls = self._rng.poisson(self._scenario.traffic.bursts_per_h * self._tick_s / 3_600, self._shape[0])
+        per_tick = self._scenario.traffic.bursts_per_h * self._tick_s / 3_600
+        stalls = self._rng.poisson(per_tick, self._shape[0]).astype(float)
         stalled: Floats = 1 - (1 - self._hit) ** stalls[:, None]
         return stalled
 
@@ -187,9 +188,9 @@ class CountSimulator:
 
     def _in_any_way(self, n: Counts, bad: Counts, raised: Floats) -> Counts:
         """Sessions (B, S, 2) that are bad in any way that counts as harm, the ways being independent of each other."""
-        harm = np.zeros_like(n)
+        harm: Counts = np.zeros_like(n)
         for k in self._harms:
-            mine: Counts = bad[:, :, k].copy()
+            mine = bad[:, :, k].copy()
             if k in self._slow:
                 mine[..., BASELINE] = self._rng.binomial(mine[..., BASELINE], np.minimum(raised, 1.0))
             both = self._rng.hypergeometric(harm, n - harm, mine)

@@ -74,8 +74,8 @@ class Rates:
         self._unlucky = unlucky / (unlucky + (1 - traffic.unlucky) * visits)  # share of people's sessions
         self._slow = next((kpi for kpi in spec.kpis if kpi.kind is KpiKind.LATENCY), None)
         people = _requests_made(self._habits["requests"], self._habits["abandoned"])
-        machines = _requests_made(np.full(len(visits), BOT_REQUESTS), np.zeros(len(visits)))
-        self._made = (1 - traffic.bots) * people + traffic.bots * machines
+        self._made = people
+        self._made_by_bots = _requests_made(np.full(len(visits), BOT_REQUESTS), np.zeros(len(visits)))
         self._pauses = people @ np.arange(_MOST)  # (S,) of a session, between its requests, on average
         self.lasts_s = self._pauses * self._habits["think_s"]
         self._pause_s = spec.session.gap_s + QUIET_S
@@ -96,8 +96,8 @@ class Rates:
         """The shares at a time after the start; `exposed_s` (B, S): since the segment's first exposure; `split`."""
         clock = _Clock(at_s=at_s, exposed_s=exposed_s, split=split)
         seen, unlucky_first, unlucky_later = self._who(exposed_s)
-        first = self._kpis(clock, novel=True, unlucky=unlucky_first)
-        later = self._kpis(clock, novel=False, unlucky=unlucky_later)
+        first = self._kpis(clock, novel=True, unlucky=unlucky_first, bots=self._traffic.bots / (1 - seen))
+        later = self._kpis(clock, novel=False, unlucky=unlucky_later, bots=np.zeros_like(seen))
         blameless = np.repeat(first[..., BASELINE, None], 2, axis=-1)
         errors = self._share(Kpi.ERRORS, self._errors_at(at_s), clock, novel=True)
         ones = np.ones(len(self._names))
@@ -135,9 +135,9 @@ class Rates:
         drifted: Floats = np.clip(self._habits["errors"] * (1 + self._traffic.drift_per_h * at_s / 3_600), 0.0, 1.0)
         return drifted
 
-    def _kpis(self, clock: _Clock, *, novel: bool, unlucky: Floats) -> Floats:
-        """(B, S, K, 2) shares of sessions that are bad."""
-        bots = self._traffic.bots
+    def _kpis(self, clock: _Clock, *, novel: bool, unlucky: Floats, bots: Floats) -> Floats:
+        """(B, S, K, 2) shares of sessions that are bad; `unlucky`, `bots` (B, S): shares of those among them."""
+        machine = bots[..., None]
         left = self._share(Kpi.ABANDONMENT, self._habits["abandoned"], clock, novel=novel)
         unused = 1 - self._share(Kpi.FEATURE, self._habits["feature"], clock, novel=novel)
         errors = self._share(Kpi.ERRORS, self._errors_at(clock.at_s), clock, novel=novel)
@@ -147,11 +147,11 @@ class Rates:
                 case KpiKind.ERROR_RATE:
                     columns.append(unlucky[..., None] + (1 - unlucky[..., None]) * errors)
                 case KpiKind.LATENCY:
-                    columns.append(self._slow_sessions(clock))
+                    columns.append(self._slow_sessions(clock, bots))
                 case KpiKind.ABANDONMENT:
-                    columns.append(bots + (1 - bots) * left)
+                    columns.append(machine + (1 - machine) * left)
                 case KpiKind.FEATURE:
-                    columns.append(bots + (1 - bots) * unused)
+                    columns.append(machine + (1 - machine) * unused)
                 case KpiKind.ANOMALY:
                     cut_short = np.clip(left - left[..., BASELINE, None], 0.0, 1.0)
                     unlike = np.clip(unused - unused[..., BASELINE, None], 0.0, 1.0)
@@ -194,7 +194,7 @@ class Rates:
         low, high = np.zeros(len(self._names)), np.full(len(self._names), 8.0)
         for _ in range(50):
             z = (low + high) / 2
-            above = _any_of(1 - ndtr(z)[:, None], self._made) > 1 - SLOW_QUANTILE
+            above = self._any_of(1 - ndtr(z), self._traffic.bots) > 1 - SLOW_QUANTILE
             low, high = np.where(above, z, low), np.where(above, high, z)
         middle: Floats = (low + high) / 2
         return middle
@@ -216,23 +216,30 @@ class Rates:
             return limit, limit
         return self._threshold_z, self._threshold_z + np.log1p(self._slow.regression) / sigma
 
-    def _slow_sessions(self, clock: _Clock) -> Floats:
+    def _any_of(self, request: Floats, bots: npt.ArrayLike) -> Floats:
+        """(…, S) share of sessions with at least one request of which there is such a share (…, S)."""
+        share = np.asarray(bots)
+        people, machines = (_any_of(request[..., None], made) for made in (self._made, self._made_by_bots))
+        return (1 - share) * people + share * machines
+
+    def _slow_sessions(self, clock: _Clock, bots: Floats) -> Floats:
         """(B, S, 2) sessions that count as slow, of the canary by the raised threshold if the KPI is relative."""
         usual, raised = self._thresholds_z()
-        return np.stack([self._slower(clock, BASELINE, usual), self._slower(clock, CANARY, raised)], axis=-1)
+        shares = (self._slower(clock, arm, z, bots) for arm, z in ((BASELINE, usual), (CANARY, raised)))
+        return np.stack(list(shares), axis=-1)
 
     def _raised(self, clock: _Clock) -> Floats:
-        usual, raised = (self._slower(clock, BASELINE, z) for z in self._thresholds_z())
+        usual, raised = (self._slower(clock, BASELINE, z, self._traffic.bots) for z in self._thresholds_z())
         share: Floats = raised / np.maximum(usual, 1e-300)
         return share
 
-    def _slower(self, clock: _Clock, arm: int, z: Floats) -> Floats:
+    def _slower(self, clock: _Clock, arm: int, z: Floats, bots: npt.ArrayLike) -> Floats:
         """(B, S) sessions of an arm with a request that would be above a standard score on a healthy version."""
         sigma = self._habits["latency_sigma"]
         without = z - np.log(self._times(clock, "times")[..., arm]) / sigma
         within = without - np.log(self._times(clock, "tail_times")[..., arm]) / sigma
         request: Floats = 1 - ndtr(np.minimum(without, np.maximum(_TAIL_Z, within)))
-        return _any_of(request[..., None], self._made)
+        return self._any_of(request, bots)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from analysis.decision import Phase
 from analysis.policy import FixedPolicy
 from analysis.simulation.outcome import End, Run, SegmentRun, onset_s, segment_run, summarise
 from analysis.simulation.playing import play
+from analysis.simulation.playing_counts import BATCH, play_counts
 from analysis.simulation.scenario import Effect, Group, Kpi, Must, On, Scenario
 from tests.simulated import SHOPPERS
 from tests.unit.analysis.rows import small_spec
@@ -65,6 +66,58 @@ def test_splits_that_move_at_each_tick_expose_fewer() -> None:
     )  # fmt: skip
     assert 0 < sum(s.exposed for s in moved.segments) < sum(s.exposed for s in still.segments)
     assert "rolled_back" not in {segment.outcome for segment in moved.segments}
+
+
+def test_counted_rollouts_in_step_end_as_single_ones_do() -> None:
+    scenario = _scenario(Effect(kpi=Kpi.ERRORS, plus=0.5, segment="power"))
+    runs = play_counts(scenario, SPEC, load=30, seeds=range(8))
+    power, default, whole = summarise(runs)
+    assert [run.seed for run in runs] == list(range(8))
+    assert (power.is_bad, power.shares["rolled_back"]) == (True, 1.0)
+    assert power.delay_s is not None
+    assert 0 < power.harm < power.exposed
+    assert (default.is_bad, default.harm, default.shares["promoted"]) == (False, 0.0, 1.0)
+    assert whole.shares["rolled_back"] == 1.0
+    assert all(run.length_s == max(s.ended_s or 0.0 for s in run.segments) for run in runs)
+
+
+def test_the_same_seeds_give_the_same_counted_runs_in_any_number_of_batches() -> None:
+    scenario = _scenario(horizon_s=15.0)
+    told: list[float] = []
+    first = play_counts(scenario, SPEC, load=10, seeds=range(BATCH + 3), progress=told.append)
+    again = play_counts(scenario, SPEC, load=10, seeds=range(BATCH + 3))
+    assert first == again
+    assert len(first) == BATCH + 3
+    assert len({str(run.segments) for run in first}) > BATCH // 2, "and each is another one"
+    assert told == sorted(told)
+    assert told[-1] == BATCH + 3
+
+
+def test_nothing_is_counted_of_a_rollout_that_has_ended() -> None:
+    scenario = _scenario(Effect(kpi=Kpi.ERRORS, plus=0.9))
+    for run in play_counts(scenario, SPEC, load=40, seeds=range(4)):
+        assert run.length_s < 60
+        assert sum(segment.exposed for segment in run.segments) < 40 * run.length_s
+
+
+def test_counted_splits_move_too() -> None:
+    scenario = _scenario(horizon_s=40.0)
+    still, moved = (
+        summarise(play_counts(replace(scenario, moving_splits=moving), SPEC, load=40, seeds=range(6)))[-1].exposed
+        for moving in (False, True)
+    )
+    assert 0 < moved < still
+
+
+def test_a_policy_is_made_anew_for_each_counted_rollout() -> None:
+    made: list[FixedPolicy] = []
+
+    def make() -> FixedPolicy:
+        made.append(FixedPolicy())
+        return made[-1]
+
+    play_counts(_scenario(horizon_s=3.0), SPEC, load=10, seeds=range(5), policy=make)
+    assert len({id(policy) for policy in made}) == 5
 
 
 @pytest.mark.parametrize(
