@@ -128,9 +128,7 @@ class CountSimulator:
         left = all_bad[:, :, self._abandonment[0]].sum(axis=1) if self._abandonment else nobody
         first_errors = cohort.bad[:, :, self._errors[0]].sum(axis=1) if self._errors else nobody
         again = cohort.n[..., CANARY] - cohort.first[..., CANARY]
-        first_harm, later_harm = (self._harm_rates(each) for each in (rates.first, rates.later))
-        truth = self._harm_rates(self._by_raised(rates.blameless, rates.raised[..., None]))
-        harm = cohort.first[..., CANARY] * (first_harm - truth)[..., CANARY] + again * (later_harm - truth)[..., CANARY]
+        harm = cohort.first[..., CANARY] * self._excess(rates.first, rates) + again * self._excess(rates.later, rates)
         return Tick(
             window=window,
             newcomers=self._newcomers(),
@@ -149,12 +147,14 @@ class CountSimulator:
         harmless: Floats = np.prod(1 - rates[:, :, self._harms], axis=2)
         return 1 - harmless
 
-    def _by_raised(self, rates: Floats, raised: Floats) -> Floats:
-        """Shares (B, S, K, 2) of the baseline, with what is slow told by the raised threshold."""
-        rates = rates.copy()
-        for k in self._slow:
-            rates[:, :, k] *= raised
-        return rates
+    def _excess(self, rates: Floats, now: Now) -> Floats:
+        """(B, S) by how much more sessions are bad on the canary than they would be on the baseline."""
+        blameless = rates.copy()
+        for k in self._slow:  # told by the canary's threshold on either
+            blameless[:, :, k, BASELINE] *= now.raised
+        harm = self._harm_rates(blameless)
+        excess: Floats = harm[..., CANARY] - harm[..., BASELINE]
+        return excess
 
     def _begin(self, split: Floats, rates: Now, at_s: float) -> _Cohort:
         rng = self._rng

@@ -174,6 +174,7 @@ class People:
         for name in ("leaves", "uses", "logged"):
             c[name][slots] = self._comes.random(len(slots))
         c["leaves"][slots[is_bot]] = c["uses"][slots[is_bot]] = NEVER
+        self._blame(slots[is_bot], Fault.ABANDONED << CHANCE)
         hit = (marks & WAS_HIT != 0) & (self._comes.random(len(slots)) < self._scenario.traffic.carry_over)
         breaks = np.select([kind == Kind.UNLUCKY, hit], [Forced.CHANCE, Forced.CARRIED], Forced.NOT)
         rows = plan(

@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 SLOW_QUANTILE = 0.95  # of sessions' slowest requests, as the observer freezes it
 UNUSUAL = 0.05  # share of sessions that look unusual on a healthy version
 UNUSUAL_IF_CUT_SHORT = 0.5  # share of those whom a fault sends away that look unusual
-BOT_REQUESTS = 20.0
+BOT_REQUESTS, BOT_THINK_S = 20.0, 1.0
 
 _TAIL_Z = float(ndtri(1 - TAIL_SHARE))
 
@@ -26,12 +26,13 @@ _TAIL_Z = float(ndtri(1 - TAIL_SHARE))
 class Now:
     """Shares in [0, 1] at one time, of B rollouts, S segments, K KPIs and two arms.
 
-    `first`, `later` (B, S, K, 2): of a person's first session since the exposure, and of others. `blameless` the same
-    for both, if the canary were as good as the baseline. `single` (B, S, 2): of single requests that fail. `seen` (B,
-    S): of sessions whose person has had one since the exposure. `routed`, `logged` (B, S): of the canary's people who
-    get it, and of the canary's sessions that are logged. `latency_times`, `tail_times` (B, S, 2): by how much requests
-    last longer than on a healthy version, at the median and in the tail. `raised` (B, S): of the baseline's sessions
-    that are slower than usual, those that are slower than the raised threshold too, by which harm is told.
+    `first`, `later` (B, S, K, 2): of a person's first session since the exposure, and of others. `blameless`:
+    `first`, if the canary were as good as the baseline. `single` (B, S, 2): of single requests that fail. `seen`
+    (B, S): of sessions whose person has had one since the exposure. `routed`, `logged` (B, S): of the canary's
+    people who get it, and of the canary's sessions that are logged. `latency_times`, `tail_times` (B, S, 2): by how
+    much requests last longer than on a healthy version, at the median and in the tail. `raised` (B, S): of the
+    baseline's sessions that are slower than usual, those that are slower than the raised threshold too, by which
+    harm is told.
     """
 
     first: Floats
@@ -89,7 +90,9 @@ class Rates:
         think_s = self._habits["think_s"]
         beyond = np.maximum(span_s - 0.3 * think_s, 0.0)
         pause = np.minimum(span_s, 0.3 * think_s) + 0.7 * think_s * (1 - np.exp(-beyond / (0.7 * think_s)))
-        sight: Floats = span_s + self._pauses * pause
+        people = span_s + self._pauses * pause
+        machines = span_s + (BOT_REQUESTS - 1) * min(span_s, BOT_THINK_S)
+        sight: Floats = (1 - self._traffic.bots) * people + self._traffic.bots * machines
         return sight
 
     def at(self, at_s: float, *, exposed_s: Floats, split: Floats) -> Now:
@@ -98,13 +101,12 @@ class Rates:
         seen, unlucky_first, unlucky_later = self._who(exposed_s)
         first = self._kpis(clock, novel=True, unlucky=unlucky_first, bots=self._traffic.bots / (1 - seen))
         later = self._kpis(clock, novel=False, unlucky=unlucky_later, bots=np.zeros_like(seen))
-        blameless = np.repeat(first[..., BASELINE, None], 2, axis=-1)
         errors = self._share(Kpi.ERRORS, self._errors_at(at_s), clock, novel=True)
         ones = np.ones(len(self._names))
         return Now(
             first=first,
             later=later,
-            blameless=blameless,
+            blameless=np.repeat(first[..., BASELINE, None], 2, axis=-1),
             single=1 - (1 - errors) ** (1 / self._habits["requests"][:, None]),
             seen=seen,
             routed=self._share(Kpi.ROUTING, ones, clock, novel=True)[..., CANARY],

@@ -38,7 +38,7 @@ def test_a_good_release_is_promoted_and_a_bad_one_taken_back_from_whom_it_harms(
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_another() -> None:
-    scenario = _scenario(horizon_s=30.0)
+    scenario = _scenario(horizon_s=12.0)
     first, again, other = (play(scenario, SPEC, load=20, seed=seed) for seed in (3, 3, 4))
     assert first == again
     assert other.segments != first.segments
@@ -54,13 +54,13 @@ def test_a_rollout_that_has_not_ended_at_the_horizon_is_undecided() -> None:
 
 
 def test_another_policy_takes_other_steps() -> None:
-    scenario = _scenario(horizon_s=20.0)
+    scenario = _scenario(horizon_s=14.0)
     budget, fixed = (play(scenario, SPEC, load=40, seed=1, policy=policy) for policy in (None, FixedPolicy()))
     assert sum(segment.exposed for segment in fixed.segments) < sum(segment.exposed for segment in budget.segments)
 
 
 def test_splits_that_move_at_each_tick_expose_fewer() -> None:
-    scenario = _scenario(horizon_s=40.0)
+    scenario = _scenario(horizon_s=22.0)
     still, moved = (
         play(replace(scenario, moving_splits=moving), SPEC, load=40, seed=1) for moving in (False, True)
     )  # fmt: skip
