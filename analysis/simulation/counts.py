@@ -28,9 +28,10 @@ Counts = npt.NDArray[np.int64]
 
 VISIT_S = 3.0  # how long people stay in sight, beside the hard tier's look back
 
-_OUTCOMES = {
+OUTCOMES = {
     KpiKind.ERROR_RATE: Outcome.ERROR, KpiKind.LATENCY: Outcome.SLOW, KpiKind.ABANDONMENT: Outcome.ABANDONED
 }  # fmt: skip
+"""What a session that is bad for a KPI counts as, where harm is counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ class CountSimulator:
         meets = 1 - np.exp(-scenario.traffic.burst_s / np.array([each.think_s for each in habits]))
         self._hit = np.minimum(meets * lasts_s / self._tick_s, 1.0)  # share of a tick's sessions that a stall hits
         kpis = spec.kpis
-        self._harms = [k for k, kpi in enumerate(kpis) if _OUTCOMES.get(kpi.kind) in spec.rollout.harm.bad]
+        self._harms = [k for k, kpi in enumerate(kpis) if OUTCOMES.get(kpi.kind) in spec.rollout.harm.bad]
         self._errors = [k for k, kpi in enumerate(kpis) if kpi.kind is KpiKind.ERROR_RATE]
         self._abandonment = [k for k, kpi in enumerate(kpis) if kpi.kind is KpiKind.ABANDONMENT]
         self._first_judged = min(range(len(kpis)), key=lambda k: kpis[k].judge_after_s)
