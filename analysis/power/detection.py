@@ -21,7 +21,7 @@ DAY_S = 86_400.0
 HORIZONS_S = (1_800.0, 7_200.0, DAY_S)
 MULTIPLES = (2.0, 4.0, 10.0)  # of the base rate
 EVERYWHERE = "all together"
-_GRID_POINTS = 160  # excesses tried, evenly spaced in their logarithm from a tenth of the tolerance on: 4 % apart or so
+_GRID_POINTS = 96  # excesses tried, evenly spaced in their logarithm from a tenth of the tolerance on: 7 % apart or so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from analysis.evidence.regression import Against, RegressionEvidence, Test
+from analysis.evidence import regression
+from analysis.evidence.regression import Against, RegressionEvidence
 from analysis.power.growth import Stream, TickGrowth, median_ticks, seconds
 from analysis.spec import KpiKind, KpiSpec, RolloutSpec, SegmentSpec, ServiceSpec
 from analysis.window import BASELINE, CANARY, empty
@@ -24,7 +25,7 @@ def _spec(kind: KpiKind, tolerance: float) -> ServiceSpec:
     )  # fmt: skip
 
 
-def _ground(evidence: RegressionEvidence) -> tuple[Test, float]:
+def _ground(evidence: RegressionEvidence) -> tuple[regression.Test, float]:
     """The only ground and what proves it."""
     (place,) = np.flatnonzero(evidence.grounds)
     return evidence.tests[place], float(evidence.log_thresholds[0, place])
