@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-ingest bench-xds clean
+.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-ingest bench-xds contest contest-full clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,13 @@ bench-ingest: $(STAMP)
 # The profiler on real click paths and series, where they lie (SERINUS_DATA): benchmarks/README.md.
 bench-behaviour: $(STAMP)
 	$(BIN)/python -m benchmarks.behaviour $(BENCH)
+
+# Serinus against its peers in the simulator: benchmarks/contest/README.md. CONTEST=--quick takes a few minutes.
+contest: $(STAMP)
+	$(BIN)/python -m benchmarks.contest $(CONTEST)
+
+contest-full: $(STAMP)
+	$(BIN)/python -m benchmarks.contest --full $(CONTEST)
 
 # The generated code is committed, so that installing needs no compiler; a test fails when it is stale.
 proto: $(STAMP)

@@ -45,6 +45,7 @@ from xds_server.arguments import (
 from xds_server.cli_endpoint import endpoint_app
 from xds_server.cli_profile import profile_app
 from xds_server.cli_segment import segment_app
+from xds_server.cli_simulate import simulate
 from xds_server.errors import SerinusError
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(segment_app, name="segment")
 app.add_typer(profile_app, name="profile")
 app.add_typer(train_app, name="train")
+app.command()(simulate)
 
 
 def main() -> None:

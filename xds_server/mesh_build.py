@@ -122,7 +122,7 @@ def _service(name: str, shape: ServiceShape, path: str, mesh: MeshShape) -> Serv
             flags=frozenset(shape.errors.flags),
             span_status=shape.errors.span_status,
         ),
-        spec=_spec(name, shape),
+        spec=service_spec(name, shape),
         dead_man=mesh.dead_man is not None,
         idle_timeout_ms=_ms(shape.idle_timeout),
         learned_timeout_ms=_ms(shape.learned.timeout),
@@ -211,7 +211,8 @@ def _provider(name: str, shape: JwtShape, jwks: str) -> JwtProvider:
     )
 
 
-def _spec(name: str, shape: ServiceShape) -> ServiceSpec:
+def service_spec(name: str, shape: ServiceShape) -> ServiceSpec:
+    """What the core knows of a service."""
     segments = [
         SegmentSpec(
             name=segment,

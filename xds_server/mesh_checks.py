@@ -211,7 +211,7 @@ def _routes(source: Source, service: KeyPath) -> None:
         seen.append(prefix)
 
 
-def _kpis(source: Source, service: KeyPath) -> None:
+def check_kpis(source: Source, service: KeyPath) -> None:
     """Nothing may be asked of a KPI that is not there."""
     session, kpis = (*service, "session"), (*service, "kpis")
     if not source.sound(session) or not source.sound(kpis):
@@ -250,7 +250,7 @@ _SERVICE_CHECKS: tuple[Callable[[Source, KeyPath], None], ...] = (
     _claims,
     _identity,
     _routes,
-    _kpis,
+    check_kpis,
     _learned,
 )
 

@@ -55,6 +55,7 @@ class Source:
     """The tree of one file, with the line of every part, and the problems found so far."""
 
     file: str
+    expected: str = EXPECTED
     tree: Tree = None
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -114,11 +115,11 @@ def dotted(path: KeyPath) -> str:
     return "".join(words).removeprefix(".") or TOP
 
 
-def read_source(path: Path) -> str:
-    """Read the text of a mesh file; raises MeshError when it cannot be read."""
+def read_source(path: Path, expected: str = EXPECTED) -> str:
+    """Read the text of a file; raises MeshError when it cannot be read. `expected`: what it should hold, in words."""
 
     def unreadable(message: str, line: int | None = None) -> MeshError:
-        problem = Problem(file=str(path), line=line, key=TOP, message=message, legal=f"a file with {EXPECTED}")
+        problem = Problem(file=str(path), line=line, key=TOP, message=message, legal=f"a file with {expected}")
         return MeshError([problem])
 
     try:
@@ -137,19 +138,19 @@ def read_source(path: Path) -> str:
         raise unreadable("not YAML: not UTF-8 text", line=data[: error.start].count(b"\n") + 1) from None
 
 
-def parse_source(text: str, file: str) -> Source:
+def parse_source(text: str, file: str, expected: str = EXPECTED) -> Source:
     """Read `text` as a tree; raises MeshError if it is no YAML mapping. Duplicate keys and such are in `problems`."""
-    source = Source(file=file)
+    source = Source(file=file, expected=expected)
     root = _compose(text, source)
     if root is None or root.tag == _NULL:
-        source.report((), "empty file", EXPECTED)
+        source.report((), "empty file", source.expected)
     elif not isinstance(root, yaml.MappingNode):
         given = show(root.value) if isinstance(root, yaml.ScalarNode) else "a list"
-        source.report((), "not a mapping", EXPECTED, value=given)
+        source.report((), "not a mapping", source.expected, value=given)
     else:
         source.tree = _Builder(source).build(root, ())
         if not source.tree and not source.problems:
-            source.report((), "empty file", EXPECTED)
+            source.report((), "empty file", source.expected)
     if not source.tree:
         raise MeshError(source.problems)
     return source
@@ -158,7 +159,7 @@ def parse_source(text: str, file: str) -> Source:
 def _compose(text: str, source: Source) -> yaml.Node | None:
     def not_yaml(line: int, reason: str) -> MeshError:
         source.lines[()] = line
-        source.report((), f"not YAML: {reason}", EXPECTED, value="")
+        source.report((), f"not YAML: {reason}", source.expected, value="")
         return MeshError(source.problems)
 
     try:
@@ -187,7 +188,7 @@ class _Builder:
         self._n_nodes += 1
         if self._n_nodes > MAX_NODES or len(path) > MAX_DEPTH:
             message = "nested too deeply, or too large once aliases are filled in"
-            self._source.report(path[:3], message, EXPECTED, value="")
+            self._source.report(path[:3], message, self._source.expected, value="")
             raise MeshError(self._source.problems)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)

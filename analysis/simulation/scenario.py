@@ -120,12 +120,14 @@ class Group:
 class Traffic:
     """How sessions arrive.
 
-    `daily`: amplitude of the day's wave in [0, 1), highest at `peak_s` after the rollout's start. `spike_times`: the
-    arrival rate is that many times as high from `spike_at_s` for `spike_s`. `bots`: share of sessions by machines that
-    do not say so. `bursts_per_h`: stalls of one process, each of which hits everybody who is there within `burst_s`, in
-    one version or the other alike. `unlucky`: share of people with a persistently bad device, who meet an error in
-    every session, and have `unlucky_visits` of them. `drift_per_h`: by how much the errors of both versions grow in an
-    hour, as a share of what they were.
+    `daily`: amplitude of the day's wave in [0, 1), highest at `peak_s` after the rollout's start. `spike_times`:
+    the arrival rate is that many times as high from `spike_at_s` for `spike_s`. `bots`: share of sessions by
+    machines that do not say so. `bursts_per_h`: stalls of something that both versions need, each of which fails
+    every request that starts within `burst_s`, in either version alike. `unlucky`: share of people with a
+    persistently bad device, who meet an error in every session, and have `unlucky_visits` of them. `drift_per_h`:
+    by how much the errors of both versions grow in an hour, as a share of what they were at the start.
+    `carry_over`: of those whom a fault hit, the share who meet an error in their next session too, whichever
+    version serves it (a broken cart is still there).
     """
 
     daily: float = 0.0
@@ -139,6 +141,7 @@ class Traffic:
     unlucky: float = 0.0
     unlucky_visits: float = 20.0
     drift_per_h: float = 0.0
+    carry_over: float = 0.0
 
     def rate_times(self, at_s: float) -> float:
         """By how much more than on average sessions arrive at a time."""
@@ -165,11 +168,12 @@ class Scenario:
     def harms(self, group: str) -> bool:
         """Whether an effect on the canary alone makes something worse for a segment's people."""
         return any(
-            effect.on is On.CANARY and effect.segment in (None, group) and _is_worse(effect) for effect in self.effects
+            effect.on is On.CANARY and effect.segment in (None, group) and is_worse(effect) for effect in self.effects
         )
 
 
-def _is_worse(effect: Effect) -> bool:
+def is_worse(effect: Effect) -> bool:
+    """Whether it makes something worse for people; lost logs and wrong routes by themselves do not."""
     match effect.kpi:
         case Kpi.FEATURE:
             return effect.times < 1 or effect.plus < 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,15 +12,16 @@ from analysis.decision import Phase, Reason, Rollback, SegmentDecision
 from analysis.engine import Rollout, ServiceEngine
 from analysis.sample import NO_BUCKET, SampleKind
 from analysis.session import NS
-from analysis.simulation.people import GOAL, LABELS, Habits, People, Truth, World
+from analysis.simulation.people import LABELS, People
+from analysis.simulation.scenario import Effect, Kpi
+from analysis.simulation.visits import GOAL
 from analysis.spec import HarmSpec, KpiKind, KpiSpec, RolloutSpec, SegmentSpec, ServiceSpec, SessionSpec
+from tests.simulated import shop
 
 SEGMENTS = ("power", "eu", "newcomers", "default")
 POWER, EU, NEWCOMERS, DEFAULT = range(4)
 STARTS_S = 3.0
 ONSET_S = 15.0
-
-Truths = dict[tuple[int, int], Truth]
 
 
 def demo_spec(**rollout: object) -> ServiceSpec:
@@ -42,9 +43,10 @@ def demo_spec(**rollout: object) -> ServiceSpec:
     )  # fmt: skip
 
 
-def faulty(**truth: float) -> Truth:
-    """A truth that begins at ONSET_S."""
-    return Truth(onset_s=ONSET_S, **truth)
+def faulty(kpi: Kpi, segment: int | None = None, **change: float) -> Effect:
+    """A fault of the canary that begins at ONSET_S."""
+    name = None if segment is None else SEGMENTS[segment]
+    return Effect(kpi=kpi, segment=name, **{"at_s": ONSET_S, **change})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,41 +78,31 @@ class Run:
 
 
 def play(
-    truths: Truths,
-    *,
+    *effects: Effect,
     seed: int,
     spec: ServiceSpec | None = None,
-    habits: Mapping[int, Habits] | None = None,
+    rates: Sequence[float] | None = None,
     until_s: float = 120.0,
     hide_errors: bool = False,
-    lose_logs: bool = False,
     restart_at_s: float | None = None,
-    each_tick: Callable[[float, Truths], None] | None = None,
     until_final: tuple[str, ...] = SEGMENTS,
 ) -> Run:
     """Play one rollout; ends when every segment of `until_final` has, or at `until_s`.
 
-    `hide_errors`: failed requests have status 200 and only a server span tells of the failure. `lose_logs`: nothing is
-    heard of every second person on the canary. `each_tick` may change the truths as time goes on.
+    `hide_errors`: failed requests have status 200 and only a server span tells of the failure. `rates`: sessions a
+    second of each segment.
     """
     spec = spec or demo_spec()
-    people = People(
-        World(habits=tuple((habits or {}).get(i, Habits()) for i in range(len(SEGMENTS))), truths=truths),
-        baseline=0, canary=1, rng=np.random.default_rng(seed),
-    )  # fmt: skip
+    people = shop(spec, effects, rates=rates, seed=seed)
     engine = ServiceEngine(spec, seed=seed)
     run = Run(told={}, splits=[], people=people, engine=engine)
     split: dict[int, int] = {}
     at_s = 0.0
     while at_s < until_s:
         at_s += spec.rollout.interval_s
-        if each_tick is not None:
-            each_tick(at_s, truths)
         rows = people.advance(at_s, split)
         if hide_errors:
             rows = _hidden(rows)
-        if lose_logs:
-            rows = rows[(rows["version"] == 0) | (rows["user"] // 10_000 % 2 == 0)]
         rows["bucket"] = rows["user"] % 10_000 if engine.ramp is not None else NO_BUCKET
         now_ns = int((at_s + 0.3) * NS)
         if engine.ramp is None and at_s >= STARTS_S:

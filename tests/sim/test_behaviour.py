@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from analysis.evidence.regression import Against, RegressionEvidence
 from analysis.evidence.two_by_two import expected_log_e
 from analysis.observer import Observer
 from analysis.session import NS
-from analysis.simulation.people import LABELS, Habits, People, Truth, World
+from analysis.simulation.people import LABELS
+from analysis.simulation.scenario import Effect, Kpi
 from analysis.spec import KpiKind, KpiSpec, SegmentSpec, ServiceSpec, SessionSpec
 from analysis.window import Window
+from tests.simulated import SHOPPERS, shop
 
 ALPHA = 0.01
 ABANDONED = 0.30
@@ -40,12 +44,10 @@ class _Found:
 
     def __init__(self, seed: int) -> None:
         spec = _spec()
-        dead = (WORSE - ABANDONED) / (1 - ABANDONED)  # of those who would have gone on to the end
-        world = World(
-            habits=(Habits(sessions_per_s=SESSIONS_PER_S, abandoned=ABANDONED, error=0.002),),
-            truths={(0, 1): Truth(dead_checkout=dead)},
-        )
-        people = People(world, baseline=0, canary=1, rng=np.random.default_rng(seed))
+        people = shop(
+            spec, (Effect(kpi=Kpi.ABANDONMENT, plus=WORSE - ABANDONED),), rates=[SESSIONS_PER_S],
+            habits=replace(SHOPPERS, abandoned=ABANDONED, errors=0.002), seed=seed,
+        )  # fmt: skip
         observer, self._evidence = Observer(spec), RegressionEvidence(spec)
         observer.begin({"default": ("v1", "v2")})
         self._zero = {

@@ -41,7 +41,7 @@ def test_scenario(scenario: object) -> None:
 
 
 def test_restart_in_mid_rollout_goes_on_at_the_same_splits() -> None:
-    run = play({}, seed=0, restart_at_s=25.0, until_s=45)
+    run = play(seed=0, restart_at_s=25.0, until_s=45)
     splits = dict(run.splits)
     for name in SEGMENTS:
         assert splits[24.0][name] > 0
@@ -51,6 +51,6 @@ def test_restart_in_mid_rollout_goes_on_at_the_same_splits() -> None:
 
 
 def test_same_seed_gives_the_same_rollout() -> None:
-    first, second = (play({}, seed=3, until_s=20) for _ in range(2))
+    first, second = (play(seed=3, until_s=20) for _ in range(2))
     assert first.splits == second.splits
     assert first.decisions == second.decisions

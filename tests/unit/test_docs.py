@@ -35,6 +35,8 @@ from xds_server.ingest.events import (
 from xds_server.ingest.rows import Drop
 from xds_server.mesh import Right
 from xds_server.mesh_model import MeshShape, Shape
+from xds_server.scenario_file import parse_scenario
+from xds_server.scenario_model import EffectShape, GroupShape, HabitsShape, ScenarioShape, TrafficShape, habits
 from xds_server.settings import mesh_schema, parse_mesh
 from xds_server.telemetry import Telemetry
 from xds_server.units import OneOrMore, Text
@@ -123,6 +125,7 @@ def test_every_option_shown_beside_a_verb_is_one_of_its_options() -> None:
 
 PLACEHOLDERS = {
     "MESH": "mesh.yaml",
+    "SCENARIO": "scenario.yaml",
     "SERVICE": "checkout",
     "[SERVICE]": "checkout",
     "[SEGMENT]": "eu",
@@ -211,6 +214,47 @@ def test_the_documented_range_and_default_are_those_of_the_code(key: str) -> Non
     if re.fullmatch(r"`[^`]+`", default):
         read = reader(default.strip("`"))
         assert read == (pytest.approx(field.default) if isinstance(field.default, float) else field.default)
+
+
+def scenario_rows() -> dict[str, tuple[str, str]]:
+    """Legal values and default of every documented key of a scenario file."""
+    lines = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| (.*?) \| (.*?) \|", PAGES["simulation.md"], re.MULTILINE)
+    return {key: (legal, default) for names, legal, default in lines for key in re.findall(r"\w+", names)}
+
+
+def test_every_key_of_a_scenario_file_is_documented_with_what_is_legal_and_no_other() -> None:
+    documented = scenario_rows()
+    fields = {
+        name: field
+        for shape in (ScenarioShape, GroupShape, TrafficShape, EffectShape)
+        for name, field in shape.model_fields.items()
+    }
+    assert set(documented) == set(fields)
+    for name, field in fields.items():
+        reader = first(typing.Annotated[field.annotation, *field.metadata, None], is_reader)
+        if reader is None or name in ("session", "kpis", "rollout", "people"):
+            continue
+        legal, default = documented[name]
+        assert (default == "required") == field.is_required(), name
+        limits = re.match(r"(-?[\d.,]+\S*) to (-?[\d.,]*\d[a-z%]*)", reader.legal)
+        if limits:
+            assert f"{limits[1]} to {limits[2]}" in legal, name
+        for word in reader.schema.get("enum", ()):
+            assert f"`{word}`" in legal, name
+
+
+def test_the_documented_habits_of_people_are_those_of_the_code() -> None:
+    documented = {key: default for key, (_, default) in scenario_rows().items() if key in HabitsShape.model_fields}
+    shape = HabitsShape.model_validate(documented)
+    assert habits(shape) == habits()
+
+
+SCENARIOS = [block for block in blocks(PAGES["simulation.md"], "yaml") if "must:" in block]
+
+
+@pytest.mark.parametrize("text", SCENARIOS)
+def test_every_scenario_shown_is_valid(text: str) -> None:
+    assert parse_scenario(text, "shown.yaml").scenario.effects
 
 
 def test_every_response_flag_is_documented() -> None:

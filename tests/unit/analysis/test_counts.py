@@ -10,9 +10,11 @@ import pytest
 from analysis.observer import Observer
 from analysis.session import NS
 from analysis.simulation.counts import CountSimulator, SegmentWorld
-from analysis.simulation.people import LABELS, Habits, People, Truth, World
+from analysis.simulation.people import LABELS
+from analysis.simulation.scenario import Effect, Kpi
 from analysis.spec import HarmSpec, KpiKind, KpiSpec, RolloutSpec, SegmentSpec, ServiceSpec, SessionSpec
 from analysis.window import BASELINE, CANARY, Window
+from tests.simulated import shop
 
 SPLITS_BP = [0] * 6 + [2_000] * 8 + [5_000] * 26  # of each tick of a second
 
@@ -35,10 +37,9 @@ def _spec() -> ServiceSpec:
     )
 
 
-def _of_people(seed: int, truth: Truth, sessions_per_s: float) -> list[Window]:
+def _of_people(seed: int, effect: Effect, sessions_per_s: float) -> list[Window]:
     spec = _spec()
-    world = World(habits=(Habits(sessions_per_s=sessions_per_s),), truths={(0, 1): truth})
-    people = People(world, baseline=0, canary=1, rng=np.random.default_rng(seed))
+    people = shop(spec, (effect,), rates=[sessions_per_s], seed=seed)
     observer = Observer(spec)
     observer.begin({"default": ("v1", "v2")})
     windows = []
@@ -66,8 +67,8 @@ def _sum(windows: list[Window]) -> Window:
 
 @pytest.fixture(scope="module")
 def both() -> tuple[list[Window], list[Window]]:
-    """Windows of people and of counts: the canary fails 5 % of requests, and the rates are those of the people."""
-    of_people = _of_people(3, Truth(request_errors=0.05), 60.0)
+    """Windows of people and of counts: the canary fails every fourth session, and the rates are those of the people."""
+    of_people = _of_people(3, Effect(kpi=Kpi.ERRORS, plus=0.25), 60.0)
     total = _sum(of_people)
     shares = total.bad[0] / total.n[0]
     base = shares[:, BASELINE]

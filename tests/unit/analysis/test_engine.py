@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 import pytest
 
 from analysis.decision import Action, Order
 from analysis.engine import POLICIES, Rollout, ServiceEngine, policy_named
 from analysis.errors import StateError
 from analysis.session import NS
-from analysis.simulation.people import LABELS, People, World
-from analysis.simulation.people import Habits as SimHabits
+from analysis.simulation.people import LABELS
+from tests.simulated import shop
 from tests.unit.analysis.rows import small_spec
 
 ARMS = {"power": ("v1", "v2"), "default": ("v1", "v2")}
@@ -22,7 +21,7 @@ ARMS = {"power": ("v1", "v2"), "default": ("v1", "v2")}
 def _started(until_s: int = 25) -> tuple[ServiceEngine, int]:
     """An engine in mid-rollout, and the time."""
     engine = ServiceEngine(small_spec(), seed=1)
-    people = People(World(habits=(SimHabits(),) * 2), baseline=0, canary=1, rng=np.random.default_rng(1))
+    people = shop(small_spec(), seed=1)
     now_ns = 0
     split: dict[int, int] = {}
     for at_s in range(1, until_s + 1):
@@ -146,7 +145,7 @@ def test_new_people_are_counted_from_the_acknowledgement_on() -> None:
     ratio = engine.ramp.reading.sample_ratio
     counted = ratio.totals[0, -1, 0]
     assert counted > 0
-    people = People(World(habits=(SimHabits(),) * 2), baseline=0, canary=1, rng=np.random.default_rng(2))
+    people = shop(small_spec(), seed=2)
     engine.command(Order(action=Action.SET, who="ann", split_bp=4_000), now_ns)
     for at_s in range(1, 30):
         later_ns = now_ns + int((at_s + 0.3) * NS)
@@ -197,7 +196,7 @@ def test_a_canary_that_is_not_seen_right_after_an_absence_is_no_silence(
     engine.command(Order(action=Action.SET, who="ann", split_bp=5_000), now_ns)
     for name in ARMS:
         engine.confirm(name, now_ns)
-    people = People(World(habits=(SimHabits(),) * 2), baseline=0, canary=1, rng=np.random.default_rng(2))
+    people = shop(small_spec(), seed=2)
     for at_s in range(1, 12):
         engine.observe(people.advance(at_s, {0: 5_000, 1: 5_000}, epoch_ns=now_ns), LABELS)
         engine.command(Order(action=Action.FREEZE, who="ann"), now_ns + at_s * NS)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
 from analysis.anomaly.contrast import contrast
 from analysis.session import NS, SessionTracker
-from analysis.simulation.people import LABELS, Habits, People, Truth, World
+from analysis.simulation.people import LABELS
+from analysis.simulation.scenario import Effect, Kpi
+from analysis.spec import SegmentSpec
+from tests.simulated import SHOPPERS, shop
 from tests.unit.analysis.rows import small_spec
 
 RUNS = 10
 AGE_S = 30.0
-DEAD_CHECKOUTS = 0.022  # lift abandonment from 10 % to 12 %
+WORSE = 0.02  # lifts abandonment from 10 % to 12 %
 
 
 def _sessions(seed: int) -> npt.NDArray[np.void]:
-    world = World(
-        habits=(Habits(sessions_per_s=150.0, abandoned=0.10, error=0.0),),
-        truths={(0, 1): Truth(dead_checkout=DEAD_CHECKOUTS)},
-    )
-    people = People(world, baseline=0, canary=1, rng=np.random.default_rng(seed))
-    tracker = SessionTracker(small_spec())
+    spec = small_spec(segments=(SegmentSpec(name="default"),))
+    habits = replace(SHOPPERS, abandoned=0.10, errors=0.0)
+    people = shop(spec, (Effect(kpi=Kpi.ABANDONMENT, plus=WORSE),), rates=[150.0], habits=habits, seed=seed)
+    tracker = SessionTracker(spec)
     tracker.observe(people.advance(60.0, {0: 5_000}, epoch_ns=NS), LABELS)
     judged = next(judged for judged in tracker.judge(2_000 * NS) if len(judged.slots))
     return tracker.columns.rows(judged.slots)

@@ -1,0 +1,143 @@
+"""What is true of each request: the effects of a scenario, looked up for many requests at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+from analysis.simulation.scenario import TAIL_SHARE, Effect, Kpi, On, Scenario, Shape, Traffic
+from analysis.spec import KpiKind, ServiceSpec
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+TAIL_Z = float(ndtri(1 - TAIL_SHARE))
+SLOW_QUANTILE = 0.95  # of sessions' slowest requests, as the observer freezes it
+_PEOPLE, _ROUTING = 10**4, 10**8  # digits of a person's hash that say whom an effect hits, apart from the bucket's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """Requests of n sessions. Every array is (n,).
+
+    `at_s`: after the rollout's start; `segment`: index; `on_canary`: which version serves it; `novel`: whether its
+    person had never been on the canary before this session; `user`: the person's hash; `split` in [0, 1]: the canary's
+    share of the segment now; `exposed_s`: since the segment's first exposure, negative before it.
+    """
+
+    at_s: Floats
+    segment: npt.NDArray[np.int64]
+    on_canary: Flags
+    novel: Flags
+    user: npt.NDArray[np.uint64]
+    split: Floats
+    exposed_s: Floats
+
+
+class Truth:
+    """A scenario's effects. Each lookup tells what `world` would be without the canary, and what is `served` now."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._effects = {kpi: tuple(e for e in scenario.effects if e.kpi is kpi) for kpi in Kpi}
+        self._index = {group.name: i for i, group in enumerate(scenario.groups)}
+        self._drift_per_h = scenario.traffic.drift_per_h
+
+    def has(self, kpi: Kpi) -> bool:
+        return bool(self._effects[kpi])
+
+    def shares(self, kpi: Kpi, base: Floats, moment: Moment) -> tuple[Floats, Floats]:
+        """(n,) each: the share `base` as the world and as the serving version have made it, in [0, 1]."""
+        if kpi is Kpi.ERRORS and self._drift_per_h:
+            base = np.clip(base * (1 + self._drift_per_h * moment.at_s / 3_600), 0.0, 1.0)
+        world, served = base, base
+        for effect in self._effects[kpi]:
+            weight = self._weight(effect, moment)
+            if effect.on is On.BOTH:
+                world = _changed(world, effect, weight)
+            else:
+                weight = weight * moment.on_canary
+            served = _changed(served, effect, weight)
+        return world, served
+
+    def slowness(self, z: Floats, moment: Moment) -> tuple[Floats, Floats]:
+        """(n,) each: by how much requests last longer; `z`: how long they usually last, as a standard normal score."""
+        world, served = np.ones(len(z)), np.ones(len(z))
+        for effect in self._effects[Kpi.LATENCY]:
+            weight = self._weight(effect, moment)
+            times = effect.times * np.where(z > TAIL_Z, effect.tail_times, 1.0)
+            if effect.on is On.BOTH:
+                world = world * (1 + weight * (times - 1))
+            else:
+                weight = weight * moment.on_canary
+            served = served * (1 + weight * (times - 1))
+        return world, served
+
+    def misrouted(self, moment: Moment) -> Flags:
+        """(n,) whether a person of the canary gets the baseline all the same."""
+        if not self.has(Kpi.ROUTING):
+            return np.zeros(len(moment.at_s), np.bool_)
+        _, routed = self.shares(Kpi.ROUTING, np.ones(len(moment.at_s)), moment)
+        return moment.on_canary & (_digits(moment.user, _ROUTING) >= routed)
+
+    def _weight(self, effect: Effect, moment: Moment) -> Floats:
+        """(n,) how much of an effect each request meets, in [0, 1], whichever version serves it."""
+        weight = strengths(effect, at_s=moment.at_s, exposed_s=moment.exposed_s, split=moment.split)
+        if effect.segment is not None:
+            weight = weight * (moment.segment == self._index[effect.segment])
+        if effect.people < 1:
+            weight = weight * (_digits(moment.user, _PEOPLE) < effect.people)
+        if effect.first_session:
+            weight = weight * moment.novel
+        return weight
+
+
+def strengths(effect: Effect, *, at_s: Floats, exposed_s: Floats, split: Floats) -> Floats:
+    """`scenario.strength` of many requests, (n,)."""
+    since_s = (exposed_s if effect.since_exposure else at_s) - effect.at_s
+    active = (since_s >= 0) & (since_s < effect.until_s - effect.at_s)
+    match effect.shape:
+        case Shape.STEP:
+            full: Floats = np.ones(len(since_s))
+        case Shape.RAMP:
+            full = np.minimum(since_s / effect.over_s, 1.0) if effect.over_s > 0 else np.ones(len(since_s))
+        case Shape.PERIODIC:
+            full = (since_s % effect.period_s < effect.active_s).astype(float)
+        case Shape.LOAD:
+            full = np.clip((split - effect.above) / max(1 - effect.above, 1e-9), 0.0, 1.0)
+    return np.where(active, full, 0.0)
+
+
+def rate_times(traffic: Traffic, at_s: Floats) -> Floats:
+    """`Traffic.rate_times` at many times, (n,)."""
+    wave = 1.0 + traffic.daily * np.cos(2 * np.pi * (at_s - traffic.peak_s) / 86_400)
+    in_spike = (at_s >= traffic.spike_at_s) & (at_s < traffic.spike_at_s + traffic.spike_s)
+    result: Floats = wave * np.where(in_spike, traffic.spike_times, 1.0)
+    return result
+
+
+def slow_thresholds_ms(scenario: Scenario, spec: ServiceSpec) -> Floats:
+    """(S,) above which a request is slow: the limit, or what a healthy baseline's 95th percentile comes to."""
+    kpi = next((kpi for kpi in spec.kpis if kpi.kind is KpiKind.LATENCY), None)
+    if kpi is None:
+        return np.full(len(scenario.groups), np.inf)
+    if kpi.slow_ms is not None:
+        return np.full(len(scenario.groups), kpi.slow_ms)
+    habits = [group.habits for group in scenario.groups]
+    requests = np.array([h.requests for h in habits])
+    median, sigma = (np.array([getattr(h, name) for h in habits]) for name in ("latency_ms", "latency_sigma"))
+    slowest: Floats = median * np.exp(sigma * ndtri(SLOW_QUANTILE ** (1 / requests))) * (1 + kpi.regression)
+    return slowest
+
+
+def _changed(share: Floats, effect: Effect, weight: Floats) -> Floats:
+    changed: Floats = share + weight * (np.clip(share * effect.times + effect.plus, 0.0, 1.0) - share)
+    return changed
+
+
+def _digits(user: npt.NDArray[np.uint64], above: int) -> Floats:
+    """(n,) a number in [0, 1) that is always the same for a person, whatever the bucket."""
+    digits: Floats = (user // np.uint64(above) % np.uint64(10_000)).astype(float) / 10_000
+    return digits

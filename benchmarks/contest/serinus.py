@@ -1,0 +1,108 @@
+"""Serinus and the oracle as contestants: n rollouts in step, one split for each segment."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from analysis.decision import Phase
+from analysis.observer import LATENESS_S
+from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, load_table
+from analysis.ramps import Ramps
+from analysis.simulation.counts import Tick as Counted
+from analysis.simulation.scenario import Effect, Kpi, Must, On, Scenario
+from analysis.spec import ServiceSpec
+from benchmarks.contest.heat import TOTAL_BP, Flags, Splits, Tick
+from benchmarks.contest.metrics import BASELINE, CANARY, TICK_S
+from benchmarks.contest.oracle import Oracle
+from benchmarks.contest.simulated import SimulatedWorld, Truth
+
+LOOKED_FOR = Effect(kpi=Kpi.ERRORS, times=4.0)  # by the oracle, where nothing is worse
+
+POLICIES: Mapping[str, Callable[[], Policy]] = {
+    "serinus": BudgetPolicy,  # the default; "always the whole cap" is the same as long as it proposes the cap
+    "serinus-learned": lambda: LearnedPolicy(load_table()),
+    "serinus-fixed": FixedPolicy,
+}
+
+
+class Serinus:
+    """The very code that decides for a live rollout."""
+
+    def __init__(self, name: str, spec: ServiceSpec, n: int, seed: int) -> None:
+        self.name, self.n = name, n
+        canary = next(version for version in spec.versions if version != spec.baseline)
+        arms = {segment.name: (spec.baseline, canary) for segment in spec.segments}
+        self._ramps = Ramps(spec, [POLICIES[name]() for _ in range(n)], arms)
+        self._rngs = [np.random.default_rng([seed, run]) for run in range(n)]
+        self._now_s = 0.0
+
+    def decide(self, at_s: float) -> Splits:
+        self._now_s = at_s + TICK_S
+        return self._ramps.split_bp
+
+    def see(self, tick: Tick, rows: slice) -> None:
+        counted = _counted(tick, rows, self.n)
+        self._ramps.step(counted.window, counted.newcomers, now_s=self._now_s, rngs=self._rngs)
+
+    def rolled_back(self) -> Flags:
+        return np.array([[s.phase is Phase.ROLLED_BACK for s in ramp.segments.values()] for ramp in self._ramps.ramps])
+
+    def is_over(self) -> bool:
+        return bool(self._ramps.is_finished.all())
+
+
+class KnowingAll:
+    """The oracle in all rows: one split for all segments."""
+
+    name = "oracle"
+
+    def __init__(self, scenario: Scenario, load: float, world: SimulatedWorld) -> None:
+        self.n, self._world, self._spec = world.n_runs, world, world.spec
+        is_bad = scenario.must is Must.ROLLBACK
+        kept = scenario.effects if is_bad else tuple(e for e in scenario.effects if e.on is On.BOTH)
+        supposed = dataclasses.replace(scenario, effects=kept if is_bad else (*kept, LOOKED_FOR))
+        self._truth = Truth(world.spec, supposed, load)
+        self._ages = [math.ceil((kpi.judge_after_s + LATENESS_S) / TICK_S) for kpi in world.spec.kpis]
+        unseen_s = (min(self._ages) + 1) * TICK_S
+        self._oracle = Oracle(self.n, budget=world.spec.rollout.harm.budget, unseen_s=unseen_s)
+        self._shares: deque[np.ndarray] = deque(maxlen=max(self._ages) + 1)
+        self._split = np.zeros(self.n)
+        self._at_s = 0.0
+
+    def decide(self, at_s: float) -> Splits:
+        self._at_s = at_s
+        split = np.repeat(self._split[:, None], self._world.n_segments, axis=1)
+        middle_s = at_s + TICK_S / 2
+        now = self._truth.at(middle_s, np.maximum(self._world.exposed_s(middle_s), 0.0), split)
+        self._shares.append(now.first)
+        self._split = self._oracle.split(self._truth.harm_per_s(now, middle_s).sum(axis=1))
+        return np.round(np.repeat(self._split[:, None], self._world.n_segments, axis=1) * TOTAL_BP).astype(np.int64)
+
+    def see(self, tick: Tick, rows: slice) -> None:
+        window = _counted(tick, rows, self.n).window
+        rates = np.zeros((*window.n.shape[:3], 2))
+        for k, age in enumerate(self._ages):
+            if len(self._shares) > age:
+                rates[:, :, k] = self._shares[-1 - age][:, :, k]
+        n, bad = (counts[..., CANARY].astype(float) for counts in (window.n, window.bad))
+        self._oracle.see(n, bad, rates[..., BASELINE], rates[..., CANARY])
+
+    def rolled_back(self) -> Flags:
+        return np.repeat(self._oracle.rolled_back[:, None], self._world.n_segments, axis=1)
+
+    def is_over(self) -> bool:
+        """It may change its mind as long as people come."""
+        return bool(self._oracle.rolled_back.all())
+
+
+def _counted(tick: Tick, rows: slice, n: int) -> Counted:
+    """They are alone in their worlds."""
+    counted = tick.window
+    assert isinstance(counted, Counted)
+    assert rows == slice(0, n)
+    return counted
