@@ -1,6 +1,6 @@
 """How fast the evidence of `analysis.evidence.regression` grows, and the median time until it is proof.
 
-Of a tick, the log e-value of each bet has a mean and a variance that follow from the arrivals, the split and the true
+Of a block, the log e-value of each bet has a mean and a variance that follow from the arrivals, the split and the true
 rates. So the evidence is a random walk with drift, and the tick at which it crosses the threshold is about inverse
 Gaussian (Siegmund 1985, "Sequential Analysis", section III.1; Folks & Chhikara 1978). An approximation: the tests hold
 it against the engine itself.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import invgauss, norm, poisson
 
@@ -26,8 +27,8 @@ from analysis.spec import KpiKind, KpiSpec, RolloutSpec
 
 Floats = npt.NDArray[np.float64]
 
-_QUANTILES = (np.arange(12) + 0.5) / 12  # of the arrivals in one tick, where they are many
-_MANY = 6.0  # arrivals in one tick; of fewer, each number has its own probability
+_QUANTILES = (np.arange(12) + 0.5) / 12  # of the arrivals in one block, where they are many
+_MANY = 6.0  # arrivals in one block; of fewer, each number has its own probability
 _EDGE = 1e-6
 
 
@@ -44,13 +45,15 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TickGrowth:
-    """A tick's log e-value as a linear function of the bad counts, for the arrivals that it may have.
+    """A block's log e-value as a linear function of the bad counts, for the arrivals that it may have.
 
     A: pairs of arrivals on canary and baseline, with their probabilities `weights` (A, 1). `start` (A, effects) without
-    a bad session, and what each bad one adds, by arm.
+    a bad session, and what each bad one adds, by arm. A block lasts `ticks` on average: until it has people of both
+    arms (`evidence.blocks`).
     """
 
     base: float
+    ticks: float
     n_canary: Floats
     n_baseline: Floats
     weights: Floats
@@ -61,8 +64,9 @@ class TickGrowth:
     @classmethod
     def of(cls, stream: Stream, *, split: float, test: Test, interval_s: float) -> TickGrowth:
         """Growth at a split in (0, 1) of a test against a difference or a ratio, in ticks of `interval_s`."""
-        arrivals = stream.sessions_per_s * interval_s
-        (n_c, p_c), (n_b, p_b) = _arrivals(arrivals * split), _arrivals(arrivals * (1 - split))
+        mean_c, mean_b = (stream.sessions_per_s * interval_s * share for share in (split, 1 - split))
+        ticks = _block_ticks(mean_c, mean_b)
+        (n_c, p_c), (n_b, p_b) = _arrivals(ticks * mean_c), _arrivals(ticks * mean_b)
         n_c, n_b = (n.reshape(-1, 1) for n in np.meshgrid(n_c, n_b))
         none, one = np.zeros_like(n_c), np.ones_like(n_c)
         start, one_canary, one_baseline = (
@@ -71,6 +75,7 @@ class TickGrowth:
         )
         return cls(
             base=stream.base,
+            ticks=ticks,
             n_canary=n_c,
             n_baseline=n_b,
             weights=np.outer(p_b, p_c).reshape(-1, 1),
@@ -88,7 +93,7 @@ class TickGrowth:
         spread = spread + self.base * (1 - self.base) * baseline * self.per_baseline
         first = np.sum(self.weights * mean, axis=1)
         second = np.sum(self.weights * (spread + mean**2), axis=1)
-        return first, np.maximum(second - first**2, 0.0)
+        return first / self.ticks, np.maximum(second - first**2, 0.0) / self.ticks
 
 
 def _log_e(test: Test, base: float, n_c: Floats, bad_c: Floats, n_b: Floats, bad_b: Floats) -> Floats:
@@ -99,13 +104,24 @@ def _log_e(test: Test, base: float, n_c: Floats, bad_c: Floats, n_b: Floats, bad
     return log_e(n_c, bad_c, n_b, bad_b, q_c, base, test.value)
 
 
+def _block_ticks(mean_c: float, mean_b: float) -> float:
+    """Mean number of ticks until either arm has had a Poisson arrival; 1 where one of them never has."""
+    if min(mean_c, mean_b) <= 0:
+        return 1.0
+    either, canary, baseline = (-1 / math.expm1(-mean) for mean in (mean_c + mean_b, mean_c, mean_b))
+    return canary + baseline - either
+
+
 def _arrivals(mean: float) -> tuple[Floats, Floats]:
-    """Numbers of sessions in a tick and their probabilities."""
+    """Numbers of sessions of one arm in a block that is whole, and their probabilities: Poisson's without none."""
     if mean > _MANY:
         n = poisson.ppf(_QUANTILES, mean)
         return n * (mean / n.mean()), np.full(len(n), 1 / len(n))
-    n = np.arange(poisson.ppf(1 - 1e-4, mean) + 1)
-    weights = poisson.pmf(n, mean)
+    if mean <= 1 + _EDGE:
+        return np.array([min(mean, 1.0)]), np.ones(1)
+    untruncated = brentq(lambda x: -x / math.expm1(-x) - mean, _EDGE, mean)
+    n = np.arange(1, poisson.ppf(1 - 1e-4, untruncated) + 2)
+    weights = poisson.pmf(n, untruncated)
     return n, weights / weights.sum()
 
 

@@ -1,6 +1,7 @@
 """How many sessions it takes until a canary that is as good as the baseline is known to be, by the rollout's own rule.
 
-What is older than an epoch is forgotten (`evidence.exclusion`), so the sessions must come within one.
+What is older than an epoch is forgotten (`evidence.exclusion`), so the sessions must come within one. Where they are
+few it lasts until the younger one of two knows enough, so that what both know is kept, up to a day.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.evidence.exclusion import GRID, ExcessExclusion
-from analysis.power.detection import DAY_S, Traffic
+from analysis.evidence.exclusion import ENOUGH_N, GRID, LONGEST_S, ExcessExclusion
+from analysis.power.detection import Traffic
 from analysis.power.world import harm_rates
 from analysis.reading import HEALTHY_EXCESS, HEALTHY_TOLERANCES, Reading, Standing
 from analysis.spec import KpiKind, ServiceSpec
@@ -64,7 +65,6 @@ def _reading(spec: ServiceSpec, traffic: Traffic) -> Reading:
 
 def _need(reading: Reading, index: int, split: float, sessions_per_s: float) -> HealthNeed:
     spec, epoch_s = reading.spec, reading.harm.epoch_s
-    within_s = min(epoch_s, DAY_S)
     found = [
         (exclusion.sessions_needed((0, row), target, base, split), exclusion, row, base)
         for exclusion, row, target, base in reading.unexcluded(0, index)
@@ -72,8 +72,11 @@ def _need(reading: Reading, index: int, split: float, sessions_per_s: float) -> 
     sessions, exclusion, row, base = max(found, key=lambda each: each[0])
     is_harm = exclusion is reading.harm.exclusion
     guarded = [kpi for kpi in spec.kpis if kpi.kind is not KpiKind.ANOMALY]
+    few = 2 * ENOUGH_N / min(split, 1 - split)
+    within_s = LONGEST_S if sessions <= few else min(epoch_s, LONGEST_S)
     seconds = sessions / sessions_per_s if sessions_per_s > 0 else float("inf")
-    excess = _excludable(exclusion, row, base, split, sessions_per_s * within_s)
+    kept = max(sessions_per_s * min(epoch_s, LONGEST_S), min(few, sessions_per_s * LONGEST_S))
+    excess = _excludable(exclusion, row, base, split, kept)
     return HealthNeed(
         segment=spec.segments[index].name,
         split=split,

@@ -49,7 +49,7 @@ def check_plan(
     least = max(budget.needed_not_to_freeze, budget.needed_to_begin, LARGER * budget.budget if good else 0.0)
     would_do = budget_that_does(spec, traffic, least=least, seed=seed, progress=progress) if is_refused else None
     refusals = tuple(_refusals(budget, good, _would_do(would_do)))
-    warnings = (*_undetected(spec, traffic, found), *_unhealthy(traffic, spec, health), *_hanging(good))
+    warnings = (*_undetected(spec, traffic, found), *_unhealthy(traffic, spec, health, good), *_hanging(good))
     return Plan(
         service=spec.name,
         traffic=traffic,
@@ -106,9 +106,13 @@ def _undetected(spec: ServiceSpec, traffic: Traffic, found: tuple[Detection, ...
             )
 
 
-def _unhealthy(traffic: Traffic, spec: ServiceSpec, health: tuple[HealthNeed, ...]) -> Iterator[str]:
+def _unhealthy(
+    traffic: Traffic, spec: ServiceSpec, health: tuple[HealthNeed, ...], good: GoodReleases | None
+) -> Iterator[str]:
+    """Segments that are too small, unless they became healthy when played: a canary may have less harm to show."""
+    played = {each.segment for each in good.segments if each.healthy_s is not None} if good is not None else set()
     for need in health:
-        if need.seconds is None:
+        if need.seconds is None and need.segment not in played:
             rate = traffic.sessions_per_s[spec.segment_index[need.segment]]
             instead = "" if need.tolerance is None else f", or accept {_points(need.tolerance)} ({_key(need.what)})"
             yield (

@@ -65,8 +65,9 @@ def _predicted(kind: KpiKind, stream: Stream, split: float, excess: float, toler
         (KpiKind.ERROR_RATE, 20, 0.005, 0.05, 0.015, 0.005),  # x4 errors at 5 %
         (KpiKind.ERROR_RATE, 20, 0.005, 0.5, 0.015, 0.005),
         (KpiKind.ERROR_RATE, 100, 0.005, 0.05, 0.045, 0.005),  # where a tick's evidence is cut off
-        (KpiKind.ERROR_RATE, 0.5, 0.05, 0.5, 0.15, 0.02),  # where most ticks have an empty arm or hardly more
-        (KpiKind.ERROR_RATE, 20, 0.005, 0.05, 0.01, 0.005),  # twice the tolerance
+        (KpiKind.ERROR_RATE, 0.5, 0.05, 0.5, 0.15, 0.02),  # where ticks have hardly anybody
+        (KpiKind.ERROR_RATE, 0.02, 0.05, 0.3, 0.4, 0.02),  # … or one arm at most, and blocks wait for both
+        (KpiKind.ERROR_RATE, 60, 0.005, 0.05, 0.01, 0.005),  # twice the tolerance
         (KpiKind.ERROR_RATE, 20, 0.005, 0.05, 0.015, 0.0),  # against zero
         (KpiKind.ABANDONMENT, 5, 0.3, 0.5, 0.1, 0.02),  # against two tolerances
         (KpiKind.LATENCY, 20, 0.05, 0.05, 0.05, 0.02),  # against a ratio: twice as many
