@@ -49,7 +49,12 @@ def check_plan(
     least = max(budget.needed_not_to_freeze, budget.needed_to_begin, LARGER * budget.budget if good else 0.0)
     would_do = budget_that_does(spec, traffic, least=least, seed=seed, progress=progress) if is_refused else None
     refusals = tuple(_refusals(budget, good, _would_do(would_do)))
-    warnings = (*_undetected(spec, traffic, found), *_unhealthy(traffic, spec, health, good), *_hanging(good))
+    warnings = (
+        *_above_limits(spec, traffic),
+        *_undetected(spec, traffic, found),
+        *_unhealthy(traffic, spec, health, good),
+        *_hanging(good),
+    )
     return Plan(
         service=spec.name,
         traffic=traffic,
@@ -83,6 +88,17 @@ def _refusals(check: BudgetCheck, good: GoodReleases | None, would_do: str) -> I
             f"harm.budget {check.budget:g} is too small for {check.base:.2%} bad sessions on the baseline: of "
             f"{good.runs} simulated good releases {good.lost} were {how}; {would_do}, or a larger harm.tolerance"
         )
+
+
+def _above_limits(spec: ServiceSpec, traffic: Traffic) -> Iterator[str]:
+    """Limits that the baseline breaks by itself: then the world is bad, and nothing rises."""
+    for i in participating(spec):
+        for kpi, base in zip(spec.kpis, traffic.base[i], strict=True):
+            if kpi.limit is not None and base >= kpi.limit:
+                yield (
+                    f"segment {spec.segments[i].name}: {kpi.name} is {base:.2%} on the baseline and its limit "
+                    f"{kpi.limit:.2%}: proof against it would hold every release, good or bad"
+                )
 
 
 def _undetected(spec: ServiceSpec, traffic: Traffic, found: tuple[Detection, ...]) -> Iterator[str]:

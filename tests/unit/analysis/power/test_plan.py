@@ -164,6 +164,13 @@ def test_few_sessions_are_kept_for_a_day_and_many_for_an_epoch() -> None:
     assert (few.within_s, many.within_s) == (86_400, 24 * 60)
 
 
+def test_a_limit_below_the_baseline_is_warned_of(unplayed: None) -> None:
+    spec = _spec()
+    limited = replace(spec, kpis=tuple(replace(kpi, limit=0.02) for kpi in spec.kpis))
+    assert not any("limit" in line for line in check_plan(limited, _traffic(10, base=0.01)).warnings)
+    assert any("its limit 2.00%" in line for line in check_plan(limited, _traffic(10, base=0.03)).warnings)
+
+
 def test_pinned_segments_take_no_part_and_several_are_multiplied() -> None:
     spec = _spec(SegmentSpec(name="vip", pin="v1"), SegmentSpec(name="eu", max_split_bp=2_000))
     found = list(detections(spec, _traffic(5, 10, 10)))
