@@ -275,7 +275,7 @@ class Reading:
     def _target(self, standing: Standing) -> Floats:
         """(B, S) the excess of bad sessions that must be excluded before a segment is healthy."""
         bearable = self.harm.affordable_excess(
-            standing.split, standing.live, seconds=self.spec.oldest_judged_s + ROLLBACK_LATENCY_S,
+            standing.split, standing.live, seconds=self.spec.harm_judged_s + ROLLBACK_LATENCY_S,
             latency_s=ROLLBACK_LATENCY_S,
         )  # fmt: skip
         least = max(self.spec.rollout.harm.tolerance, float(GRID[0]))

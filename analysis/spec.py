@@ -36,6 +36,12 @@ class KpiKind(StrEnum):
     ANOMALY = "anomaly"  # share of sessions whose behaviour is unusual for their segment
 
 
+OUTCOME_OF: Mapping[KpiKind, Outcome] = MappingProxyType(
+    {KpiKind.ERROR_RATE: Outcome.ERROR, KpiKind.LATENCY: Outcome.SLOW, KpiKind.ABANDONMENT: Outcome.ABANDONED}
+)
+"""What makes a session bad, by the KPI that counts it."""
+
+
 class Mode(StrEnum):
     ACT = "act"
     OBSERVE = "observe"
@@ -168,6 +174,16 @@ class ServiceSpec:
     @property
     def version_index(self) -> Mapping[str, int]:
         return MappingProxyType({version: i for i, version in enumerate(self.versions)})
+
+    @property
+    def harms(self) -> tuple[int, ...]:
+        """The KPIs that count what is harm, by index."""
+        return tuple(k for k, kpi in enumerate(self.kpis) if OUTCOME_OF.get(kpi.kind) in self.rollout.harm.bad)
+
+    @property
+    def harm_judged_s(self) -> float:
+        """Age in seconds at which a session has been judged for harm."""
+        return max((self.kpis[k].judge_after_s for k in self.harms), default=self.oldest_judged_s)
 
     @property
     def oldest_judged_s(self) -> float:

@@ -20,15 +20,11 @@ from analysis.observer import LATENESS_S, RECENT_NS
 from analysis.session import NS
 from analysis.simulation.rates import Now, Rates
 from analysis.simulation.scenario import RETRY_S, Scenario
-from analysis.spec import TOTAL_BP, KpiKind, Outcome, ServiceSpec
+from analysis.spec import TOTAL_BP, KpiKind, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
-
-_OUTCOMES = {
-    KpiKind.ERROR_RATE: Outcome.ERROR, KpiKind.LATENCY: Outcome.SLOW, KpiKind.ABANDONMENT: Outcome.ABANDONED
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +85,11 @@ class CountSimulator:
         self._stays = np.minimum(failing_s / self._sight_s, 1.0)[:, None]  # that a failed request is the newest one
         kpis = spec.kpis
         self._slow = [k for k, kpi in enumerate(kpis) if kpi.kind is KpiKind.LATENCY]
-        self._harms = [k for k, kpi in enumerate(kpis) if _OUTCOMES.get(kpi.kind) in spec.rollout.harm.bad]
+        self._harms = list(spec.harms)
         self._errors = [k for k, kpi in enumerate(kpis) if kpi.kind is KpiKind.ERROR_RATE]
         self._abandonment = [k for k, kpi in enumerate(kpis) if kpi.kind is KpiKind.ABANDONMENT]
         self._first_judged = min(range(len(kpis)), key=lambda k: kpis[k].judge_after_s)
-        self._ages_s = [*(kpi.judge_after_s for kpi in kpis), spec.oldest_judged_s]  # the last one: harm
+        self._ages_s = [*(kpi.judge_after_s for kpi in kpis), spec.harm_judged_s]  # the last one: harm
         longest = 2 + math.ceil((max(self._ages_s) + LATENESS_S) / self._tick_s)
         self._cohorts: deque[_Cohort] = deque(maxlen=longest)
         self._exposed_since = np.full(self._shape, np.inf)  # tick of a segment's first exposure
