@@ -118,10 +118,14 @@ class SessionSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HarmSpec:
-    """The harm budget: how many bad sessions beyond the baseline's a rollout may cost, all segments together."""
+    """The harm budget: how many bad sessions beyond the baseline's a rollout may cost, all segments together.
+
+    `bad` leaves abandoned sessions out unless they are asked for: where a third of all are, a budget that tells good
+    from bad is several times as large. As a KPI abandonment is judged all the same.
+    """
 
     budget: float = 50.0
-    bad: frozenset[Outcome] = frozenset(Outcome)
+    bad: frozenset[Outcome] = frozenset({Outcome.ERROR, Outcome.SLOW})
     tolerance: float = 0.005
 
 

@@ -59,7 +59,7 @@ def _reading(spec: ServiceSpec, traffic: Traffic) -> Reading:
         base.n = np.full((1, *rate.shape), _KNOWN_N)
         base.bad = rate[None] * _KNOWN_N
     live = np.array([[segment.pin is None for segment in spec.segments]])
-    reading.now = reading.conclude(Standing(split=np.zeros(live.shape), live=live, rising=live))
+    reading.now = reading.conclude(Standing(split=np.zeros(live.shape), live=live, rising=live, cleared=~live))
     return reading
 
 
