@@ -142,6 +142,8 @@ class Reading:
         self._newest_s = spec.rollout.interval_s  # how long the newest entry of `recent` lasts by now
         self.totals_n = np.zeros((*self._shape, 2))
         self.totals_bad = np.zeros_like(self.totals_n)
+        errors = (kpi.limit for kpi in spec.kpis if kpi.kind is KpiKind.ERROR_RATE)
+        self.error_limit = next(errors, None)  # of the share of sessions
         nobody = np.zeros((n, n_segments))
         self.now = self.conclude(Standing(split=nobody, live=nobody == 0, rising=nobody > 0, cleared=nobody > 0))
 

@@ -34,7 +34,7 @@ CLEAR = GuardView(
     phase=Phase.RAMPING, split_bp=2_000, proposal_bp=10_000, cap_bp=10_000, max_split_bp=10_000, spec=RolloutSpec()
 )
 TROUBLE: dict[str, Any] = {
-    "frozen": True, "crash": True, "proven": PROOF, "silent": True, "budget_spent": True, "paused": True,
+    "frozen": True, "crash": True, "burning_ticks": 2, "proven": PROOF, "silent": True, "budget_spent": True, "paused": True,
     "stale_s": 30.0, "confirmed": False, "log_loss": LOSS, "sample_ratio": RATIO, "dwelt": False,
     "waits_for": ("internal",), "unhealthy": DOUBT,
 }  # fmt: skip
@@ -231,3 +231,14 @@ def test_proof_always_ends_an_exposed_segment_unless_a_person_or_the_world_forbi
     view = replace(view, proven=PROOF)
     if view.split_bp > 0 and not (view.frozen or view.phase.is_final or view.world_bad):
         assert isinstance(review(view), Rollback)
+
+
+@pytest.mark.parametrize(("ticks", "world", "verdict"), [(1, False, Hold), (2, False, Rollback), (2, True, Hold)])
+def test_limit_that_burns_for_two_ticks_takes_people_back_at_once_unless_the_world_is_bad(
+    ticks: int, world: bool, verdict: type[Hold | Rollback]
+) -> None:
+    told = review(replace(CLEAR, burning_ticks=ticks, world_bad=world))
+    assert isinstance(told, verdict)
+    if isinstance(told, Rollback):
+        assert told.tier is Tier.HARD
+        assert told.reasons[0].code == "limit_burning"
