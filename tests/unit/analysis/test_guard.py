@@ -34,8 +34,8 @@ CLEAR = GuardView(
     phase=Phase.RAMPING, split_bp=2_000, proposal_bp=10_000, cap_bp=10_000, max_split_bp=10_000, spec=RolloutSpec()
 )
 TROUBLE: dict[str, Any] = {
-    "frozen": True, "crash": True, "burning_ticks": 2, "proven": PROOF, "silent": True, "budget_spent": True, "paused": True,
-    "stale_s": 30.0, "confirmed": False, "log_loss": LOSS, "sample_ratio": RATIO, "dwelt": False,
+    "frozen": True, "crash": True, "proven": PROOF, "silent": True, "budget_spent": True, "paused": True,
+    "burning_ticks": 2, "stale_s": 30.0, "confirmed": False, "log_loss": LOSS, "sample_ratio": RATIO, "dwelt": False,
     "waits_for": ("internal",), "unhealthy": DOUBT,
 }  # fmt: skip
 
@@ -110,6 +110,7 @@ def test_gravest_reason_speaks_first() -> None:
         ({"frozen": False}, (Hold, "frozen")),
         ({"crash": False}, (Rollback, "crash")),
         ({"silent": False}, (Rollback, "silent")),
+        ({"burning_ticks": 0}, (Rollback, "limit_burning")),
         ({"proven": ()}, (Rollback, "tolerance:error_rate")),
         ({"breach_ticks": 0}, (Rollback, "forecast")),
         ({"budget_spent": False}, (Withdraw, "budget_spent")),
