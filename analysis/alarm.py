@@ -60,7 +60,7 @@ def raise_alarms(window: Window, *, split: npt.NDArray[np.float64], limit: float
 
 
 def _burning(people: npt.NDArray[np.int64], failing: npt.NDArray[np.int64], limit: float | None) -> Flags:
-    """Whether so many failing would be a 1-in-a-billion surprise at the limit and at BURNING times the baseline's share.
+    """Whether so many failing would be a 1-in-a-billion surprise at the limit and at BURNING times the baseline.
 
     A stall of what both versions need makes many fail at once, but on both.
     """
