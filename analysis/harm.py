@@ -51,7 +51,7 @@ class HarmLedger:
         self._shape = (n, len(spec.segments))
         self._harm = spec.rollout.harm
         self._weights = np.array([segment.weight for segment in spec.segments])  # relative cost of harm, (S,)
-        self._age_s = spec.harm_judged_s
+        self._age_s = spec.harm_judged_s + spec.rollout.interval_s  # until the tick that judges it
         self._interval_s = spec.rollout.interval_s
         self._risk = spec.rollout.budget_risk / 2  # half of budget_risk, as design section 5 says
         self._rho = max(1.0, self._harm.budget**2 / 72)  # tightest where the bound is about a third of the budget
@@ -150,10 +150,10 @@ class HarmLedger:
         return self.allowed - self.upper - self.reserved(self.in_flight(split, latency_s=latency_s), live)
 
     def affordable_excess(self, split: Floats, live: Flags, *, seconds: float, latency_s: float) -> Floats:
-        """(B, S) excess rate that the budget could still bear for `seconds` of every live segment's whole traffic."""
+        """(B, S) excess rate that what is left of the budget could bear for `seconds` of a segment's whole traffic."""
         at_risk = self.reserved(self.in_flight(split, latency_s=latency_s), live)
         slack = np.maximum(self.allowed - self.upper - at_risk, 0.0) + at_risk
-        sessions = self._weights * self.rate * seconds * np.maximum(live.sum(axis=-1), 1)[:, None]
+        sessions = self._weights * self.rate * seconds
         affordable: Floats = slack[:, None] / np.maximum(sessions, 1e-9)
         return affordable
 

@@ -31,8 +31,12 @@ Indices = npt.NDArray[np.int64]
 
 ROLLBACK_LATENCY_S = 3.0  # from a decision until the last request on the canary, ALS flush and one tick included
 HEALTHY_EXCESS = 0.25
-"""Healthy means two things. The excess of bad sessions that is not excluded is one that the budget could bear at full
-exposure until it is noticed, and never above this. And on each KPI an excess is excluded of so many tolerances or,
+HEALTHY_BEARS_S = 3_600.0
+HARM_TOLERANCES, HARM_DEVIATIONS = 2.0, 0.15
+"""Healthy means two things. The excess of bad sessions that is not excluded is one that what is left of the budget
+could bear for an hour of the segment's whole traffic, and never above HEALTHY_EXCESS, since after the promotion nobody
+compares any more; two tolerances are always good enough, and so are .15 standard deviations of one session: some 1,300
+sessions at an even split. And on each KPI an excess is excluded of so many tolerances or,
 where that would take too many sessions at this base rate, of so many standard deviations of one session (.6: some 150
 sessions at an even split)."""
 HEALTHY_TOLERANCES = 4.0
@@ -289,10 +293,11 @@ class Reading:
     def _target(self, standing: Standing) -> Floats:
         """(B, S) the excess of bad sessions that must be excluded before a segment is healthy."""
         bearable = self.harm.affordable_excess(
-            standing.split, standing.live, seconds=self.spec.harm_judged_s + ROLLBACK_LATENCY_S,
-            latency_s=ROLLBACK_LATENCY_S,
+            standing.split, standing.live, seconds=HEALTHY_BEARS_S, latency_s=ROLLBACK_LATENCY_S
         )  # fmt: skip
-        least = max(self.spec.rollout.harm.tolerance, float(GRID[0]))
+        base, tolerance = self.harm.base.value, self.spec.rollout.harm.tolerance
+        least = np.maximum(HARM_TOLERANCES * tolerance, HARM_DEVIATIONS * np.sqrt(base * (1 - base)))
+        least = np.clip(least, GRID[0], HEALTHY_EXCESS)
         return np.clip(bearable, least, HEALTHY_EXCESS)
 
     @property

@@ -120,12 +120,13 @@ class SessionSpec:
 class HarmSpec:
     """The harm budget: how many bad sessions beyond the baseline's a rollout may cost, all segments together.
 
-    `bad` leaves abandoned sessions out unless they are asked for: where a third of all are, a budget that tells good
-    from bad is several times as large. As a KPI abandonment is judged all the same.
+    `bad` is errors alone unless more is asked for: one session in twenty is slow by the definition of a 95th percentile,
+    a third of all may be abandoned, and a budget that tells good from bad at such rates is several times as large. As
+    KPIs both are judged all the same.
     """
 
     budget: float = 50.0
-    bad: frozenset[Outcome] = frozenset({Outcome.ERROR, Outcome.SLOW})
+    bad: frozenset[Outcome] = frozenset({Outcome.ERROR})
     tolerance: float = 0.005
 
 
