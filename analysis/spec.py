@@ -120,7 +120,7 @@ class SessionSpec:
 class HarmSpec:
     """The harm budget: how many bad sessions beyond the baseline's a rollout may cost, all segments together.
 
-    `bad` is errors alone unless more is asked for: one session in twenty is slow by the definition of a 95th percentile,
+    `bad` is errors alone unless more is asked for: one session in twenty is slow by definition of a 95th percentile,
     a third of all may be abandoned, and a budget that tells good from bad at such rates is several times as large. As
     KPIs both are judged all the same.
     """
