@@ -30,7 +30,8 @@ class GuardView:
     more likely than not. `burning_ticks`: ticks in a row in which far more people than the limit allows met failures.
     `log_loss`: the logs lack too many requests. `sample_ratio`: proof that people are not spread
     as was asked for. `unhealthy`: why the canary is not known to be healthy, if it is not. `stale_s`: seconds without
-    access logs, where that is long. `dirty`: what speaks against a promotion now.
+    access logs, where that is long. `dirty`: what speaks against a promotion now. `over_limit`: an absolute limit that
+    people have lately been above.
     """
 
     phase: Phase
@@ -59,6 +60,7 @@ class GuardView:
     dwelt: bool = True
     bake_done: bool = False
     dirty: Reason | None = None
+    over_limit: Reason | None = None
     paused: bool = False
     frozen: bool = False
     already_reduced: bool = False
@@ -146,6 +148,8 @@ def _doubt(view: GuardView) -> Hold | None:
         return Hold(reasons=(_reason("budget_spent", "the harm budget is used up"),))
     if not view.suspicion < SUSPICIOUS:
         return Hold(reasons=(view.suspect or _reason("suspicion", "the evidence leans against the canary"),))
+    if view.over_limit is not None:
+        return Hold(reasons=(view.over_limit,))
     if view.forecast is not None and (view.breach_likely or view.breach_ticks >= BREACH_TICKS):
         return Hold(reasons=(_breach(view.forecast),))
     return None

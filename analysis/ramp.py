@@ -282,6 +282,7 @@ class Ramp:
             dwelt=state.split_bp == 0 or self._now_s - state.changed_s >= spec.min_dwell_s,
             bake_done=self._bake_is_done(state),
             dirty=self.wording.dirty(index),
+            over_limit=self.wording.over_limit(index),
             paused=state.paused,
             frozen=state.frozen,
             already_reduced=state.reduced,

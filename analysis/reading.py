@@ -364,6 +364,23 @@ class Reading:
         pairs = ((n[segment], bad[segment]), (n.sum(), bad.sum()))
         return any(share(float(b), float(count)) > line for count, b in pairs)
 
+    def over_limit(self, rollout: int, segment: int) -> tuple[int, float, float, bool] | None:
+        """(KPI, people, bad ones, whether everybody's) of late, where they are above its limit; None: nowhere.
+
+        The segment's people on the canary, and everybody, on either version. Proof takes its time, more so after a long
+        healthy past, and in a bad world the budget has nothing to say, since there is no excess; yet a rise would
+        expose people. The chance of a false hold is that of a look, `CLEAN`.
+        """
+        canary = [x[rollout, segment, :, CANARY] for x in self.recent.sums(SURPRISE_TICKS)]
+        everybody = [x[rollout].sum(axis=(0, 2)) for x in self.recent.sums(WORLD_TICKS)]
+        for k, kpi in enumerate(self.spec.kpis):
+            for (n, bad), is_everybody in ((canary, False), (everybody, True)):
+                if kpi.limit is None or bad[k] <= kpi.limit * n[k]:
+                    continue
+                if binom.sf(bad[k] - 1, n[k], kpi.limit) < CLEAN:
+                    return k, float(n[k]), float(bad[k]), is_everybody
+        return None
+
     def overlook_mismatch(self, rollout: int, segment: int) -> None:
         """A person knows of the mismatch that holds a segment: what is said against its people is forgotten."""
         rows = np.zeros_like(self.sample_ratio.is_mismatch)

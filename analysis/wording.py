@@ -115,6 +115,22 @@ class Wording:
         """What speaks against promoting now: a milder surprise than calls the canary back."""
         return self.surprise(segment) if self.reading.now.chance[self.rollout, segment] < CLEAN else None
 
+    def over_limit(self, segment: int) -> Reason | None:
+        """The limit that people have lately been above; see `Reading.over_limit`."""
+        if (found := self.reading.over_limit(self.rollout, segment)) is None:
+            return None
+        k, n, bad, is_everybody = found
+        name, limit = self.reading.spec.kpis[k].name, self.reading.spec.kpis[k].limit or 1.0
+        whose = f"the last {n:.0f} sessions on both versions" if is_everybody else f"the canary's last {n:.0f} sessions"
+        return Reason(
+            code=f"over_limit:{name}",
+            text=f"{name} is {share(bad, n):.1%} of {whose}, limit {limit:.1%}",
+            kpi=name,
+            observed=share(bad, n),
+            limit=limit,
+            unit=SESSIONS,
+        )
+
     def mismatch(self, segment: int) -> Reason | None:
         """Proof that new people here, or in all segments together, do not get the canary as often as was asked for."""
         rows = (row for row in (segment, self._together) if self.reading.now.mismatch[self.rollout, row])

@@ -53,10 +53,10 @@ def test_baseline_in_trouble_is_the_world_s(failing: int, world: bool) -> None:
 @pytest.mark.parametrize(
     ("people", "split", "silent"),
     [
-        ([46, 0], 0.3, True),
-        ([45, 0], 0.3, False),
-        ([1_604, 0], 0.01, True),
-        ([1_603, 0], 0.01, False),
+        ([59, 0], 0.3, True),
+        ([58, 0], 0.3, False),
+        ([2_062, 0], 0.01, True),
+        ([2_061, 0], 0.01, False),
         ([2_000, 1], 0.3, False),
         ([0, 0], 0.9, False),
         ([99, 0], 0.0, False),

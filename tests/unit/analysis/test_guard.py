@@ -26,6 +26,7 @@ PROOF = (Reason(code="tolerance:error_rate", text="proof"),)
 DOUBT = Reason(code="unknown", text="don't know yet")
 LOSS = Reason(code="log_loss", text="the access logs lack 30 % of the requests")
 RATIO = Reason(code="sample_ratio", text="12 of 100 where 50 were asked for")
+OVER = Reason(code="over_limit:error_rate", text="16 % where 5 % are the limit")
 SUSPECT = Reason(code="tolerance:error_rate", text="looks bad")
 FORECAST = Forecast(
     kpi="error_rate", limit=0.05, horizon_ticks=60, mean=0.06, lower=0.04, upper=0.08, p_breach=0.95
@@ -71,6 +72,9 @@ def _code(view: GuardView) -> tuple[type, str]:
         ({"suspicion": SUSPICIOUS}, Hold, "suspicion"),
         ({"suspicion": float("nan")}, Hold, "suspicion"),
         ({"suspicion": SUSPICIOUS - 0.01, "suspect": SUSPECT}, Advance, "allowed"),
+        ({"over_limit": OVER}, Hold, "over_limit:error_rate"),
+        ({"over_limit": OVER, "proven": PROOF}, Rollback, "tolerance:error_rate"),
+        ({"over_limit": OVER, "phase": Phase.BAKING, "split_bp": 9_500, "bake_done": True}, Hold, OVER.code),
         ({"paused": True}, Hold, "paused"),
         ({"paused": True, "proven": PROOF}, Rollback, "tolerance:error_rate"),
         ({"waits_for": ("internal",)}, Hold, "after"),
@@ -185,7 +189,7 @@ VIEWS = st.builds(
     budget_spent=st.booleans(), unhealthy=st.sampled_from([None, DOUBT]), stale_s=st.sampled_from([None, 30.0]),
     confirmed=st.booleans(), dwelt=st.booleans(), bake_done=st.booleans(), paused=st.booleans(), frozen=st.booleans(),
     already_reduced=st.booleans(), log_loss=st.sampled_from([None, LOSS]), sample_ratio=st.sampled_from([None, RATIO]),
-    waits_for=st.sampled_from([(), ("internal",)]),
+    waits_for=st.sampled_from([(), ("internal",)]), over_limit=st.sampled_from([None, OVER]),
 )  # fmt: skip
 LITTLE_TROUBLE = st.builds(
     lambda view, keep: replace(CLEAR, **{name: getattr(view, name) for name in keep}),
@@ -201,6 +205,7 @@ def _speaks_against_a_rise(view: GuardView) -> bool:
         or view.crash or view.crash_everywhere or view.silent or view.world_bad or bool(view.proven)
         or not view.suspicion < SUSPICIOUS or foreseen or view.budget_spent or view.stale_s is not None
         or not view.confirmed or view.log_loss is not None or view.sample_ratio is not None
+        or view.over_limit is not None
     )  # fmt: skip
 
 

@@ -68,7 +68,8 @@ SERVICE_KEYS = (
     "kpis, rollout"
 )
 ROLLOUT_KEYS = (
-    "mode, harm, budget_risk, false_rollback, policy, interval, warmup, max_step, min_dwell, horizon, bake, bake_split"
+    "mode, harm, budget_risk, false_rollback, policy, interval, warmup, max_step, min_dwell, horizon, settle, bake, "
+    "bake_split"
 )
 KINDS = "exact, prefix, suffix, contains, regex, present, range"
 ENDPOINTS = "host:port, such as 10.0.0.1:8080, [::1]:8080 or shop.internal:8080"
@@ -735,7 +736,11 @@ def test_a_goal_brings_the_abandonment_kpi() -> None:
     spec = parse_mesh(BASE, "mesh.yaml").services["shop"].spec
     abandonment = [kpi for kpi in spec.kpis if kpi.kind is KpiKind.ABANDONMENT]
     assert abandonment == [KpiSpec(kind=KpiKind.ABANDONMENT, judge_after_s=600.0, tolerance=0.02)]
-    assert spec.rollout.harm.bad == frozenset(Outcome)
+    assert spec.rollout.harm.bad == {Outcome.ERROR, Outcome.SLOW}, "who left counts as harm only where it is asked for"
+    asked = parse_mesh(
+        BASE.replace("harm: {budget: 50}", "harm: {budget: 50, bad: [error, slow, abandoned]}"), "m.yaml"
+    )
+    assert asked.services["shop"].spec.rollout.harm.bad == set(Outcome)
 
 
 def test_the_full_example_becomes_what_it_says() -> None:
