@@ -76,7 +76,7 @@ PEERS: tuple[Entry, ...] = (
         name="kayenta-docs",
         make=lambda rng, v: kayenta.kayenta_docs(rng, **v),
         knobs=(Knob(name="tolerance", documented=kayenta.TOLERANCE, strictest=1e-3, loosest=10.0),),
-        heat="hours",
+        heat="three hours",
         sees_durations=True,
     ),
     Entry(

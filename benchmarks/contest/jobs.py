@@ -43,7 +43,10 @@ class Arena(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """How much is played. `horizon_s`: no scenario is longer. `loads`, `scenarios`, `peers`, `own`: None: all."""
+    """How much is played.
+
+    `horizon_s`: of a scenario, after its last onset. `loads`, `scenarios`, `peers`, `own`: None: all there are.
+    """
 
     name: str
     n: int
@@ -57,6 +60,11 @@ class Extent:
 
     def entries(self) -> list[Entry]:
         return [entry for entry in PEERS if self.peers is None or entry.name in self.peers]
+
+    def horizon_of(self, scenario: Scenario) -> float:
+        """Cut, but never before what a scenario is about has begun, and `horizon_s` have passed since."""
+        latest_s = max((effect.at_s for effect in scenario.effects), default=0.0)
+        return min(latest_s + self.horizon_s, scenario.horizon_s)
 
     def cells(self, scenarios: Sequence[Scenario]) -> list[tuple[Scenario, float]]:
         return [
@@ -136,13 +144,12 @@ def _tune_one(job: tuple[Arena, Extent, str, float]) -> Tuned:
     scenario = next(s for s in arena.scenarios() if s.name == extent.reference)
     seed = seed_of(TUNING_SEED, name, load)
 
-    def rolled_back(values: Mapping[str, float]) -> list[bool]:
-        rng = np.random.default_rng(seed)
-        world = arena.world(scenario, load, extent.n_tuning, rng, with_durations=entry.sees_durations)
-        peers = make_peers(entry, entry.name, values, world, extent.n_tuning, seed)
-        horizon_s = min(extent.horizon_s, scenario.horizon_s)
-        (record,) = play(world, [peers], horizon_s=horizon_s, may_harm=False)
-        return [any(times) for times in np.isfinite(record.back_at_s).tolist()]
+    def rolled_back(settings: Sequence[Mapping[str, float]]) -> list[list[bool]]:
+        rng, n = np.random.default_rng(seed), extent.n_tuning
+        world = arena.world(scenario, load, n * len(settings), rng, with_durations=entry.sees_durations)
+        peers = [make_peers(entry, entry.name, values, world, n, seed) for values in settings]
+        records = play(world, peers, horizon_s=min(extent.horizon_s, scenario.horizon_s), may_harm=False)
+        return [[any(times) for times in np.isfinite(record.back_at_s).tolist()] for record in records]
 
     return tune(entry, load, ALLOWED, rolled_back)
 
@@ -171,7 +178,7 @@ def _play_one(job: _PlayJob) -> list[Cell]:
         world = arena.world(scenario, load, extent.n * len(line_up), rng, with_durations=sees)
         contestants = [make_peers(entry, name, values, world, extent.n, seed) for entry, name, values in line_up]
     may_harm = any(scenario.harms(group.name) for group in scenario.groups)
-    horizon_s = min(extent.horizon_s, scenario.horizon_s)
+    horizon_s = extent.horizon_of(scenario)
     return [
         cell_of(scenario, load, record) for record in play(world, contestants, horizon_s=horizon_s, may_harm=may_harm)
     ]

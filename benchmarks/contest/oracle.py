@@ -5,8 +5,9 @@ Shiryaev-Roberts with all its weight on that onset): per segment the log likelih
 for the KPI whose effect tells most (largest Kullback-Leibler divergence), summed over segments. It takes the release
 back at log 1/alpha: a good one is taken back in no more than alpha (Ville).
 
-Its split is as high as the evidence allows: with pi the posterior chance that the release is bad, h the expected excess
-of bad sessions a second at the full split, and D the time until what is exposed now has been judged,
+Its split is as high as the evidence allows: with pi the posterior chance that the release is bad, D the time until what
+is exposed now has been judged (latency is judged late in a canary's life), and h the expected excess of bad sessions a
+second at the full split then,
 
     split = min(1, STAKE * budget / (pi * h * D)),
 
@@ -33,13 +34,17 @@ def divergence(p_0: Floats, p_1: Floats) -> Floats:
     return np.asarray(p_1 * np.log(p_1 / p_0) + (1 - p_1) * np.log((1 - p_1) / (1 - p_0)))
 
 
+def telling(p_0: Floats, p_1: Floats) -> int:
+    """The KPI whose effect tells most; shapes as in `Oracle.see`."""
+    return int(divergence(p_0, p_1).reshape(-1, p_0.shape[-1]).sum(axis=0).argmax())
+
+
 class Oracle:
     """B rollouts over S segments."""
 
-    def __init__(self, n_runs: int, *, budget: float, unseen_s: float) -> None:
-        """`unseen_s`: D above."""
+    def __init__(self, n_runs: int, *, budget: float) -> None:
         self._log_ratio = np.zeros(n_runs)
-        self._stake = STAKE * budget / unseen_s
+        self._stake = STAKE * budget
         self.rolled_back = np.zeros(n_runs, dtype=bool)
 
     def see(self, n: Floats, bad: Floats, p_0: Floats, p_1: Floats) -> None:
@@ -47,18 +52,18 @@ class Oracle:
         tells = divergence(p_0, p_1)
         if not tells.any():
             return
-        best = tells.reshape(-1, tells.shape[-1]).sum(axis=0).argmax()
+        best = telling(p_0, p_1)
         good, worse = (np.clip(p[..., best], FLOOR, 1 - FLOOR) for p in (p_0, p_1))
         hits, all_ = bad[..., best], n[..., best]
         ratio = hits * np.log(worse / good) + (all_ - hits) * np.log((1 - worse) / (1 - good))
         self._log_ratio += ratio.sum(axis=-1)
         self.rolled_back |= self._log_ratio >= math.log(1 / ALPHA)
 
-    def split(self, harm_per_s: Floats) -> Floats:
+    def split(self, unseen_harm: Floats) -> Floats:
         """(B,) in [0, 1].
 
-        `harm_per_s`: (B,) or () expected excess of bad sessions a second at the full split, if it is bad.
+        `unseen_harm`: (B,) or () expected excess of bad sessions at the full split until they are judged: h D above.
         """
         odds = np.exp(np.clip(self._log_ratio + math.log(PRIOR_BAD / (1 - PRIOR_BAD)), -50, 50))
-        at_risk = np.maximum(odds / (1 + odds) * harm_per_s, FLOOR)
+        at_risk = np.maximum(odds / (1 + odds) * unseen_harm, FLOOR)
         return np.where(self.rolled_back, 0.0, np.minimum(1.0, self._stake / at_risk))

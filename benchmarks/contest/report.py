@@ -22,13 +22,15 @@ HARM_GOALS = ((False, 0.5, "the best documented plan"), (True, 0.75, "the best t
 class Line:
     """One contestant at one load, over all scenarios.
 
-    `harm`, `delay_min`: mean of the bad scenarios' means, median of their medians. `false_rollback`: of releases that
+    `harm`, `delay_min`: mean of the bad scenarios' means, median of their medians. `harm_ratio`: median over the bad
+    scenarios of its harm over Serinus's, of those where Serinus did any. `false_rollback`: of releases that
     must be promoted. `fired`: of those that must be kept or held.
     """
 
     contestant: str
     load: float
     harm: float
+    harm_ratio: float
     delay_min: float
     full_min: Figure
     false_rollback: Figure
@@ -54,6 +56,7 @@ def _line(load: float, name: str, time_min: Figure, cells: Sequence[Cell]) -> Li
         contestant=name,
         load=load,
         harm=float(np.mean([cell.figures["harm"].value for cell in bad])) if bad else math.nan,
+        harm_ratio=_harm_ratio(bad, cells),
         delay_min=float(np.median([cell.figures["delay_min"].value for cell in bad])) if bad else math.nan,
         full_min=time_min,
         false_rollback=_pooled("false_rollback", good),
@@ -62,6 +65,12 @@ def _line(load: float, name: str, time_min: Figure, cells: Sequence[Cell]) -> Li
         undecided=_pooled("undecided", good),
         most_min=float(np.median([cell.figures["most_min"].value for cell in good])) if good else math.nan,
     )
+
+
+def _harm_ratio(bad: Sequence[Cell], cells: Sequence[Cell]) -> float:
+    own = {(c.scenario, c.load): c.figures["harm"].value for c in cells if c.contestant == CHAMPION}
+    ratios = [c.figures["harm"].value / own[c.scenario, c.load] for c in bad if own.get((c.scenario, c.load))]
+    return float(np.median(ratios)) if ratios else math.nan
 
 
 def _pooled(measure: str, cells: Iterable[Cell]) -> Figure:
@@ -73,7 +82,10 @@ def _pooled(measure: str, cells: Iterable[Cell]) -> Figure:
 
 
 def goals(cells: Sequence[Cell]) -> list[str]:
-    """Harm against the best peer that is no faster, by load; and whether anybody is better on both axes."""
+    """Harm against the best peer that is no faster, by load; and whether anybody is better on both axes.
+
+    Who never has a good release at 100 % is no measure for harm: nothing harms less than nothing.
+    """
     said = []
     by_load: dict[float, list[Line]] = {}
     for line in lines(cells):
@@ -84,7 +96,7 @@ def goals(cells: Sequence[Cell]) -> list[str]:
             continue
         for is_tuned, limit, title in HARM_GOALS:
             peers = [line for line in here if is_peer(line.contestant) and (TUNED in line.contestant) is is_tuned]
-            no_faster = [line for line in peers if line.full_min.value >= own.full_min.value]
+            no_faster = [line for line in peers if own.full_min.value <= line.full_min.value < math.inf]
             if not no_faster:
                 continue
             best = min(no_faster, key=lambda line: line.harm)
@@ -144,20 +156,21 @@ def _losses(found: Sequence[Loss]) -> Iterator[str]:
 
 
 def _summary(shown: Sequence[Line]) -> Iterator[str]:
-    yield "Harm: mean over the bad scenarios of expected excess bad sessions. Time: median minutes until 100 % of good"
+    yield "Harm: mean over the bad scenarios of expected excess bad sessions; × Serinus's: median over these scenarios"
+    yield "of harm over Serinus's, so that none counts more than another. Time: median minutes until 100 % of good"
     yield "releases, reached and kept. False rollbacks: of good releases; fired: of those that must be kept or held."
     yield ""
     yield from _table(
         (
-            "load", "who", "harm", "time to 100 %, min", "of 90 %", "delay, min", "false rollbacks", "fired", "missed",
-            "undecided",
+            "load", "who", "harm", "× Serinus's", "time to 100 %, min", "of 90 %", "delay, min", "false rollbacks",
+            "fired", "missed", "undecided",
         ),
         [
             (
-                f"{line.load:g}", line.contestant, f"{line.harm:.1f}", show(line.full_min, "full_min"),
-                f"{line.most_min:.3g}", f"{line.delay_min:.3g}", show(line.false_rollback, "false_rollback"),
-                show(line.fired, "false_rollback"), show(line.missed, "missed"),
-                show(line.undecided, "undecided"),
+                f"{line.load:g}", line.contestant, f"{line.harm:.1f}", f"{line.harm_ratio:.2f}",
+                show(line.full_min, "full_min"), f"{line.most_min:.3g}", f"{line.delay_min:.3g}",
+                show(line.false_rollback, "false_rollback"), show(line.fired, "false_rollback"),
+                show(line.missed, "missed"), show(line.undecided, "undecided"),
             )
             for line in shown
         ],

@@ -14,11 +14,12 @@ from analysis.observer import LATENESS_S
 from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, load_table
 from analysis.ramps import Ramps
 from analysis.simulation.counts import Tick as Counted
+from analysis.simulation.rates import Now
 from analysis.simulation.scenario import Effect, Kpi, Must, On, Scenario
-from analysis.spec import ServiceSpec
+from analysis.spec import KpiKind, ServiceSpec
 from benchmarks.contest.heat import TOTAL_BP, Flags, Splits, Tick
-from benchmarks.contest.metrics import BASELINE, CANARY, TICK_S
-from benchmarks.contest.oracle import Oracle
+from benchmarks.contest.metrics import BASELINE, CANARY, TICK_S, Floats
+from benchmarks.contest.oracle import Oracle, telling
 from benchmarks.contest.simulated import SimulatedWorld, Truth
 
 LOOKED_FOR = Effect(kpi=Kpi.ERRORS, times=4.0)  # by the oracle, where nothing is worse
@@ -68,8 +69,7 @@ class KnowingAll:
         supposed = dataclasses.replace(scenario, effects=kept if is_bad else (*kept, LOOKED_FOR))
         self._truth = Truth(world.spec, supposed, load)
         self._ages = [math.ceil((kpi.judge_after_s + LATENESS_S) / TICK_S) for kpi in world.spec.kpis]
-        unseen_s = (min(self._ages) + 1) * TICK_S
-        self._oracle = Oracle(self.n, budget=world.spec.rollout.harm.budget, unseen_s=unseen_s)
+        self._oracle = Oracle(self.n, budget=world.spec.rollout.harm.budget)
         self._shares: deque[np.ndarray] = deque(maxlen=max(self._ages) + 1)
         self._split = np.zeros(self.n)
         self._at_s = 0.0
@@ -78,10 +78,21 @@ class KnowingAll:
         self._at_s = at_s
         split = np.repeat(self._split[:, None], self._world.n_segments, axis=1)
         middle_s = at_s + TICK_S / 2
-        now = self._truth.at(middle_s, np.maximum(self._world.exposed_s(middle_s), 0.0), split)
+        exposed_s = np.maximum(self._world.exposed_s(middle_s), 0.0)
+        now = self._truth.at(middle_s, exposed_s, split)
         self._shares.append(now.first)
-        self._split = self._oracle.split(self._truth.harm_per_s(now, middle_s).sum(axis=1))
+        unseen_s = self._unseen_s(now, exposed_s)
+        then = self._truth.at(middle_s + unseen_s, exposed_s + unseen_s, split)
+        per_s = np.maximum(self._truth.harm_per_s(now, middle_s), self._truth.harm_per_s(then, middle_s + unseen_s))
+        self._split = self._oracle.split(per_s.sum(axis=1) * unseen_s)
         return np.round(np.repeat(self._split[:, None], self._world.n_segments, axis=1) * TOTAL_BP).astype(np.int64)
+
+    def _unseen_s(self, now: Now, exposed_s: Floats) -> float:
+        """Until what is exposed now is judged by the KPI that tells most."""
+        k = telling(now.first[..., BASELINE], now.first[..., CANARY])
+        is_latency = self._spec.kpis[k].kind is KpiKind.LATENCY
+        settling_s = max(self._spec.rollout.settle_s - float(exposed_s.max()), 0.0) if is_latency else 0.0
+        return (self._ages[k] + 1) * TICK_S + settling_s
 
     def see(self, tick: Tick, rows: slice) -> None:
         window = _counted(tick, rows, self.n).window

@@ -263,13 +263,14 @@ def test_tuning_finds_the_strictest_value_that_is_still_allowed() -> None:
     second = Knob(name="b", documented=0.1, strictest=0.001, loosest=1.0)
     entry = Entry(name="x", make=lambda _rng, _v: Never(), knobs=(first, second))
 
-    def rolled_back(values: dict[str, float]) -> list[bool]:
-        """One of 100 runs for every limit that is below .01."""
-        return [run < sum(2 * (value < 0.01) for value in values.values()) for run in range(100)]
+    def rolled_back(settings: Sequence[dict[str, float]]) -> list[list[bool]]:
+        """Two of 100 runs for every limit that is below .01."""
+        counts = [sum(2 * (value < 0.01) for value in values.values()) for values in settings]
+        return [[run < count for run in range(100)] for count in counts]
 
     tuned = tune(entry, 20.0, 0.02, rolled_back)  # type: ignore[arg-type]
-    assert tuned.values["a"] == pytest.approx(0.01, rel=0.06)
-    assert tuned.values["b"] < 0.0011
+    assert 0.01 <= tuned.values["a"] < 0.0115
+    assert tuned.values["b"] < 0.0012
     assert tuned.false_rollback.value <= 0.02
 
 
@@ -278,9 +279,8 @@ def test_a_peer_that_is_too_strict_as_documented_is_loosened() -> None:
 
     knob = Knob(name="a", documented=0.01, strictest=0.001, loosest=1.0)
     entry = Entry(name="x", make=lambda _rng, _v: Never(), knobs=(knob,))
-    tuned = tune(entry, 20.0, 0.01, lambda values: [values["a"] < 0.5] * 10)
-    assert tuned.values["a"] == pytest.approx(0.5, rel=0.06)
-    assert tuned.values["a"] >= 0.5
+    tuned = tune(entry, 20.0, 0.01, lambda settings: [[each["a"] < 0.5] * 10 for each in settings])
+    assert 0.5 <= tuned.values["a"] < 0.57
 
 
 class Never:
@@ -298,7 +298,7 @@ def test_the_oracle_takes_good_releases_back_in_no_more_than_alpha_and_finds_bad
     p_0, p_1 = np.full((1, 1), 0.005), np.full((1, 1), 0.02)
 
     def rounds(p: float) -> tuple[float, float]:
-        oracle, away = Oracle(n, budget=50.0, unseen_s=70.0), np.full(n, np.inf)
+        oracle, away = Oracle(n, budget=50.0), np.full(n, np.inf)
         for tick in range(400):
             oracle.see(np.full((n, 1, 1), 20.0), rng.binomial(20, p, (n, 1, 1)).astype(float), p_0, p_1)
             away[oracle.rolled_back & np.isinf(away)] = tick + 1
@@ -312,9 +312,9 @@ def test_the_oracle_takes_good_releases_back_in_no_more_than_alpha_and_finds_bad
 
 
 def test_the_oracle_puts_no_more_than_a_tenth_of_the_budget_at_stake_and_goes_on_with_evidence() -> None:
-    oracle = Oracle(1, budget=50.0, unseen_s=100.0)
-    (split,) = oracle.split(np.array(1.0))
-    assert split * 1.0 * 100.0 * 0.5 == pytest.approx(5.0)
+    oracle = Oracle(1, budget=50.0)
+    (split,) = oracle.split(np.array(100.0))
+    assert split * 100.0 * 0.5 == pytest.approx(5.0)
     oracle.see(np.full((1, 1, 1), 2_000.0), np.full((1, 1, 1), 10.0), np.full((1, 1), 0.005), np.full((1, 1), 0.02))
-    assert oracle.split(np.array(1.0))[0] == 1.0
+    assert oracle.split(np.array(100.0))[0] == 1.0
     assert oracle.split(np.array(0.0))[0] == 1.0
