@@ -74,7 +74,8 @@ class Conclusions:
     `chance` (B, S): of as bad a canary or worse, see `SURPRISE`; `surprising` (B, S): the KPI that it is about.
     `target` (B, S): the excess that must be excluded before a segment is healthy; `healthy` (B, S).
     `caps_bp` (B, S): what the harm budget allows; `budget_spent` (B,): whether harm may be above it already.
-    `excess` (B, S, len(EXCESS_KINDS)): of late, NaN: unknown. `reward` (B, S): of the last tick.
+    `excess` (B, S, len(EXCESS_KINDS)): of late, NaN: unknown. `leaning` (B, S): the KPI that of late speaks most
+    against the canary, in standard errors beyond its tolerance. `reward` (B, S): of the last tick.
     `mismatch` (B, S + 1): people are not spread as was asked for.
     """
 
@@ -91,6 +92,7 @@ class Conclusions:
     caps_bp: Indices
     budget_spent: Flags
     excess: Floats
+    leaning: Indices
     reward: Reward
     mismatch: Flags
 
@@ -194,6 +196,7 @@ class Reading:
             caps_bp=to_bp(caps),
             budget_spent=self.harm.upper > self.harm.allowed,
             excess=excess,
+            leaning=self._leaning(),
             reward=self._reward(standing.split, excess),
             mismatch=self.sample_ratio.is_mismatch,
         )
@@ -296,6 +299,16 @@ class Reading:
         columns = [next((k for k, kpi in enumerate(self.spec.kpis) if kpi.kind is kind), None) for kind in EXCESS_KINDS]
         unknown = np.full(self._shape[:2], np.nan)
         return np.stack([unknown if k is None else excess[..., k] for k in columns], axis=-1)
+
+    def _leaning(self) -> Indices:
+        """(B, S) KPI with the largest excess of late, in its standard errors; one more good and bad one in each arm."""
+        considered = self.guarded if len(self.guarded) else np.arange(self._shape[2])
+        n, bad = (x[:, :, considered] for x in self.recent.sums(RECENT_TICKS))
+        share = (bad + 1) / (n + 2)
+        error = np.sqrt((share * (1 - share) / (n + 2)).sum(axis=-1))
+        excess = share[..., CANARY] - share[..., BASELINE] - self._tolerances[considered]
+        leaning: Indices = considered[(excess / error).argmax(axis=-1)]
+        return leaning
 
     def _reward(self, split: Floats, excess: Floats) -> Reward:
         errors, slowness, abandonment, anomaly = np.moveaxis(excess, -1, 0)

@@ -98,6 +98,7 @@ class CountSimulator:
         self._exposed_since = np.full(self._shape, np.inf)  # tick of a segment's first exposure
         self._tick = 0
         self.now_s = 0.0
+        self.excess = np.zeros((*self._shape, len(kpis)))  # the truth: bad shares of the canary's first sessions now
 
     def advance(self, split_bp: npt.ArrayLike) -> Tick:
         """Play one tick at splits (B, S) in basis points, and judge what has fallen due at its end."""
@@ -106,6 +107,7 @@ class CountSimulator:
         at_s = self.now_s + self._tick_s / 2
         exposed_s = (self._tick - self._exposed_since + 0.5) * self._tick_s
         rates = self._rates.at(at_s, exposed_s=exposed_s, split=split)
+        self.excess = (rates.first - rates.blameless)[..., CANARY]
         cohort = self._begin(split, rates, at_s)
         self._cohorts.append(cohort)
         self.now_s += self._tick_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +26,11 @@ _TAIL_Z = float(ndtri(1 - TAIL_SHARE))
 class Now:
     """Shares in [0, 1] at one time, of B rollouts, S segments, K KPIs and two arms.
 
-    `first`, `later` (B, S, K, 2): of a person's first session since the exposure, and of others. `blameless` the same
-    for both, if the canary were as good as the baseline. `single` (B, S, 2): of single requests that fail. `seen` (B,
-    S): of sessions whose person has had one since the exposure. `routed`, `logged` (B, S): of the canary's people who
-    get it, and of the canary's sessions that are logged. `latency_times`, `tail_times` (B, S, 2): by how much requests
-    last longer than on a healthy version, at the median and in the tail.
+    `first`, `later` (B, S, K, 2): of a person's first session since the exposure, and of others. `blameless`: `first`,
+    if the canary were as good as the baseline; by each arm's own threshold, where latency has two. `single` (B, S, 2):
+    of single requests that fail. `seen` (B, S): of sessions whose person has had one since the exposure. `routed`,
+    `logged` (B, S): of the canary's people who get it, and of the canary's sessions that are logged. `latency_times`,
+    `tail_times` (B, S, 2): by how much requests last longer than on a healthy version, at the median and in the tail.
     """
 
     first: Floats
@@ -51,6 +51,8 @@ class Rates:
         self._spec, self._traffic = spec, scenario.traffic
         self._names = [group.name for group in scenario.groups]
         self._effects = scenario.effects
+        shared = tuple(effect for effect in scenario.effects if effect.on is On.BOTH)
+        self._world = Rates(spec, replace(scenario, effects=shared)) if shared != scenario.effects else None
         habits = [group.habits for group in scenario.groups]
         self._habits = {
             name: np.array([getattr(each, name) for each in habits])
@@ -79,7 +81,7 @@ class Rates:
         seen, unlucky_first, unlucky_later = self._who(exposed_s)
         first = self._kpis(clock, novel=True, unlucky=unlucky_first)
         later = self._kpis(clock, novel=False, unlucky=unlucky_later)
-        blameless = np.repeat(first[..., BASELINE, None], 2, axis=-1)
+        blameless = first if self._world is None else self._world.at(at_s, exposed_s=exposed_s, split=split).first
         errors = self._share(Kpi.ERRORS, self._errors_at(at_s), clock, novel=True)
         ones = np.ones(len(self._names))
         return Now(
