@@ -38,7 +38,7 @@ class SegmentState:
 _KEPT: Mapping[str, Any] = {
     "split_bp": int, "largest_bp": int, "changed_s": int | float, "since_s": int | float | None,
     "bake_since_s": int | float | None, "confirmed": bool, "paused": bool, "frozen": bool, "reduced": bool,
-    "watched": bool, "cleared": bool, "verdict": str, "reason": str,
+    "watched": bool, "cleared": bool, "breach_ticks": int, "verdict": str, "reason": str,
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from analysis.evidence.blocks import Blocks
 from analysis.evidence.two_by_two import expected_log_e, log_e
 
 Floats = npt.NDArray[np.float64]
@@ -43,6 +44,10 @@ GRID = np.array(
 """Excess rates tested; above the last, 1.0 stands for 'anything is possible'."""
 
 
+ENOUGH_N = 200.0  # sessions of the smaller arm without which an epoch goes on: a small segment must learn, too
+LONGEST_S = 86_400.0  # … but no longer than this
+
+
 class ExcessExclusion:
     """U for each of R rows (segments, say) in each of B rollouts.
 
@@ -54,25 +59,33 @@ class ExcessExclusion:
         self._epoch_s = epoch_s
         self.log_threshold = float(np.log(n_rows / risk)) if n_rows else 0.0
         self._older, self._younger = np.zeros(self._shape), np.zeros(self._shape)
-        self._begun_s = np.tile([0.0, epoch_s / 2], (n, 1))
+        self._begun_s = np.tile([0.0, epoch_s / 2], (n, n_rows, 1))  # the older one, the younger one
+        self._blocks = Blocks((n, n_rows))
+        self._younger_n = np.zeros((n, n_rows))  # sessions of the smaller arm behind the younger one
 
     def update(self, n: npt.ArrayLike, bad: npt.ArrayLike, base: npt.ArrayLike, *, at_s: npt.ArrayLike) -> None:
         """Add one tick's counts, (B, R, 2) as (baseline, canary), at `at_s` (B,).
 
-        `base` (B, R) is the baseline's rate as known before it. Rows of which an arm is empty learn nothing.
+        `base` (B, R) is the baseline's rate as known before it. Rows of which an arm is empty wait for it.
         """
-        counts, bads = (np.asarray(x, float).reshape(*self._shape[:2], 2) for x in (n, bad))
+        counts, bads = self._blocks.take(*(np.asarray(x, float).reshape(*self._shape[:2], 2) for x in (n, bad)))
         seen = (counts > 0).all(axis=-1)
         q = np.broadcast_to(np.asarray(base, float).reshape(self._shape[:2])[seen][:, None], (seen.sum(), len(GRID)))
         (n_b, n_c), (bad_b, bad_c) = counts[seen].T[..., None], bads[seen].T[..., None]
         factor = log_e(n_c, bad_c, n_b, bad_b, q, q, _reachable(q))
         self._older[seen] += factor
-        at = np.broadcast_to(np.asarray(at_s, float), self._shape[:1])
-        begun = (at >= self._begun_s[:, 1])[:, None] & seen
+        at = np.broadcast_to(np.reshape(np.asarray(at_s, float), (-1, 1)), self._shape[:2])
+        begun = (at >= self._begun_s[..., 1]) & seen
         self._younger[begun] += factor[begun[seen]]
-        over = at >= self._begun_s[:, 0] + self._epoch_s
-        self._older[over], self._younger[over] = self._younger[over], 0.0
-        self._begun_s[over] = self._begun_s[over, 1:] + [0.0, self._epoch_s / 2]
+        self._younger_n += np.where(begun, counts.min(axis=-1), 0.0)
+        self._turn_over(at)
+
+    def _turn_over(self, at: Floats) -> None:
+        """Let the younger one take over where the epoch is over and it knows enough, or a day is."""
+        lasted_s = at - self._begun_s[..., 0]
+        over = (lasted_s >= self._epoch_s) & ((self._younger_n >= ENOUGH_N) | (lasted_s >= LONGEST_S))
+        self._older[over], self._younger[over], self._younger_n[over] = self._younger[over], 0.0, 0.0
+        self._begun_s[over] = np.stack([self._begun_s[over, 1], at[over]], axis=-1)
 
     @property
     def worst(self) -> Floats:
@@ -101,11 +114,15 @@ class ExcessExclusion:
             "older": self._older[0].tolist(),
             "younger": self._younger[0].tolist(),
             "begun_s": self._begun_s[0].tolist(),
+            "younger_n": self._younger_n[0].tolist(),
+            "blocks": self._blocks.state(),
         }
 
     def restore(self, state: Mapping[str, object]) -> None:
         """Take a state that `state` gave, of the same specification."""
-        self._begun_s = np.asarray(state["begun_s"], float).reshape(1, 2)
+        self._begun_s = np.asarray(state["begun_s"], float).reshape(*self._shape[:2], 2)
+        self._younger_n = np.asarray(state["younger_n"], float).reshape(self._shape[:2])
+        self._blocks.restore(state["blocks"])
         self._older, self._younger = (
             np.asarray(state[name], float).reshape(self._shape) for name in ("older", "younger")
         )

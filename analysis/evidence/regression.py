@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from analysis.evidence.base_rate import BaseRate
 from analysis.evidence.binomial import log_ratio_e
+from analysis.evidence.blocks import Blocks
 from analysis.evidence.stake import NOW_SHARE, Stake
 from analysis.evidence.two_by_two import log_e, log_likelihood_ratio
 from analysis.spec import KpiKind, ServiceSpec
@@ -106,6 +107,7 @@ class RegressionEvidence:
         self._log_e: Floats | None = None
         self._stake = Stake(n)
         self.base = BaseRate(self._shape)
+        self._blocks = Blocks(self._shape)
         self._thresholds = self._log_thresholds(spec, n_segments)
         ticks = np.array([BURST_TICKS.get(spec.kpis[test.kpi].kind, PROOF_TICKS) for test in self.tests])
         self._ceilings = (self._thresholds - np.log(NOW_SHARE)) / ticks
@@ -134,7 +136,7 @@ class RegressionEvidence:
 
         `since_exposure_s` (B,): event time since the first exposure, which places the restarts' weights.
         """
-        n, bad = (x.reshape(*self._shape, 2)[:, :, self._kpi].astype(float) for x in (window.n, window.bad))
+        n, bad = (x.reshape(*self._shape, 2).astype(float) for x in (window.n, window.bad))
         factors = self._log_factors(n, bad)  # (B, S, T, effects)
         factors = np.concatenate([factors, factors.sum(axis=1, keepdims=True)], axis=1)
         share = np.minimum(np.asarray(elapsed_s, float) / self._interval_s, 1.0)
@@ -150,13 +152,17 @@ class RegressionEvidence:
     def _log_factors(self, n: Floats, bad: Floats) -> Floats:
         base = self.base.value[:, :, self._kpi]
         factors = np.zeros((*base.shape, len(EFFECTS)))
-        seen, both = n[..., CANARY] > 0, (n > 0).all(axis=-1)
+        both_n, both_bad = (x[:, :, self._kpi] for x in self._blocks.take(n, bad))
+        n, bad = n[:, :, self._kpi], bad[:, :, self._kpi]
+        seen, both = n[..., CANARY] > 0, both_n[..., CANARY] > 0
+        is_limit = self._against == Against.LIMIT
+        n, bad = np.where(is_limit[:, None], n, both_n), np.where(is_limit[:, None], bad, both_bad)
         differences = both & np.isin(self._against, (Against.TOLERANCE, Against.ZERO))
         value = np.broadcast_to(self._value, base.shape)
         for test, where in (
             (self._difference, differences),
             (self._ratio, both & (self._against == Against.RATIO)),
-            (self._limit, seen & (self._against == Against.LIMIT)),
+            (self._limit, seen & is_limit),
         ):
             if where.any():
                 factors[where] = test(n[where], bad[where], base[where], value[where])
@@ -193,6 +199,7 @@ class RegressionEvidence:
         return {
             "log_r": np.where(np.isfinite(self._log_r), self._log_r, -1e300)[0].tolist(),
             "spent": float(self._stake.spent[0]),
+            "blocks": self._blocks.state(),
             "base_n": self.base.n[0].tolist(),
             "base_bad": self.base.bad[0].tolist(),
         }
@@ -203,6 +210,7 @@ class RegressionEvidence:
         self._log_r = np.where(log_r <= -1e299, -np.inf, log_r)
         self._log_e = None
         self._stake.spent = np.asarray([state["spent"]], float)
+        self._blocks.restore(state["blocks"])
         self.base.n = np.asarray(state["base_n"], float).reshape(self._shape)
         self.base.bad = np.asarray(state["base_bad"], float).reshape(self._shape)
 

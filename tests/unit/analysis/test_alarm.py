@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis.alarm import SILENCE_SEEN, Alarm, raise_alarms
-from analysis.window import Window, empty
+from analysis.alarm import SILENCE_RISK, Alarm, raise_alarms
+from analysis.window import BASELINE, Window, empty
 
 
-def _alarm(people: list[list[int]], failing: list[list[int]], expected: float = 0.0) -> Alarm:
+def _alarm(people: list[list[int]], failing: list[list[int]], split: float = 0.0) -> Alarm:
     window: Window = empty(len(people), 1)
     window.people[:], window.failing[:] = people, failing
-    return raise_alarms(window, expected_people=np.full((1, len(people)), expected))
+    return raise_alarms(window, split=np.full((1, len(people)), split))
 
 
 @pytest.mark.parametrize(
@@ -51,10 +51,22 @@ def test_baseline_in_trouble_is_the_world_s(failing: int, world: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("people", "expected", "silent"),
-    [([50, 0], SILENCE_SEEN, True), ([50, 0], SILENCE_SEEN - 1, False), ([50, 1], 99.0, False), ([0, 0], 99.0, False)],
+    ("people", "split", "silent"),
+    [
+        ([46, 0], 0.3, True),
+        ([45, 0], 0.3, False),
+        ([1_604, 0], 0.01, True),
+        ([1_603, 0], 0.01, False),
+        ([2_000, 1], 0.3, False),
+        ([0, 0], 0.9, False),
+        ([99, 0], 0.0, False),
+        ([99, 0], 1.0, False),
+    ],
 )
 def test_silence_is_a_canary_that_should_be_seen_beside_a_baseline_that_is(
-    people: list[int], expected: float, silent: bool
+    people: list[int], split: float, silent: bool
 ) -> None:
-    assert _alarm([people], [[0, 0]], expected).silent.tolist() == [[silent]]
+    """The exact chance that of so many people none should have been put on the canary."""
+    assert _alarm([people], [[0, 0]], split).silent.tolist() == [[silent]]
+    if silent:
+        assert (1 - split) ** people[BASELINE] < SILENCE_RISK

@@ -147,7 +147,7 @@ class _World:
 
 
 def _worlds() -> list[_World]:
-    cases = ((0.0, 0.0), (0.04, 0.0), (0.3, 25.0), (0.9, 12.0), (0.0, 0.0))
+    cases = ((0.0, 0.0), (0.04, 0.0), (0.3, 15.0), (0.9, 8.0), (0.0, 0.0))
     return [_World(seed, excess, from_s) for seed, (excess, from_s) in enumerate(cases)]
 
 
@@ -167,7 +167,7 @@ def _alone(world: _World, ticks: int) -> tuple[list[tuple[SegmentDecision, ...]]
 
 def test_ramps_decide_as_each_would_alone() -> None:
     """Ways that end differently: verdicts, reasons, splits, to the last letter."""
-    ticks, worlds = 60, _worlds()
+    ticks, worlds = 40, _worlds()
     ramps, rngs = Ramps(SPEC, [BudgetPolicy()] * B, ARMS), [np.random.default_rng(9) for _ in range(B)]
     together: list[list[tuple[SegmentDecision, ...]]] = []
     for tick in range(1, ticks + 1):

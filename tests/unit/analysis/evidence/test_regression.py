@@ -254,6 +254,6 @@ def test_burst_counts_no_more_where_somebody_looks_more_often() -> None:
     quarter.n[:], quarter.bad[:] = 10, [0, 10]
     once.update(whole, since_exposure_s=10)
     for since_s in (2.5, 5, 7.5, 10):
-        often.update(quarter, since_exposure_s=since_s, share=0.25)
+        often.update(quarter, since_exposure_s=since_s, elapsed_s=0.25)
     assert once.log_e_values.max() > 0
     assert often.log_e_values.max() <= once.log_e_values.max() + 1e-9
