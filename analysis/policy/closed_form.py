@@ -10,6 +10,11 @@ DAMPED_AT = 0.5
 """Share of the proof at which no room is used any more: where the guard stops rising too (`guard.SUSPICIOUS`)."""
 
 
+def budgeted_share(view: PolicyView) -> float:
+    """Share in [0, 1] of the room between split and cap that `budget` uses."""
+    return 1.0 - min(max(view.suspicion, 0.0) / DAMPED_AT, 1.0)
+
+
 class BudgetPolicy:
     """Uses what the harm budget allows as soon as it allows it, less of it the more the evidence leans to harm.
 
@@ -23,7 +28,7 @@ class BudgetPolicy:
 
     def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal:  # noqa: ARG002 -- the seam's signature
         """The cap, or what suspicion leaves of the way to it."""
-        return Proposal(split=view.using(1.0 - min(max(view.suspicion, 0.0) / DAMPED_AT, 1.0)), propensity=1.0)
+        return Proposal(split=view.using(budgeted_share(view)), propensity=1.0)
 
 
 class WholeCapPolicy:

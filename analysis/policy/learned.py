@@ -1,10 +1,10 @@
-"""Q-learning with function approximation under the cap: which share of the allowed room to use.
+"""Q-learning with function approximation under the closed form: which share of what `budget` would use to use.
 
 State: `PolicyView`, coded by tiles (Sutton & Barto 2018, section 9.5.4): each of TILINGS puts a few features into bins,
 and the value of an action is the sum of its values in the active bin of every tiling. Beside what the closed form sees
 (split, cap, suspicion) it knows anomaly scores that are no proof yet, the failure prior, traffic still to come, how
 long latency has to settle, and how large and how dear the segment is beside the others that share the budget.
-Action: share of the room between split and cap, one of SHARES. Reward: `analysis.reward`, progress less weighted harm.
+Action: share of the step that `budget` would take, one of SHARES: never more than the closed form. Reward: `analysis.reward`, progress less weighted harm.
 The values are an artefact with their origin and scores; `analysis.simulation.training` makes it.
 """
 
@@ -20,12 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.errors import StateError
+from analysis.policy.closed_form import budgeted_share
 from analysis.policy.protocol import FLOOR, PolicyView, Proposal
 
 Floats = npt.NDArray[np.float64]
 
 SHARES = (0.0, 0.25, 0.5, 1.0)
-"""Actions: shares of the room between split and cap."""
+"""Actions: shares of the step that `budget` would take."""
 WHOLE = len(SHARES) - 1
 
 EDGES: Mapping[str, Sequence[float]] = {
@@ -54,10 +55,10 @@ FORMAT = 2
 ARTEFACT = "q_values.json"
 DECIMALS = 6
 MARGIN = 0.05
-"""By how much another action must be worth more than the whole room, in ticks of full progress: less is noise."""
+"""By how much another action must be worth more than the whole step, in ticks of full progress: less is noise."""
 DOUBT = 6.0
 """... and how much more after a single visit, shrinking with the root of the visits: about two standard errors."""
-TRUSTED_VISITS = 100  # of an action in every active tile, before it is preferred to the whole room
+TRUSTED_VISITS = 100  # of an action in every active tile, before it is preferred to the whole step
 STEP_MAX, DRIFT_MAX = 0.002, 0.02
 """Bounds of learning on the job: how far one update, and all of them together, move a value from the shipped one."""
 
@@ -178,7 +179,7 @@ def learn_bounded(values: QValues, shipped: QValues, seen: Transition, *, rate: 
 class LearnedPolicy:
     """Chooses by the values; with `explore` > 0 (training, shadow) at random with that probability.
 
-    It leaves the whole room only where training saw enough to tell that another share is worth more: near ties are
+    It leaves the closed form only where training saw enough to tell that another share is worth more: near ties are
     noise, and a hold that ties with a step is taken for ever.
     """
 
@@ -233,6 +234,11 @@ class LearnedPolicy:
         return action, float(chances[action])
 
     def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal:
-        """The split that uses the chosen share of the room below the cap."""
+        """The split that takes the chosen share of the closed form's step."""
         action, propensity = self.choose(state_of(view), rng=rng)
-        return Proposal(split=view.using(SHARES[action]), propensity=propensity)
+        return self.proposal(view, action, propensity)
+
+    @staticmethod
+    def proposal(view: PolicyView, action: int, propensity: float) -> Proposal:
+        """What an action, an index into SHARES, comes to."""
+        return Proposal(split=view.using(SHARES[action] * budgeted_share(view)), propensity=propensity)

@@ -60,11 +60,11 @@ class _Recorder:
     def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal:
         if not has_a_choice(view, self.spec):
             self.newest.append(None)
-            return Proposal(split=view.using(1.0), propensity=1.0)
+            return self.inner.proposal(view, WHOLE, 1.0)
         state = state_of(view)
         action, propensity = self.inner.choose(state, rng=rng)
         self.newest.append((state, action))
-        return Proposal(split=view.using(SHARES[action]), propensity=propensity)
+        return self.inner.proposal(view, action, propensity)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

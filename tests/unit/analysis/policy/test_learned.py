@@ -37,7 +37,15 @@ def _values(worth: tuple[float, ...], visits: int) -> QValues:
 
 
 def test_the_shipped_values_say_where_they_come_from() -> None:
-    assert {"seed", "episodes", "held_out_releases", "scores", "finding", "is_better", "actions"} <= SHIPPED.origin.keys()
+    assert {
+        "seed",
+        "episodes",
+        "held_out_releases",
+        "scores",
+        "finding",
+        "is_better",
+        "actions",
+    } <= SHIPPED.origin.keys()
     assert set(SHIPPED.origin["scores"]) == {"2", "20", "200"}  # type: ignore[call-overload]
     for by_policy in SHIPPED.origin["scores"].values():  # type: ignore[attr-defined]
         assert set(by_policy) == {"learned", "budget", "whole-cap"}
@@ -81,7 +89,8 @@ def test_every_view_has_one_tile_in_each_tiling(split: float, suspicion: float, 
     "changed",
     [
         {"anomaly": 0.2}, {"risk": 0.5}, {"ahead": 2.0}, {"share": 0.2}, {"weight": 4.0}, {"settling_s": 100.0},
-        {"at_once": 900.0}, {"suspicion": 0.3}, {"worst_excess": 0.01}, {"split": 0.4}, {"cap": 0.15}, {"healthy": True},
+        {"at_once": 900.0}, {"suspicion": 0.3}, {"worst_excess": 0.01}, {"split": 0.4}, {"cap": 0.15},
+        {"healthy": True},
     ],
     ids=str,
 )  # fmt: skip
