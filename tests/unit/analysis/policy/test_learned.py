@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from analysis.policy.learned import (
     learn_bounded,
     state_of,
 )
+from xds_server.cli import train_policy
 
 SHIPPED = load_values()
 VIEW = PolicyView(split=0.1, cap=0.5, suspicion=0.1, worst_excess=0.1, anomaly=0.0, healthy=False)
@@ -50,6 +52,8 @@ def test_the_shipped_values_say_where_they_come_from() -> None:
     for by_policy in SHIPPED.origin["scores"].values():  # type: ignore[attr-defined]
         assert set(by_policy) == {"learned", "budget", "whole-cap"}
     assert SHIPPED.visits.sum() > 100_000
+    usual = {name: parameter.default for name, parameter in inspect.signature(train_policy).parameters.items()}
+    assert (SHIPPED.origin["seed"], SHIPPED.origin["episodes"]) == (usual["seed"], usual["episodes"])
     assert sum(SHIPPED.origin["actions"].values()) > 1_000  # type: ignore[attr-defined]
 
 

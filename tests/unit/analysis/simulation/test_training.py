@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from analysis.policy import LearnedPolicy, QValues, WholeCapPolicy
 from analysis.policy.learned import N_TILES, SHARES, TILINGS, WHOLE, state_of
@@ -16,6 +18,7 @@ from analysis.simulation.rollouts import Rollouts
 from analysis.simulation.scenario import Must
 from analysis.simulation.scoring import Score, compared, is_better
 from analysis.simulation.training import Episode, _Decision, has_a_choice, learn, train
+from xds_server.cli import app
 
 VIEW = PolicyView(split=0.1, cap=0.5, suspicion=0.0, worst_excess=0.1, anomaly=0.0, healthy=False)
 
@@ -39,6 +42,18 @@ def test_the_same_seed_gives_the_same_values(monkeypatch: pytest.MonkeyPatch) ->
     assert one.visits.sum() > 0
     assert one.origin["seed"] == 3
     assert train(seed=4, episodes=2, held_out=0, progress=_nothing).to_json() != one.to_json()
+
+
+def test_the_command_writes_what_training_gives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(training, "TICKS", 12)
+    monkeypatch.setattr(training, "IN_STEP", 2)
+    monkeypatch.setattr(training, "scores_of", lambda _, *, seed, n: {"scored": [seed, n]})
+    written = tmp_path / "values.json"
+    command = ["train", "policy", "--seed", "5", "--episodes", "3", "--output", str(written)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert written.read_text() == train(seed=5, episodes=3, progress=_nothing).to_json()
+    assert QValues.from_json(written.read_text()).origin["scored"] == [5, 8]
 
 
 def test_it_learns_the_action_that_pays() -> None:
