@@ -17,7 +17,7 @@ from analysis.window import BASELINE, CANARY, Window
 CRASH_SHARE = 0.5  # more failing people than this is a crash, whatever the service
 CRASH_RISK = 1e-5  # chance that people of whom half fail look like this at one look
 WORLD_SHARE = 0.25  # if as many fail on the baseline, the world is bad, not the canary
-SILENCE_RISK = 1e-7  # chance that so many people, each by the split, would all be on the baseline: silent
+SILENCE_RISK = 1e-9  # chance that so many people, each by the split, would all be on the baseline: silent
 
 
 Flags = npt.NDArray[np.bool_]

@@ -51,7 +51,7 @@ class HarmLedger:
         self._shape = (n, len(spec.segments))
         self._harm = spec.rollout.harm
         self._weights = np.array([segment.weight for segment in spec.segments])  # relative cost of harm, (S,)
-        self._age_s = spec.oldest_judged_s
+        self._age_s = spec.harm_judged_s
         self._interval_s = spec.rollout.interval_s
         self._risk = spec.rollout.budget_risk / 2  # half of budget_risk, as design section 5 says
         self._rho = max(1.0, self._harm.budget**2 / 72)  # tightest where the bound is about a third of the budget

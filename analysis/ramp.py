@@ -6,7 +6,7 @@ Pure: the same windows and generator give the same decisions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,7 @@ class Ramp:
             segment.name: SegmentState(phase=self._first_phase(segment.name, segment.after))
             for segment in spec.segments
         }
+        self._settles = any(kpi.kind is KpiKind.LATENCY for kpi in spec.kpis)
         self._names = [segment.name for segment in spec.segments]
         self.reading = Reading(spec) if reading is None else reading
         self.rollout = rollout
@@ -185,6 +186,7 @@ class Ramp:
             split=np.array([[state.split_bp for state in states]]) / TOTAL_BP,
             live=np.array([[not state.phase.is_final for state in states]]),
             rising=np.array([[state.phase is Phase.RAMPING and not state.paused for state in states]]),
+            cleared=np.array([[state.phase is Phase.BAKING and state.cleared for state in states]]),
         )
 
     def settled(self) -> npt.NDArray[np.bool_]:
@@ -210,8 +212,7 @@ class Ramp:
         state.cap_bp = int(now.caps_bp[at])
         suspicion = float(now.suspicion[at])
         self._watch(state, suspicion)
-        if not state.phase.is_final:
-            self._outlook.look_ahead(index, state, tick=self._ticks)
+        self._outlook.look_ahead(index, state, tick=self._ticks)
         is_founded = self._outlook.is_founded(index, state)
         state.breach_ticks = state.breach_ticks + self.reading.begins_interval if is_founded else 0
         if self._brief and state.phase.is_final:
@@ -222,7 +223,7 @@ class Ramp:
         state.reward = float(now.reward.value[at])
         proposal = self._policy.propose(self._policy_view(index, state), rng=rng)
         view = self._guard_view(index, state, alarm, round(proposal.split * TOTAL_BP))
-        return self._apply(index, review(view), propensity=proposal.propensity)
+        return self._apply(index, self._told(index, state, review(view)), propensity=proposal.propensity)
 
     def _watch(self, state: SegmentState, suspicion: float) -> None:
         """A suspicion begins the closer watch of a segment with people on the canary; it ends when that has passed.
@@ -287,7 +288,7 @@ class Ramp:
             budget_spent=bool(now.budget_spent[self.rollout]),
             log_loss=log_loss(self.logs, *self.arms[segment.name]) if segment.name in self.arms else None,
             sample_ratio=self.wording.mismatch(index) if now.mismatch[self.rollout, [index, -1]].any() else None,
-            unhealthy=None if is_healthy else self._unhealthy(index, state),
+            unhealthy=None if is_healthy else _UNKNOWN,
             stale_s=self._stale_s(),
             confirmed=state.confirmed,
             dwelt=state.split_bp == 0 or self._now_s - state.changed_s >= spec.min_dwell_s,
@@ -299,9 +300,15 @@ class Ramp:
             waits_for=self._waits_for(segment.after),
         )
 
-    def _unhealthy(self, index: int, state: SegmentState) -> Reason:
-        told = None if self._brief else self.wording.unhealthy(index, state.split_bp / TOTAL_BP)
-        return told or _UNKNOWN
+    def _told(self, index: int, state: SegmentState, verdict: Verdict) -> Verdict:
+        """The verdict, with how much is still to be known where that is what it rests on."""
+        if self._brief or _UNKNOWN not in verdict.reasons:
+            return verdict
+        fresh_s = 0.0
+        if state.since_s is not None and self._settles:
+            fresh_s = state.since_s + self.spec.rollout.settle_s - self._now_s
+        told = self.wording.unhealthy(index, state.split_bp / TOTAL_BP, fresh_s) or _UNKNOWN
+        return replace(verdict, reasons=tuple(told if reason is _UNKNOWN else reason for reason in verdict.reasons))
 
     def _stale_s(self) -> float | None:
         """Seconds without access logs, where that is long."""
@@ -538,6 +545,7 @@ def step(
         split=np.concatenate([one.split for one in each]),
         live=np.concatenate([one.live for one in each]),
         rising=np.concatenate([one.rising for one in each]),
+        cleared=np.concatenate([one.cleared for one in each]),
     )
     reading.learn(
         window, newcomers, standing,

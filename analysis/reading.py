@@ -55,11 +55,15 @@ NO_TEST = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Where B rollouts stand when a tick is read. Arrays (B, S): splits in [0, 1]; `live`: not final; `rising`: may."""
+    """Where B rollouts stand when a tick is read. Arrays (B, S): splits in [0, 1]; `live`: not final; `rising`: may.
+
+    `cleared`: known to be healthy once, and baking since.
+    """
 
     split: Floats
     live: Flags
     rising: Flags
+    cleared: Flags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +77,11 @@ class Conclusions:
     is about, NO_TEST: a surprise.
     `chance` (B, S): of as bad a canary or worse, see `SURPRISE`; `surprising` (B, S): the KPI that it is about.
     `target` (B, S): the excess that must be excluded before a segment is healthy; `healthy` (B, S).
-    `caps_bp` (B, S): what the harm budget allows; `budget_spent` (B,): whether harm may be above it already.
+    `kpi_worst`, `visible` (B, S, guarded KPIs): excess of each KPI not excluded yet, and what must be excluded.
+    `caps_bp` (B, S): what the harm budget allows. `harm_upper`, `harm_allowed` (B,): as in `HarmLedger`.
     `excess` (B, S, len(EXCESS_KINDS)): of late, NaN: unknown. `leaning` (B, S): the KPI that of late speaks most
     against the canary, in standard errors beyond its tolerance. `reward` (B, S): of the last tick.
-    `mismatch` (B, S + 1): people are not spread as was asked for.
+    `mismatch` (B, S + 1): people are not spread as was asked for; `ratio_log_e`: the evidence of it.
     """
 
     log_e: Floats
@@ -89,12 +94,22 @@ class Conclusions:
     worst: Floats
     target: Floats
     healthy: Flags
+    kpi_worst: Floats
+    visible: Floats
     caps_bp: Indices
-    budget_spent: Flags
+    harm_upper: Floats
+    harm_allowed: Floats
     excess: Floats
     leaning: Indices
     reward: Reward
     mismatch: Flags
+    ratio_log_e: Floats
+
+    @property
+    def budget_spent(self) -> Flags:
+        """(B,) whether harm may be above what is allowed already."""
+        spent: Flags = self.harm_upper > self.harm_allowed
+        return spent
 
     @property
     def proven(self) -> Flags:
@@ -129,7 +144,7 @@ class Reading:
         self.totals_n = np.zeros((*self._shape, 2))
         self.totals_bad = np.zeros_like(self.totals_n)
         nobody = np.zeros((n, n_segments))
-        self.now = self.conclude(Standing(split=nobody, live=nobody == 0, rising=nobody > 0))
+        self.now = self.conclude(Standing(split=nobody, live=nobody == 0, rising=nobody > 0, cleared=nobody > 0))
 
     def learn(
         self,
@@ -176,8 +191,10 @@ class Reading:
     def conclude(self, standing: Standing) -> Conclusions:
         """What all ticks so far come to."""
         log_e = self.evidence.log_e_values
-        target, healthy = self._health(standing)
-        own, shared = self._grounds(log_e, healthy)
+        target, worst = self._target(standing), self.harm.exclusion.worst
+        kpi_worst, visible = self.kpi_exclusion.worst.reshape(*self._shape[:2], -1), self._visible_excess
+        healthy = (worst <= target) & (kpi_worst <= visible).all(axis=-1)
+        own, shared = self._grounds(log_e, healthy | standing.cleared)
         chance, surprising = self._surprise(standing.split)
         suspicion, suspect = self._suspicion(log_e, chance)
         excess = self._excess()
@@ -190,15 +207,19 @@ class Reading:
             suspect=suspect,
             chance=chance,
             surprising=surprising,
-            worst=self.harm.exclusion.worst,
+            worst=worst,
             target=target,
             healthy=healthy,
+            kpi_worst=kpi_worst,
+            visible=visible,
             caps_bp=to_bp(caps),
-            budget_spent=self.harm.upper > self.harm.allowed,
+            harm_upper=self.harm.upper,
+            harm_allowed=self.harm.allowed,
             excess=excess,
             leaning=self._leaning(),
             reward=self._reward(standing.split, excess),
             mismatch=self.sample_ratio.is_mismatch,
+            ratio_log_e=self.sample_ratio.log_e_values,
         )
 
     def _grounds(self, log_e: Floats, healthy: Flags) -> tuple[Flags, Flags]:
@@ -254,19 +275,14 @@ class Reading:
         usual: Floats = np.clip(self.evidence.base.value + self._tolerances, 0.0, 1.0)
         return usual
 
-    def _health(self, standing: Standing) -> tuple[Floats, Flags]:
-        """The excess of bad sessions that must be excluded, (B, S), and whether everything is that must be."""
+    def _target(self, standing: Standing) -> Floats:
+        """(B, S) the excess of bad sessions that must be excluded before a segment is healthy."""
         bearable = self.harm.affordable_excess(
-            standing.split, standing.live, seconds=self.spec.oldest_judged_s + ROLLBACK_LATENCY_S,
+            standing.split, standing.live, seconds=self.spec.harm_judged_s + ROLLBACK_LATENCY_S,
             latency_s=ROLLBACK_LATENCY_S,
         )  # fmt: skip
         least = max(self.spec.rollout.harm.tolerance, float(GRID[0]))
-        target = np.clip(bearable, least, HEALTHY_EXCESS)
-        tolerable = self.harm.exclusion.worst <= target
-        if not len(self.guarded):
-            return target, tolerable
-        worst = self.kpi_exclusion.worst.reshape(*self._shape[:2], -1)
-        return target, tolerable & (worst <= self._visible_excess).all(axis=-1)
+        return np.clip(bearable, least, HEALTHY_EXCESS)
 
     @property
     def _visible_excess(self) -> Floats:
@@ -280,16 +296,12 @@ class Reading:
 
     def unexcluded(self, rollout: int, segment: int) -> Iterator[tuple[ExcessExclusion, int, float, float]]:
         """What still stands between a segment and 'healthy': (test, its row, excess to exclude, base rate)."""
-        target = float(self.now.target[rollout, segment])
-        if self.harm.exclusion.worst[rollout, segment] > target:
-            yield self.harm.exclusion, segment, target, float(self.harm.base.value[rollout, segment])
-        if not len(self.guarded):
-            return
-        visible = self._visible_excess[rollout, segment]
-        base = self.evidence.base.value[rollout, segment, self.guarded]
-        rows = segment * len(self.guarded) + np.arange(len(self.guarded))
-        for f in np.flatnonzero(self.kpi_exclusion.worst[rollout, rows] > visible):
-            yield self.kpi_exclusion, int(rows[f]), float(visible[f]), float(base[f])
+        now, at = self.now, (rollout, segment)
+        if now.worst[at] > now.target[at]:
+            yield self.harm.exclusion, segment, float(now.target[at]), float(self.harm.base.rate_at(at))
+        for f in np.flatnonzero(now.kpi_worst[at] > now.visible[at]).tolist():
+            base = float(self.evidence.base.rate_at((*at, int(self.guarded[f]))))
+            yield self.kpi_exclusion, segment * len(self.guarded) + f, float(now.visible[at][f]), base
 
     def _excess(self) -> Floats:
         """(B, S, len(EXCESS_KINDS)) excess shares of canary over baseline of late; NaN where either arm is empty."""

@@ -143,15 +143,21 @@ class Wording:
             people=int(totals[PEOPLE]),
             on_canary=int(totals[ON_CANARY]),
             asked=float(totals[ASKED]),
-            log_e=float(ratio.log_e_values[self.rollout, row]),
+            log_e=float(self.reading.now.ratio_log_e[self.rollout, row]),
             log_threshold=float(ratio.log_thresholds[row]),
         )
 
-    def unhealthy(self, segment: int, split: float) -> Reason | None:
-        """Why a segment's canary is not known to be healthy; None when it is."""
+    def unhealthy(self, segment: int, split: float, fresh_s: float = 0.0) -> Reason | None:
+        """Why a segment's canary is not known to be healthy; None when it is.
+
+        `fresh_s`: seconds for which the canary's latency does not count yet.
+        """
         needed = self.needed(segment, split)
         if needed is None:
             return None
+        if fresh_s > 0:
+            text = f"don't know yet (the canary is fresh: its latency counts in {fresh_s / 60:.1f} min)"
+            return Reason(code="unknown", text=text)
         when = "at today's traffic: never" if needed.minutes is None else f"about {needed.minutes:.1f} min"
         return Reason(code="unknown", text=f"don't know yet (needs {needed.needed} more sessions, {when})")
 
@@ -198,8 +204,8 @@ class Wording:
             "log_e_needed": self.log_threshold(segment),
             "worst_excess": float(now.worst[at]),
             "cap": float(now.caps_bp[at]) / 10_000,
-            "harm_upper": float(reading.harm.upper[self.rollout]),
-            "harm_allowed": float(reading.harm.allowed[self.rollout]),
+            "harm_upper": float(now.harm_upper[self.rollout]),
+            "harm_allowed": float(now.harm_allowed[self.rollout]),
             "canary_sessions": float(reading.harm.judged[at][CANARY]),
             "baseline_sessions": float(reading.harm.judged[at][BASELINE]),
             "new_people": float(ratio.people),

@@ -110,6 +110,7 @@ class RegressionEvidence:
         self._blocks = Blocks(self._shape)
         self._thresholds = self._log_thresholds(spec, n_segments)
         ticks = np.array([BURST_TICKS.get(spec.kpis[test.kpi].kind, PROOF_TICKS) for test in self.tests])
+        self._room = np.zeros_like(self._log_r)
         self._ceilings = (self._thresholds - np.log(NOW_SHARE)) / ticks
 
     def _log_thresholds(self, spec: ServiceSpec, n_segments: int) -> Floats:
@@ -140,7 +141,7 @@ class RegressionEvidence:
         factors = self._log_factors(n, bad)  # (B, S, T, effects)
         factors = np.concatenate([factors, factors.sum(axis=1, keepdims=True)], axis=1)
         share = np.minimum(np.asarray(elapsed_s, float) / self._interval_s, 1.0)
-        factors = np.minimum(factors, self._ceilings[..., None] * share.reshape(-1, 1, 1, 1))
+        factors = self._cut(factors, share.reshape(-1, 1, 1, 1))
         with np.errstate(divide="ignore"):
             restart = np.log(np.broadcast_to(self._stake.due(since_exposure_s), self._shape[:1]))
         self._log_r = np.logaddexp(self._log_r, restart[:, None, None, None]) + factors
@@ -148,6 +149,17 @@ class RegressionEvidence:
         before, bad_before = (x.reshape(self._shape) for x in (window.unexposed_n, window.unexposed_bad))
         n_b, bad_b = (x.reshape(*self._shape, 2)[..., BASELINE] for x in (window.n, window.bad))
         self.base.learn(n_b + before, bad_b + bad_before)
+
+    def _cut(self, factors: Floats, share: Floats) -> Floats:
+        """Cut off what bursts pretend: `share` of the interval that has passed makes room for as much of the ceiling.
+
+        The room is known before the tick, so that what is left stays an e-value; and the same however often one looks.
+        """
+        ceiling = self._ceilings[..., None]
+        self._room = np.minimum(self._room + ceiling * share, ceiling)
+        factors = np.minimum(factors, self._room)
+        self._room = self._room - np.maximum(factors, 0.0)
+        return factors
 
     def _log_factors(self, n: Floats, bad: Floats) -> Floats:
         base = self.base.value[:, :, self._kpi]
@@ -200,6 +212,7 @@ class RegressionEvidence:
             "log_r": np.where(np.isfinite(self._log_r), self._log_r, -1e300)[0].tolist(),
             "spent": float(self._stake.spent[0]),
             "blocks": self._blocks.state(),
+            "room": self._room[0].tolist(),
             "base_n": self.base.n[0].tolist(),
             "base_bad": self.base.bad[0].tolist(),
         }
@@ -211,6 +224,7 @@ class RegressionEvidence:
         self._log_e = None
         self._stake.spent = np.asarray([state["spent"]], float)
         self._blocks.restore(state["blocks"])
+        self._room = np.asarray(state["room"], float).reshape(self._log_r.shape)
         self.base.n = np.asarray(state["base_n"], float).reshape(self._shape)
         self.base.bad = np.asarray(state["base_bad"], float).reshape(self._shape)
 

@@ -18,8 +18,8 @@ from benchmarks.contest.losses import losses
 
 ROOT = Path(__file__).parents[2]
 
-QUICK = Extent(name="quick", n=10, n_tuning=50, horizon_s=14_400.0, loads=(20.0,))
-USUAL = Extent(name="usual", n=40, n_tuning=100, horizon_s=43_200.0)
+QUICK = Extent(name="quick", n=10, n_tuning=50, horizon_s=14_400.0, loads=(20.0,), own=("serinus", "oracle"))
+USUAL = Extent(name="usual", n=12, n_tuning=50, horizon_s=14_400.0, own=("serinus", "serinus-learned", "oracle"))
 FULL = Extent(name="full", n=400, n_tuning=1_000, horizon_s=200_000.0)
 
 

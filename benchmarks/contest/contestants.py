@@ -76,7 +76,7 @@ PEERS: tuple[Entry, ...] = (
         name="kayenta-docs",
         make=lambda rng, v: kayenta.kayenta_docs(rng, **v),
         knobs=(Knob(name="tolerance", documented=kayenta.TOLERANCE, strictest=1e-3, loosest=10.0),),
-        heat="three hours",
+        heat="hours",
         sees_durations=True,
     ),
     Entry(
@@ -98,15 +98,15 @@ PEERS: tuple[Entry, ...] = (
         ),
         sees_durations=True,
     ),
-    Entry(name="growthbook-safe", make=lambda rng, _: growthbook.growthbook_safe(rng), heat="a day"),
+    Entry(name="growthbook-safe", make=lambda rng, _: growthbook.growthbook_safe(rng), heat="hours"),
     Entry(name="growthbook-1m", make=lambda rng, v: growthbook.growthbook_minute(rng, **v), knobs=(_ALPHA,)),
-    Entry(name="statsig-daily", make=lambda _rng, _v: statsig.statsig_daily(), heat="a day"),
+    Entry(name="statsig-daily", make=lambda _rng, _v: statsig.statsig_daily(), heat="hours"),
     Entry(name="statsig-1m", make=lambda _, v: statsig.statsig_minute(**v), knobs=(_ALPHA,)),
     Entry(
         name="pritchard-q",
         make=lambda _, v: pritchard.Pritchard(**v),
         knobs=(Knob(name="kappa", documented=pritchard.KAPPA, strictest=3_000.0, loosest=0.1),),
-        heat="without end",
+        heat="hours",
     ),
     Entry(
         name="ramp-z",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -42,7 +43,7 @@ class Arena(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """How much is played. `horizon_s`: no scenario is longer. `loads`, `scenarios`, `peers`: None: all there are."""
+    """How much is played. `horizon_s`: no scenario is longer. `loads`, `scenarios`, `peers`, `own`: None: all."""
 
     name: str
     n: int
@@ -51,6 +52,7 @@ class Extent:
     loads: tuple[float, ...] | None = None
     scenarios: tuple[str, ...] | None = None
     peers: tuple[str, ...] | None = None
+    own: tuple[str, ...] | None = None
     reference: str = "good"  # whose releases are good: for tuning
 
     def entries(self) -> list[Entry]:
@@ -89,7 +91,8 @@ def run(arena: Arena, extent: Extent, *, processes: int, say: Callable[[str], No
     for scenario, load in played:
         peers = {name: v for (name, at), v in values.items() if at == load}
         heats = dict.fromkeys(entry.heat for entry in extent.entries())
-        jobs += [(arena, extent, scenario, load, name, None) for name in arena.own()]
+        own = [name for name in arena.own() if extent.own is None or name in extent.own]
+        jobs += [(arena, extent, scenario, load, name, None) for name in own]
         jobs += [(arena, extent, scenario, load, heat, peers) for heat in heats]
     cells = [cell for made in _all(_play_one, jobs, processes, say) for cell in made]
     return Result(cells=sorted(cells, key=lambda c: (c.scenario, c.load, c.contestant)), tuned=sorted_tuned(tuned))
@@ -110,9 +113,21 @@ def _all(do: Callable[[Job], Made], jobs: Sequence[Job], processes: int, say: Ca
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(processes) as pool:
-        for done, future in enumerate(as_completed([pool.submit(do, job) for job in jobs]), 1):
-            yield future.result()
-            say(f"{do.__name__.strip('_')}: {done} of {len(jobs)}")
+        waiting = {pool.submit(_timed, do, job): job for job in jobs}
+        for done, future in enumerate(as_completed(waiting), 1):
+            made, cpu_s = future.result()
+            say(f"{done} of {len(jobs)}: {_named(waiting[future])} took {cpu_s:.1f} s")
+            yield made
+
+
+def _timed(do: Callable[[Job], Made], job: Job) -> tuple[Made, float]:
+    begin_s = time.process_time()
+    return do(job), time.process_time() - begin_s
+
+
+def _named(job: object) -> str:
+    assert isinstance(job, tuple)
+    return " ".join(str(getattr(part, "name", part)) for part in job if isinstance(part, (str, float, Scenario)))
 
 
 def _tune_one(job: tuple[Arena, Extent, str, float]) -> Tuned:

@@ -30,8 +30,8 @@ class Cell:
     first exposure, if later) until every harmed segment was routed away for good. `full_min`: median minutes until all
     segments had the whole split, and kept it; `most_min`: until segments with nine tenths of the sessions had.
     `undecided`: share of runs in which a segment is neither in full nor taken back at the end, though nothing is wrong
-    (one that was withdrawn, as it could not be judged within the budget, is undecided). `times_min`: the runs' own times
-    behind `full_min`, and `harms` behind `harm`.
+    (one that was withdrawn, as it could not be judged within the budget, is undecided). `times_min`, `harms`: the runs'
+    own, behind `full_min` and `harm`.
     """
 
     scenario: str

@@ -117,7 +117,15 @@ def standing(contestant: str, harm: tuple[float, float, float], time_min: float)
     time = (time_min, time_min, time_min)
     return [
         cell(contestant, harm=harm, missed=(0, 0, 0), exposure=(0, 0, 0), undecided=(0, 0, 0), delay_min=time),
-        cell(contestant, "promote", harm=(0, 0, 0), full_min=time, most_min=time, false_rollback=(0, 0, 0), undecided=(0, 0, 0)),
+        cell(
+            contestant,
+            "promote",
+            harm=(0, 0, 0),
+            full_min=time,
+            most_min=time,
+            false_rollback=(0, 0, 0),
+            undecided=(0, 0, 0),
+        ),
     ]
 
 
