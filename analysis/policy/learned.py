@@ -4,7 +4,8 @@ State: `PolicyView`, coded by tiles (Sutton & Barto 2018, section 9.5.4): each o
 and the value of an action is the sum of its values in the active bin of every tiling. Beside what the closed form sees
 (split, cap, suspicion) it knows anomaly scores that are no proof yet, the failure prior, traffic still to come, how
 long latency has to settle, and how large and how dear the segment is beside the others that share the budget.
-Action: share of the step that `budget` would take, one of SHARES: never more than the closed form. Reward: `analysis.reward`, progress less weighted harm.
+Action: share of the step that `budget` would take, one of SHARES: never more than the closed form.
+Reward: `analysis.reward`, progress less weighted harm, the anomaly score among it.
 The values are an artefact with their origin and scores; `analysis.simulation.training` makes it.
 """
 

@@ -76,7 +76,7 @@ class Episode:
     rewards: Floats
 
 
-def train(*, seed: int, episodes: int, progress: Callable[[int], None], held_out: int = 8) -> QValues:
+def train(*, seed: int, episodes: int, progress: Callable[[int], None], held_out: int = 12) -> QValues:
     """Learn from `episodes` simulated rollouts, IN_STEP at a time, and score on `held_out` other releases of a kind.
 
     The same seed gives the same values. `progress` is told how many episodes are done.

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from analysis.simulation.draws import draw
+from analysis.simulation.draws import Release, draw
 from analysis.simulation.environment import FEATURES, RolloutEnvironment
+
+
+def _affordable(rng: np.random.Generator) -> Release:
+    """A good release of two segments, with a budget that does not bind."""
+    release = draw(rng, load=50.0, bad=False, segments=2)
+    harm = replace(release.spec.rollout.harm, budget=1_000.0)
+    return replace(release, spec=replace(release.spec, rollout=replace(release.spec.rollout, harm=harm)))
 
 
 def test_it_passes_gymnasiums_own_checks() -> None:
@@ -15,7 +24,7 @@ def test_it_passes_gymnasiums_own_checks() -> None:
 
 
 def test_an_agent_that_uses_all_of_the_room_promotes_a_good_release() -> None:
-    env = RolloutEnvironment(lambda rng: draw(rng, load=50.0, bad=False, segments=2), segments=2)
+    env = RolloutEnvironment(_affordable, segments=2)
     seen, info = env.reset(seed=2)
     assert seen.shape == (2, len(FEATURES))
     gained, is_over = 0.0, False

@@ -53,7 +53,7 @@ def test_the_command_writes_what_training_gives(monkeypatch: pytest.MonkeyPatch,
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert written.read_text() == train(seed=5, episodes=3, progress=_nothing).to_json()
-    assert QValues.from_json(written.read_text()).origin["scored"] == [5, 8]
+    assert QValues.from_json(written.read_text()).origin["scored"] == [5, 12]
 
 
 def test_it_learns_the_action_that_pays() -> None:
