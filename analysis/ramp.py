@@ -213,6 +213,7 @@ class Ramp:
         suspicion = float(now.suspicion[at])
         self._watch(state, suspicion)
         self._outlook.look_ahead(index, state, tick=self._ticks)
+        state.burning_ticks = state.burning_ticks + 1 if alarm.burning[at] else 0
         is_founded = self._outlook.is_founded(index, state)
         state.breach_ticks = state.breach_ticks + self.reading.begins_interval if is_founded else 0
         if self._brief and state.phase.is_final:
@@ -277,6 +278,7 @@ class Ramp:
             spec=spec,
             crash=bool(alarm.crash[at]),
             crash_everywhere=bool(alarm.everywhere[self.rollout]),
+            burning_ticks=state.burning_ticks,
             silent=bool(alarm.silent[at]),
             world_bad=bool(alarm.world[self.rollout]) or reading.world_breaks_limit(*at),
             proven=self.wording.proven(index) if is_proven else (),
@@ -554,7 +556,6 @@ def step(
         blind=np.array([ramp.is_blind(entries) for ramp in ramps]),
     )  # fmt: skip
     settled = np.stack([ramp.settled() for ramp in ramps])
-    alarm = raise_alarms(
-        window, split=np.where(settled, standing.split, 0.0)
-    )  # 0 where it is in doubt what is in force
+    split = np.where(settled, standing.split, 0.0)  # 0 where it is in doubt what is in force
+    alarm = raise_alarms(window, split=split, limit=reading.error_limit)
     return [ramp.decide(alarm, rng) for ramp, rng in zip(ramps, rngs, strict=True)]

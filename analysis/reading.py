@@ -41,6 +41,7 @@ WORLD_TICKS, WORLD_LIMIT_SHARE = 10, 0.5  # ticks of the baseline looked at, and
 COMPARED = math.log(20)  # log e-value against zero excess at which a comparison does speak against the canary
 NAMED_FDR = 0.2  # false discovery rate at which segments are named once all of them together have shown proof
 AGREEING = 2  # segments named on one KPI from which on those not known to be healthy are taken for alike
+OTHERS_AGREE = math.log(20)  # … as they are where all segments but the most evident one show so much evidence
 SURPRISE = 1e-4  # chance of a look at the canary alone that takes the split back to where a control can be compared
 CLEAN = 0.01  # … and below which nothing is promoted: waiting costs little
 SURPRISE_TICKS = 20  # ticks of the canary looked at
@@ -143,6 +144,8 @@ class Reading:
         self._newest_s = spec.rollout.interval_s  # how long the newest entry of `recent` lasts by now
         self.totals_n = np.zeros((*self._shape, 2))
         self.totals_bad = np.zeros_like(self.totals_n)
+        errors = (kpi.limit for kpi in spec.kpis if kpi.kind is KpiKind.ERROR_RATE)
+        self.error_limit = next(errors, None)  # of the share of sessions
         nobody = np.zeros((n, n_segments))
         self.now = self.conclude(Standing(split=nobody, live=nobody == 0, rising=nobody > 0, cleared=nobody > 0))
 
@@ -196,7 +199,7 @@ class Reading:
         healthy = (worst <= target) & (kpi_worst <= visible).all(axis=-1)
         own, shared = self._grounds(log_e, healthy | standing.cleared)
         chance, surprising = self._surprise(standing.split)
-        suspicion, suspect = self._suspicion(log_e, chance)
+        suspicion, suspect = self._suspicion(log_e, chance, healthy | standing.cleared)
         excess = self._excess()
         caps = self.harm.caps(standing.split, standing.live, standing.rising, latency_s=ROLLBACK_LATENCY_S)
         return Conclusions(
@@ -227,8 +230,8 @@ class Reading:
 
         Proof over all segments may come from one of them alone. It counts for those that e-BH names (Wang & Ramdas
         2022, JRSS-B 84(3), section 4: the k largest e-values, each at least S/(k·FDR)), and at least for the most
-        evident one. Where it names several, the canary is bad and not a segment: who is not known to be healthy goes
-        with them.
+        evident one. Where it names several, or all others together lean as well, the canary is bad and not a segment:
+        who is not known to be healthy goes with them.
         """
         thresholds = self.evidence.log_thresholds
         crossed = (log_e >= thresholds) & self.evidence.grounds
@@ -242,12 +245,23 @@ class Reading:
         rank_of = np.argsort(order, axis=1, kind="stable") + 1
         named = rank_of <= np.maximum(k, 1)
         proof = (together | own.any(axis=1))[:, None]
-        alike = proof & (k >= AGREEING) & ~healthy[:, :, None]
+        others = np.take_along_axis(self.evidence.log_e_of_others, order[:, :1], axis=1)
+        alike = proof & ((k >= AGREEING) | (others >= OTHERS_AGREE)) & ~healthy[:, :, None]
         return own, (together[:, None] & named) | (alike & self.evidence.grounds)
 
-    def _suspicion(self, log_e: Floats, chance: Floats) -> tuple[Floats, Indices]:
-        """The strongest evidence of harm as a share of what proves it, (B, S), and the test that it is about."""
-        shares = np.where(self.evidence.grounds, log_e[:, :-1] / self.evidence.log_thresholds[:-1], -np.inf)
+    def _suspicion(self, log_e: Floats, chance: Floats, healthy: Flags) -> tuple[Floats, Indices]:
+        """The strongest evidence of harm as a share of what proves it, (B, S), and the test that it is about.
+
+        Who is not known to be healthy is suspected with the others as well: with all of them together, but for the most
+        evident one, who may be the only culprit.
+        """
+        thresholds = self.evidence.log_thresholds
+        most = log_e[:, :-1].argmax(axis=1)[:, None]
+        others = np.take_along_axis(self.evidence.log_e_of_others, most, axis=1) / thresholds[-1]
+        is_most = np.arange(self._shape[1])[None, :, None] == most
+        with_others = np.where(healthy[:, :, None] | is_most, -np.inf, others)
+        shares = np.maximum(log_e[:, :-1] / thresholds[:-1], with_others)
+        shares = np.where(self.evidence.grounds, shares, -np.inf)
         suspect, suspicion = shares.argmax(axis=-1), shares.max(axis=-1)
         by_surprise = (chance < SURPRISE) & ~(suspicion >= ALARMING)
         suspicion = np.where(by_surprise, ALARMING, suspicion)

@@ -188,7 +188,7 @@ class Wording:
             kpi=reading.spec.kpis[k].name,
             canary=share(bad[CANARY], n[CANARY]),
             baseline=share(bad[BASELINE], n[BASELINE]),
-            tolerance=self._test(test).value,
+            tolerance=reading.spec.kpis[k].tolerance,
             log_e=float(reading.now.log_e[self.rollout, segment, test]),
             canary_n=int(n[CANARY]),
             baseline_n=int(n[BASELINE]),
@@ -229,9 +229,11 @@ def _compared(test: Test, kpi: KpiSpec, canary: float, baseline: float, where: s
                 f"{kpi.regression:.0%}; of the baseline's own, {baseline:.1%} are slower than it"
             )
         case Against.TOLERANCE | Against.ZERO:
+            doubled = " twice over" if kpi.is_behaviour and test.against is Against.TOLERANCE else ""
+            accepted = kpi.tolerance if doubled else test.value
             return (
                 f"{kpi.name} is {canary:.1%} of sessions {where} against {baseline:.1%} on the baseline, "
-                f"tolerance {test.value:.1%}"
+                f"tolerance {accepted:.1%}{doubled}"
             )
 
 

@@ -54,7 +54,8 @@ def batch(truth: Truth, weight: float) -> Batch:
 
     return Batch(
         requests=n, failed=share(n, truth.errors), durations=durations, duration_ms=n * np.array(truth.ms),
-        users=people, users_bad=share(people, truth.users_bad), sessions=people, abandoned=share(people, truth.abandoned),
+        users=people, users_bad=share(people, truth.users_bad), sessions=people,
+        abandoned=share(people, truth.abandoned),
     )  # fmt: skip
 
 

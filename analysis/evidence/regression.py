@@ -91,7 +91,8 @@ def _forecastable(kind: KpiKind) -> bool:
 class RegressionEvidence:
     """e-processes of shape (B, S + 1, T): B rollouts; S segments and, last, all segments together; T tests.
 
-    The pooled row multiplies the segments' block e-values of one tick: segments are independent given their people.
+    The pooled row multiplies the segments' block e-values of one tick: segments are independent given their people. Of
+    several segments there is also, for each, the row of all the others together: `log_e_of_others` (B, S, T).
     """
 
     def __init__(self, spec: ServiceSpec, n: int = 1) -> None:
@@ -103,7 +104,9 @@ class RegressionEvidence:
         self._interval_s = spec.rollout.interval_s
         n_segments, n_kpis = len(spec.segments), len(spec.kpis)
         self._shape = (n, n_segments, n_kpis)
-        self._log_r = np.full((n, n_segments + 1, len(self.tests), len(EFFECTS)), -np.inf)
+        self._n_rows = n_segments + 1
+        rows = self._n_rows + (n_segments if n_segments > 1 else 0)  # each segment, all of them, all but each
+        self._log_r = np.full((n, rows, len(self.tests), len(EFFECTS)), -np.inf)
         self._log_e: Floats | None = None
         self._stake = Stake(n)
         self.base = BaseRate(self._shape)
@@ -111,7 +114,8 @@ class RegressionEvidence:
         self._thresholds = self._log_thresholds(spec, n_segments)
         ticks = np.array([BURST_TICKS.get(spec.kpis[test.kpi].kind, PROOF_TICKS) for test in self.tests])
         self._room = np.zeros_like(self._log_r)
-        self._ceilings = (self._thresholds - np.log(NOW_SHARE)) / ticks
+        ceilings = (self._thresholds - np.log(NOW_SHARE)) / ticks
+        self._ceilings = np.concatenate([ceilings, np.repeat(ceilings[-1:], rows - self._n_rows, axis=0)])
 
     def _log_thresholds(self, spec: ServiceSpec, n_segments: int) -> Floats:
         """Half of `false_rollback` to the pooled row, half spread over the segments, each shared out over the grounds.
@@ -139,7 +143,9 @@ class RegressionEvidence:
         """
         n, bad = (x.reshape(*self._shape, 2).astype(float) for x in (window.n, window.bad))
         factors = self._log_factors(n, bad)  # (B, S, T, effects)
-        factors = np.concatenate([factors, factors.sum(axis=1, keepdims=True)], axis=1)
+        together = factors.sum(axis=1, keepdims=True)
+        others = [together - factors] if factors.shape[1] > 1 else []
+        factors = np.concatenate([factors, together, *others], axis=1)
         share = np.minimum(np.asarray(elapsed_s, float) / self._interval_s, 1.0)
         factors = self._cut(factors, share.reshape(-1, 1, 1, 1))
         with np.errstate(divide="ignore"):
@@ -202,6 +208,17 @@ class RegressionEvidence:
     @property
     def log_e_values(self) -> Floats:
         """(B, S + 1, T) logarithms of the e-processes now; -inf before the first tick."""
+        return self._log_e_of_rows[:, : self._n_rows]
+
+    @property
+    def log_e_of_others(self) -> Floats:
+        """(B, S, T) the same for all segments but one; -inf where there is only one."""
+        if self._log_r.shape[1] == self._n_rows:
+            return np.full((*self._shape[:2], len(self.tests)), -np.inf)
+        return self._log_e_of_rows[:, self._n_rows :]
+
+    @property
+    def _log_e_of_rows(self) -> Floats:
         if self._log_e is None:
             self._log_e = np.logaddexp.reduce(self._log_r + np.log(EFFECT_WEIGHTS), axis=-1)
         return self._log_e

@@ -35,7 +35,7 @@ CLEAR = GuardView(
 )
 TROUBLE: dict[str, Any] = {
     "frozen": True, "crash": True, "proven": PROOF, "silent": True, "budget_spent": True, "paused": True,
-    "stale_s": 30.0, "confirmed": False, "log_loss": LOSS, "sample_ratio": RATIO, "dwelt": False,
+    "burning_ticks": 2, "stale_s": 30.0, "confirmed": False, "log_loss": LOSS, "sample_ratio": RATIO, "dwelt": False,
     "waits_for": ("internal",), "unhealthy": DOUBT,
 }  # fmt: skip
 
@@ -110,6 +110,7 @@ def test_gravest_reason_speaks_first() -> None:
         ({"frozen": False}, (Hold, "frozen")),
         ({"crash": False}, (Rollback, "crash")),
         ({"silent": False}, (Rollback, "silent")),
+        ({"burning_ticks": 0}, (Rollback, "limit_burning")),
         ({"proven": ()}, (Rollback, "tolerance:error_rate")),
         ({"breach_ticks": 0}, (Rollback, "forecast")),
         ({"budget_spent": False}, (Withdraw, "budget_spent")),
@@ -231,3 +232,14 @@ def test_proof_always_ends_an_exposed_segment_unless_a_person_or_the_world_forbi
     view = replace(view, proven=PROOF)
     if view.split_bp > 0 and not (view.frozen or view.phase.is_final or view.world_bad):
         assert isinstance(review(view), Rollback)
+
+
+@pytest.mark.parametrize(("ticks", "world", "verdict"), [(1, False, Hold), (2, False, Rollback), (2, True, Hold)])
+def test_limit_that_burns_for_two_ticks_takes_people_back_at_once_unless_the_world_is_bad(
+    ticks: int, world: bool, verdict: type[Hold | Rollback]
+) -> None:
+    told = review(replace(CLEAR, burning_ticks=ticks, world_bad=world))
+    assert isinstance(told, verdict)
+    if isinstance(told, Rollback):
+        assert told.tier is Tier.HARD
+        assert told.reasons[0].code == "limit_burning"
