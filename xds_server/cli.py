@@ -460,7 +460,7 @@ def node_include(
 
 @train_app.command("policy")
 def train_policy(
-    seed: Annotated[int, typer.Option(min=0, help="The same seed and episodes give the same values.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and episodes give the same values.")] = 2,
     episodes: Annotated[int, typer.Option(min=1, help="Rollouts to play in the simulator.")] = 3_600,
     output: Annotated[Path, typer.Option(metavar="FILE", callback=writable)] = Path("q_values.json"),
 ) -> None:
