@@ -37,11 +37,11 @@ from analysis.guard import SUSPICIOUS, GuardView, review
 from analysis.harm import HarmView
 from analysis.latencies import Latencies, WatchedLatencies
 from analysis.outlook import Outlook
-from analysis.policy import Policy, PolicyView
-from analysis.reading import ROLLBACK_LATENCY_S, Reading, Standing
+from analysis.policy import PRIOR_RISK, Arm, Policy, PolicyView
+from analysis.reading import RECENT_TICKS, ROLLBACK_LATENCY_S, Reading, Standing
 from analysis.segment import SegmentState, restore_state, state_of
 from analysis.spec import TOTAL_BP, KpiKind, Mode, ServiceSpec
-from analysis.window import Window
+from analysis.window import BASELINE, CANARY, Window
 from analysis.wording import KpiView, RatioView, Wording, log_loss
 
 Floats = npt.NDArray[np.float64]
@@ -84,6 +84,8 @@ class Ramp:
 
     `reading` and `rollout`: the row of a shared reading that this rollout has; its own one if not given. `brief`: its
     decisions carry no numbers and no words of what is merely known, for simulations.
+
+    `risk`, `ahead`: what is known of the release and of the day, as `PolicyView` has them; may be set at any time.
     """
 
     def __init__(
@@ -99,6 +101,8 @@ class Ramp:
         self.spec = spec
         self._policy = policy
         self._brief = brief
+        self.risk, self.ahead = PRIOR_RISK, 1.0
+        self._settle_s = spec.rollout.settle_s if any(kpi.kind is KpiKind.LATENCY for kpi in spec.kpis) else 0.0
         self.arms = dict(arms)
         self.segments = {
             segment.name: SegmentState(phase=self._first_phase(segment.name, segment.after))
@@ -236,6 +240,9 @@ class Ramp:
         reading, at = self.reading, (self.rollout, index)
         rate = reading.harm.rate[self.rollout]
         anomaly = float(reading.now.excess[at][-1])
+        leaning = int(reading.now.leaning[at])
+        n, bad = (counts[at][leaning] for counts in reading.recent.sums(RECENT_TICKS))
+        exposed_s = 0.0 if state.since_s is None else self._now_s - state.since_s
         return PolicyView(
             split=state.split_bp / TOTAL_BP,
             cap=state.cap_bp / TOTAL_BP,
@@ -245,6 +252,13 @@ class Ramp:
             healthy=bool(reading.now.healthy[at]),
             share=float(rate[index]) / max(float(rate.sum()), 1e-9),
             weight=self.spec.segments[index].weight,
+            risk=self.risk,
+            ahead=self.ahead,
+            settling_s=max(self._settle_s - exposed_s, 0.0),
+            at_once=float(rate[index]) * (self.spec.oldest_judged_s + ROLLBACK_LATENCY_S),
+            canary=Arm(n=float(n[CANARY]), bad=float(bad[CANARY])),
+            baseline=Arm(n=float(n[BASELINE]), bad=float(bad[BASELINE])),
+            tolerance=self.spec.kpis[leaning].tolerance,
         )
 
     def _guard_view(self, index: int, state: SegmentState, alarm: Alarm, proposal_bp: int) -> GuardView:

@@ -84,7 +84,8 @@ class Conclusions:
     `target` (B, S): the excess that must be excluded before a segment is healthy; `healthy` (B, S).
     `kpi_worst`, `visible` (B, S, guarded KPIs): excess of each KPI not excluded yet, and what must be excluded.
     `caps_bp` (B, S): what the harm budget allows. `harm_upper`, `harm_allowed` (B,): as in `HarmLedger`.
-    `excess` (B, S, len(EXCESS_KINDS)): of late, NaN: unknown. `reward` (B, S): of the last tick.
+    `excess` (B, S, len(EXCESS_KINDS)): of late, NaN: unknown. `leaning` (B, S): the KPI that of late speaks most
+    against the canary, in standard errors beyond its tolerance. `reward` (B, S): of the last tick.
     `mismatch` (B, S + 1): people are not spread as was asked for; `ratio_log_e`: the evidence of it.
     """
 
@@ -104,6 +105,7 @@ class Conclusions:
     harm_upper: Floats
     harm_allowed: Floats
     excess: Floats
+    leaning: Indices
     reward: Reward
     mismatch: Flags
     ratio_log_e: Floats
@@ -221,6 +223,7 @@ class Reading:
             harm_upper=self.harm.upper,
             harm_allowed=self.harm.allowed,
             excess=excess,
+            leaning=self._leaning(),
             reward=self._reward(standing.split, excess),
             mismatch=self.sample_ratio.is_mismatch,
             ratio_log_e=self.sample_ratio.log_e_values,
@@ -327,6 +330,16 @@ class Reading:
         columns = [next((k for k, kpi in enumerate(self.spec.kpis) if kpi.kind is kind), None) for kind in EXCESS_KINDS]
         unknown = np.full(self._shape[:2], np.nan)
         return np.stack([unknown if k is None else excess[..., k] for k in columns], axis=-1)
+
+    def _leaning(self) -> Indices:
+        """(B, S) KPI with the largest excess of late, in its standard errors; one more good and bad one in each arm."""
+        considered = self.guarded if len(self.guarded) else np.arange(self._shape[2])
+        n, bad = (x[:, :, considered] for x in self.recent.sums(RECENT_TICKS))
+        share = (bad + 1) / (n + 2)
+        error = np.sqrt((share * (1 - share) / (n + 2)).sum(axis=-1))
+        excess = share[..., CANARY] - share[..., BASELINE] - self._tolerances[considered]
+        leaning: Indices = considered[(excess / error).argmax(axis=-1)]
+        return leaning
 
     def _reward(self, split: Floats, excess: Floats) -> Reward:
         errors, slowness, abandonment, anomaly = np.moveaxis(excess, -1, 0)

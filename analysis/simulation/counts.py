@@ -95,6 +95,7 @@ class CountSimulator:
         self._exposed_since = np.full(self._shape, np.inf)  # tick of a segment's first exposure
         self._tick = 0
         self.now_s = 0.0
+        self.excess = np.zeros((*self._shape, len(kpis)))  # the truth: bad shares of the canary's first sessions now
 
     def advance(self, split_bp: npt.ArrayLike) -> Tick:
         """Play one tick at splits (B, S) in basis points, and judge what has fallen due at its end."""
@@ -103,6 +104,8 @@ class CountSimulator:
         at_s = self.now_s + self._tick_s / 2
         exposed_s = (self._tick - self._exposed_since + 0.5) * self._tick_s
         rates = self._rates.at(at_s, exposed_s=exposed_s, split=split)
+        fair = self._by_one_threshold(rates.first, rates)
+        self.excess = fair[..., CANARY] - fair[..., BASELINE]
         cohort = self._begin(split, rates, at_s)
         self._cohorts.append(cohort)
         self.now_s += self._tick_s
@@ -145,12 +148,16 @@ class CountSimulator:
 
     def _excess(self, rates: Floats, now: Now) -> Floats:
         """(B, S) by how much more sessions are bad on the canary than they would be on the baseline."""
-        blameless = rates.copy()
-        for k in self._slow:  # told by the canary's threshold on either
-            blameless[:, :, k, BASELINE] *= now.raised
-        harm = self._harm_rates(blameless)
+        harm = self._harm_rates(self._by_one_threshold(rates, now))
         excess: Floats = harm[..., CANARY] - harm[..., BASELINE]
         return excess
+
+    def _by_one_threshold(self, rates: Floats, now: Now) -> Floats:
+        """(B, S, K, 2) the shares, with slowness told by the canary's threshold on either arm."""
+        fair = rates.copy()
+        for k in self._slow:
+            fair[:, :, k, BASELINE] *= now.raised
+        return fair
 
     def _begin(self, split: Floats, rates: Now, at_s: float) -> _Cohort:
         rng = self._rng
