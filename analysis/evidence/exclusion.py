@@ -45,7 +45,7 @@ GRID = np.array(
 """Excess rates tested; above the last, 1.0 stands for 'anything is possible'."""
 
 
-ENOUGH_N = 200.0  # sessions of the smaller arm without which an epoch goes on: a small segment must learn, too
+ENOUGH_N = 800.0  # sessions of the smaller arm without which an epoch goes on: a small segment must learn, too
 LONGEST_S = 86_400.0  # … but no longer than this
 
 

@@ -69,7 +69,7 @@ def test_splits_that_move_at_each_tick_expose_fewer() -> None:
 
 
 def test_counted_rollouts_in_step_end_as_single_ones_do() -> None:
-    scenario = _scenario(Effect(kpi=Kpi.ERRORS, plus=0.5, segment="power"))
+    scenario = _scenario(Effect(kpi=Kpi.ERRORS, plus=0.5, segment="power"), horizon_s=200.0)
     runs = play_counts(scenario, SPEC, load=30, seeds=range(8))
     power, default, whole = summarise(runs)
     assert [run.seed for run in runs] == list(range(8))

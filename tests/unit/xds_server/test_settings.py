@@ -719,7 +719,7 @@ def test_five_keys_are_enough_and_the_rest_has_the_documented_defaults() -> None
     assert service.matches == {"default": None}
     assert service.spec.segments == (SegmentSpec(name="default"),)
     assert service.spec.session == SessionSpec(gap_s=1_800.0, goal_path=None)
-    assert service.spec.rollout == RolloutSpec(harm=HarmSpec(bad=frozenset({Outcome.ERROR, Outcome.SLOW})))
+    assert service.spec.rollout == RolloutSpec(harm=HarmSpec(bad=frozenset({Outcome.ERROR})))
     assert service.spec.kpis == (
         KpiSpec(kind=KpiKind.ERROR_RATE, judge_after_s=60.0, tolerance=0.005),
         KpiSpec(kind=KpiKind.LATENCY, judge_after_s=60.0, tolerance=0.02, regression=0.1),
@@ -731,7 +731,7 @@ def test_a_goal_brings_the_abandonment_kpi() -> None:
     spec = parse_mesh(BASE, "mesh.yaml").services["shop"].spec
     abandonment = [kpi for kpi in spec.kpis if kpi.kind is KpiKind.ABANDONMENT]
     assert abandonment == [KpiSpec(kind=KpiKind.ABANDONMENT, judge_after_s=600.0, tolerance=0.02)]
-    assert spec.rollout.harm.bad == {Outcome.ERROR, Outcome.SLOW}, "who left counts as harm only where it is asked for"
+    assert spec.rollout.harm.bad == {Outcome.ERROR}, "who left counts as harm only where it is asked for"
     asked = parse_mesh(
         BASE.replace("harm: {budget: 50}", "harm: {budget: 50, bad: [error, slow, abandoned]}"), "m.yaml"
     )
