@@ -23,6 +23,10 @@ Flags = npt.NDArray[np.bool_]
 BASE_MEMORY_N = 20.0
 """Baseline sessions that the running base rate counts for beside one tick's own, at least. Where the baseline is thin,
 it counts for as many as the canary has: else the bake, with 5 % left to compare with, would be all noise."""
+WORLD_MEMORY_S = 100.0
+"""Time constant of how much worse all baselines are of late than they used to be. What a segment remembers of its own
+is worth as much less: when a dependency fails for both versions, a thin baseline shows it late."""
+WORLD_PRIOR = 2.0  # bad sessions that speak for 'as usual'
 NOISE = 2.0  # standard deviations of the sessions at risk by which a budget may seem short before splits are cut
 RATE_MEMORY_S = 30.0  # time constant of the estimated arrival rate
 
@@ -63,6 +67,7 @@ class HarmLedger:
         self.lost = np.zeros(self._shape)  # exposed while nobody watched: never judged, charged at U
         self.rate = np.zeros(self._shape)
         self._elapsed_s = np.zeros(n)
+        self._world = np.zeros((2, n))  # bad sessions of all baselines of late, and those that were to be expected
         self.epoch_s = max(60 * self._interval_s, 24 * self._age_s)
         self.exclusion = ExcessExclusion(self._shape[1], risk=spec.rollout.budget_risk / 2, epoch_s=self.epoch_s, n=n)
 
@@ -77,7 +82,7 @@ class HarmLedger:
         n, bad = (x.reshape(*self._shape, 2).astype(float) for x in (window.harm_n, window.harm_bad))
         base = self.base.value
         self.exclusion.update(n, bad, base, at_s=at_s)
-        self._add_past(n, bad, base)
+        self._add_past(n, bad, self._as_of_late(n, bad, base, elapsed_s))
         self.base.learn(window.unexposed_harm_n.reshape(self._shape), window.unexposed_harm_bad.reshape(self._shape))
         self.exposed += window.exposed.reshape(self._shape)
         self.judged += n
@@ -86,6 +91,16 @@ class HarmLedger:
     def miss(self, split: Floats, *, seconds: npt.ArrayLike) -> None:
         """Charge what the splits must have exposed while nobody watched, `seconds` (B,) long, at its worst."""
         self.lost += self.rate * split * np.reshape(np.asarray(seconds, float), (-1, 1))
+
+    def _as_of_late(self, n: Floats, bad: Floats, base: Floats, elapsed_s: npt.ArrayLike) -> Floats:
+        """(B, S) the remembered base rates, times how much worse all baselines together have lately become."""
+        kept = np.exp(-np.asarray(elapsed_s, float) / WORLD_MEMORY_S)
+        seen = bad[..., BASELINE].sum(axis=-1)
+        expected = (n[..., BASELINE] * base).sum(axis=-1)
+        self._world = self._world * kept + np.stack([seen, expected])
+        worse = (self._world[0] + WORLD_PRIOR) / (self._world[1] + WORLD_PRIOR)
+        late: Floats = np.minimum(base * np.maximum(worse, 1.0)[:, None], 1.0)
+        return late
 
     def _add_past(self, n: Floats, bad: Floats, base: Floats) -> None:
         n_c, n_b = n[..., CANARY], n[..., BASELINE]
@@ -195,6 +210,7 @@ class HarmLedger:
             "lost": self.lost[0].tolist(),
             "rate": self.rate[0].tolist(),
             "elapsed_s": float(self._elapsed_s[0]),
+            "world": self._world[:, 0].tolist(),
             "exclusion": self.exclusion.state(),
         }
 
@@ -209,6 +225,7 @@ class HarmLedger:
         self._variance = np.array([float(state["variance"])])
         self.rate = np.asarray(state["rate"], float).reshape(shape)
         self._elapsed_s = np.array([float(state["elapsed_s"])])
+        self._world = np.asarray(state["world"], float).reshape(2, 1)
         self.judged = np.asarray(state["judged"], float).reshape(*shape, 2)
         unseen = self.rate * split * max(gap_s, 0.0)
         exposed = np.asarray(state["exposed"], float).reshape(shape)

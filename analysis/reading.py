@@ -31,10 +31,10 @@ Indices = npt.NDArray[np.int64]
 
 ROLLBACK_LATENCY_S = 3.0  # from a decision until the last request on the canary, ALS flush and one tick included
 HEALTHY_EXCESS = 0.25
-HEALTHY_BEARS_S = 3_600.0
+HEALTHY_BEARS_S = 1_800.0
 HARM_TOLERANCES, HARM_DEVIATIONS = 2.0, 0.15
 """Healthy means two things. The excess of bad sessions that is not excluded is one that what is left of the budget
-could bear for an hour of the segment's whole traffic, and never above HEALTHY_EXCESS, since after the promotion nobody
+could bear for half an hour of the segment's whole traffic, and never above HEALTHY_EXCESS, since after the promotion nobody
 compares any more; two tolerances are always good enough, and so are .15 standard deviations of one session: some 1,300
 sessions at an even split. And on each KPI an excess is excluded of so many tolerances or,
 where that would take too many sessions at this base rate, of so many standard deviations of one session (.6: some 150
