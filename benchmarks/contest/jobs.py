@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import zlib
@@ -85,7 +86,9 @@ class Result:
 def run(arena: Arena, extent: Extent, *, processes: int, say: Callable[[str], None]) -> Result:
     """Tune, then play. The same arena and extent give the same result, whatever the number of processes."""
     played = extent.cells(arena.scenarios())
-    loads = sorted({load for _, load in played})
+    reference = next(scenario for scenario in arena.scenarios() if scenario.name == extent.reference)
+    nearest = {load: min(reference.loads, key=lambda at: abs(math.log(at / load))) for _, load in played}
+    loads = sorted(set(nearest.values()))
     tuned = list(
         _all(
             _tune_one,
@@ -97,7 +100,7 @@ def run(arena: Arena, extent: Extent, *, processes: int, say: Callable[[str], No
     values = {(t.contestant, t.load): t.values for t in tuned}
     jobs: list[_PlayJob] = []
     for scenario, load in played:
-        peers = {name: v for (name, at), v in values.items() if at == load}
+        peers = {name: v for (name, at), v in values.items() if at == nearest[load]}
         heats = dict.fromkeys(entry.heat for entry in extent.entries())
         own = [name for name in arena.own() if extent.own is None or name in extent.own]
         jobs += [(arena, extent, scenario, load, name, None) for name in own]
