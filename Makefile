@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-ingest bench-xds contest contest-full clean
+.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-decisions bench-ingest bench-xds contest contest-full clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,11 @@ bench-ingest: $(STAMP)
 # The profiler on real click paths and series, where they lie (SERINUS_DATA): benchmarks/README.md.
 bench-behaviour: $(STAMP)
 	$(BIN)/python -m benchmarks.behaviour $(BENCH)
+
+# What the decisions promise, each goal measured in the simulator: benchmarks/README.md. BENCH=--quick takes a tenth of
+# the runs.
+bench-decisions: $(STAMP)
+	$(BIN)/python -m benchmarks.decisions $(BENCH)
 
 # Serinus against its peers in the simulator: benchmarks/contest/README.md. CONTEST=--quick takes a few minutes.
 contest: $(STAMP)

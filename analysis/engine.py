@@ -13,26 +13,31 @@ from analysis.decision import Order, Phase, SegmentDecision
 from analysis.errors import StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck
 from analysis.observer import LATENESS_S, Observer
-from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, load_table
+from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, ThompsonPolicy, load_values
 from analysis.profile.persons import PersonTable
 from analysis.ramp import Ramp, stale_after_s
 from analysis.reading import ROLLBACK_LATENCY_S
 from analysis.session import NS
-from analysis.spec import KpiKind, ServiceSpec
+from analysis.spec import KpiKind, Mode, ServiceSpec
 
 STATE_FORMAT = 3
-POLICIES = ("budget", "fixed", "learned")
+POLICIES = ("budget", "fixed", "learned", "thompson")
 
 
-def policy_named(name: str) -> Policy:
-    """The policy of that name. Raises ValueError with the legal names."""
+def policy_named(name: str, mode: Mode = Mode.ACT) -> Policy:
+    """The policy of that name. Raises ValueError with the legal names.
+
+    Where a rollout only observes, `learned` tries every action now and then: nobody is harmed, and logs can judge it.
+    """
     match name:
         case "budget":
             return BudgetPolicy()
         case "fixed":
             return FixedPolicy()
         case "learned":
-            return LearnedPolicy(load_table())
+            return LearnedPolicy.shadow(load_values()) if mode is Mode.OBSERVE else LearnedPolicy(load_values())
+        case "thompson":
+            return ThompsonPolicy()
     raise ValueError(f"unknown policy {name!r}; legal: {', '.join(POLICIES)}")
 
 
@@ -54,7 +59,7 @@ class ServiceEngine:
 
     def __init__(self, spec: ServiceSpec, *, seed: int, policy: Policy | None = None) -> None:
         self.spec = spec
-        self.policy = policy if policy is not None else policy_named(spec.rollout.policy)
+        self.policy = policy if policy is not None else policy_named(spec.rollout.policy, spec.rollout.mode)
         self._rng = np.random.default_rng(seed)
         self.observer = Observer(spec)
         self.people = PersonTable()

@@ -11,6 +11,7 @@ from analysis.spec import TOTAL_BP, RolloutSpec
 SUSPICIOUS = 0.5  # share of the proof at which the split stops rising
 ALARMING = 0.75  # … and at which it is halved
 BREACH_TICKS = 3  # ticks in a row that a forecast must foresee the breach
+BURNING_TICKS = 2  # ticks in a row that a limit must burn
 BREACH_SURE = 0.9  # probability at which a foreseen breach counts
 BREACH_LIKELY = 0.5  # … and at which nothing rises any more
 UNKNOWN_CEILING_BP = TOTAL_BP // 2
@@ -26,9 +27,11 @@ class GuardView:
     `proposal_bp`: what the policy wants; `cap_bp`: what the harm budget allows. `world_bad`: the baseline is as bad.
     `proven`: reasons that are proof of harm. `suspicion`: the strongest evidence as a share of the proof, and `suspect`
     what it is about. `breach_ticks`: ticks in a row with a foreseen breach *and* the evidence floor; `breach_likely`:
-    more likely than not. `log_loss`: the logs lack too many requests. `sample_ratio`: proof that people are not spread
+    more likely than not. `burning_ticks`: ticks in a row in which far more people than the limit allows met failures.
+    `log_loss`: the logs lack too many requests. `sample_ratio`: proof that people are not spread
     as was asked for. `unhealthy`: why the canary is not known to be healthy, if it is not. `stale_s`: seconds without
-    access logs, where that is long. `dirty`: what speaks against a promotion now.
+    access logs, where that is long. `dirty`: what speaks against a promotion now. `over_limit`: an absolute limit that
+    people have lately been above.
     """
 
     phase: Phase
@@ -39,6 +42,7 @@ class GuardView:
     spec: RolloutSpec
     crash: bool = False
     crash_everywhere: bool = False
+    burning_ticks: int = 0
     silent: bool = False
     world_bad: bool = False
     proven: tuple[Reason, ...] = ()
@@ -56,6 +60,7 @@ class GuardView:
     dwelt: bool = True
     bake_done: bool = False
     dirty: Reason | None = None
+    over_limit: Reason | None = None
     paused: bool = False
     frozen: bool = False
     already_reduced: bool = False
@@ -89,6 +94,9 @@ def _back(view: GuardView) -> Verdict | None:
     if view.silent:
         text = "the canary should be in the access logs and is not"
         return Rollback(tier=Tier.HARD, reasons=(_reason("silent", text),))
+    if view.burning_ticks >= BURNING_TICKS and not view.world_bad:
+        text = "far more people on the canary meet failures right now than its limit allows, and than on the baseline"
+        return Rollback(tier=Tier.HARD, reasons=(_reason("limit_burning", text),))
     if view.proven:
         return Rollback(tier=Tier.PROVEN, reasons=view.proven)
     if view.forecast is not None and view.breach_ticks >= BREACH_TICKS:
@@ -132,14 +140,16 @@ def _doubt(view: GuardView) -> Hold | None:
     """What forbids a rise, be the split 0 (then nothing above has spoken) or not."""
     if view.world_bad:
         return Hold(reasons=(_reason("world", "the baseline is in trouble as well: no time to expose anybody new"),))
-    if view.crash or view.crash_everywhere or view.silent:
-        return Hold(reasons=(_reason("crash", "the canary fails or is silent"),))
+    if view.crash or view.crash_everywhere or view.silent or view.burning_ticks:
+        return Hold(reasons=(_reason("crash", "the canary fails, or burns its limit, or is silent"),))
     if view.proven:
         return Hold(reasons=view.proven)
     if view.budget_spent:
         return Hold(reasons=(_reason("budget_spent", "the harm budget is used up"),))
     if not view.suspicion < SUSPICIOUS:
         return Hold(reasons=(view.suspect or _reason("suspicion", "the evidence leans against the canary"),))
+    if view.over_limit is not None:
+        return Hold(reasons=(view.over_limit,))
     if view.forecast is not None and (view.breach_likely or view.breach_ticks >= BREACH_TICKS):
         return Hold(reasons=(_breach(view.forecast),))
     return None

@@ -23,6 +23,10 @@ Flags = npt.NDArray[np.bool_]
 BASE_MEMORY_N = 20.0
 """Baseline sessions that the running base rate counts for beside one tick's own, at least. Where the baseline is thin,
 it counts for as many as the canary has: else the bake, with 5 % left to compare with, would be all noise."""
+WORLD_MEMORY_S = 100.0
+"""Time constant of how much worse all baselines are of late than they used to be. What a segment remembers of its own
+is worth as much less: when a dependency fails for both versions, a thin baseline shows it late."""
+WORLD_PRIOR = 2.0  # bad sessions that speak for 'as usual'
 NOISE = 2.0  # standard deviations of the sessions at risk by which a budget may seem short before splits are cut
 RATE_MEMORY_S = 30.0  # time constant of the estimated arrival rate
 
@@ -51,7 +55,7 @@ class HarmLedger:
         self._shape = (n, len(spec.segments))
         self._harm = spec.rollout.harm
         self._weights = np.array([segment.weight for segment in spec.segments])  # relative cost of harm, (S,)
-        self._age_s = spec.oldest_judged_s
+        self._age_s = spec.harm_judged_s + 2 * spec.rollout.interval_s  # until the tick that judges it, and has its way
         self._interval_s = spec.rollout.interval_s
         self._risk = spec.rollout.budget_risk / 2  # half of budget_risk, as design section 5 says
         self._rho = max(1.0, self._harm.budget**2 / 72)  # tightest where the bound is about a third of the budget
@@ -63,6 +67,7 @@ class HarmLedger:
         self.lost = np.zeros(self._shape)  # exposed while nobody watched: never judged, charged at U
         self.rate = np.zeros(self._shape)
         self._elapsed_s = np.zeros(n)
+        self._world = np.zeros((2, n))  # bad sessions of all baselines of late, and those that were to be expected
         self.epoch_s = max(60 * self._interval_s, 24 * self._age_s)
         self.exclusion = ExcessExclusion(self._shape[1], risk=spec.rollout.budget_risk / 2, epoch_s=self.epoch_s, n=n)
 
@@ -77,7 +82,7 @@ class HarmLedger:
         n, bad = (x.reshape(*self._shape, 2).astype(float) for x in (window.harm_n, window.harm_bad))
         base = self.base.value
         self.exclusion.update(n, bad, base, at_s=at_s)
-        self._add_past(n, bad, base)
+        self._add_past(n, bad, self._as_of_late(n, bad, base, elapsed_s))
         self.base.learn(window.unexposed_harm_n.reshape(self._shape), window.unexposed_harm_bad.reshape(self._shape))
         self.exposed += window.exposed.reshape(self._shape)
         self.judged += n
@@ -86,6 +91,16 @@ class HarmLedger:
     def miss(self, split: Floats, *, seconds: npt.ArrayLike) -> None:
         """Charge what the splits must have exposed while nobody watched, `seconds` (B,) long, at its worst."""
         self.lost += self.rate * split * np.reshape(np.asarray(seconds, float), (-1, 1))
+
+    def _as_of_late(self, n: Floats, bad: Floats, base: Floats, elapsed_s: npt.ArrayLike) -> Floats:
+        """(B, S) the remembered base rates, times how much worse all baselines together have lately become."""
+        kept = np.exp(-np.asarray(elapsed_s, float) / WORLD_MEMORY_S)
+        seen = bad[..., BASELINE].sum(axis=-1)
+        expected = (n[..., BASELINE] * base).sum(axis=-1)
+        self._world = self._world * kept + np.stack([seen, expected])
+        worse = (self._world[0] + WORLD_PRIOR) / (self._world[1] + WORLD_PRIOR)
+        late: Floats = np.minimum(base * np.maximum(worse, 1.0)[:, None], 1.0)
+        return late
 
     def _add_past(self, n: Floats, bad: Floats, base: Floats) -> None:
         n_c, n_b = n[..., CANARY], n[..., BASELINE]
@@ -150,10 +165,10 @@ class HarmLedger:
         return self.allowed - self.upper - self.reserved(self.in_flight(split, latency_s=latency_s), live)
 
     def affordable_excess(self, split: Floats, live: Flags, *, seconds: float, latency_s: float) -> Floats:
-        """(B, S) excess rate that the budget could still bear for `seconds` of every live segment's whole traffic."""
+        """(B, S) excess rate that what is left of the budget could bear for `seconds` of a segment's whole traffic."""
         at_risk = self.reserved(self.in_flight(split, latency_s=latency_s), live)
         slack = np.maximum(self.allowed - self.upper - at_risk, 0.0) + at_risk
-        sessions = self._weights * self.rate * seconds * np.maximum(live.sum(axis=-1), 1)[:, None]
+        sessions = self._weights * self.rate * seconds
         affordable: Floats = slack[:, None] / np.maximum(sessions, 1e-9)
         return affordable
 
@@ -195,6 +210,7 @@ class HarmLedger:
             "lost": self.lost[0].tolist(),
             "rate": self.rate[0].tolist(),
             "elapsed_s": float(self._elapsed_s[0]),
+            "world": self._world[:, 0].tolist(),
             "exclusion": self.exclusion.state(),
         }
 
@@ -209,6 +225,7 @@ class HarmLedger:
         self._variance = np.array([float(state["variance"])])
         self.rate = np.asarray(state["rate"], float).reshape(shape)
         self._elapsed_s = np.array([float(state["elapsed_s"])])
+        self._world = np.asarray(state["world"], float).reshape(2, 1)
         self.judged = np.asarray(state["judged"], float).reshape(*shape, 2)
         unseen = self.rate * split * max(gap_s, 0.0)
         exposed = np.asarray(state["exposed"], float).reshape(shape)

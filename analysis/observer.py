@@ -247,7 +247,7 @@ class Observer:
     def _count(self, window: Window, judged: Judged) -> None:
         kpi, c = judged.kpi, self.tracker.columns
         segments, start = c["segment"][judged.slots], c["start_unix_ns"][judged.slots]
-        age_s = self._spec.oldest_judged_s if kpi == HARM else self._spec.kpis[kpi].judge_after_s
+        age_s = self._spec.harm_judged_s if kpi == HARM else self._spec.kpis[kpi].judge_after_s
         unexposed = self._are_unexposed(judged.slots)
         arm = self._arm(judged.slots, segments, start, age_s)
         if kpi == HARM:
@@ -278,7 +278,8 @@ class Observer:
         settle_ns = int(self._spec.rollout.settle_s * NS)
         result = np.zeros(len(segments), np.bool_)
         for segment, arms in self._arms.items():
-            result |= (segments == segment) & (start < arms.since_ns + settle_ns)
+            if arms.since_ns:
+                result |= (segments == segment) & (start < arms.since_ns + settle_ns)
         return result
 
     @staticmethod

@@ -6,7 +6,7 @@ Pure: the same windows and generator give the same decisions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,11 @@ from analysis.guard import SUSPICIOUS, GuardView, review
 from analysis.harm import HarmView
 from analysis.latencies import Latencies, WatchedLatencies
 from analysis.outlook import Outlook
-from analysis.policy import Policy, PolicyView
-from analysis.reading import ROLLBACK_LATENCY_S, Reading, Standing
+from analysis.policy import PRIOR_RISK, Arm, Policy, PolicyView
+from analysis.reading import RECENT_TICKS, ROLLBACK_LATENCY_S, Reading, Standing
 from analysis.segment import SegmentState, restore_state, state_of
-from analysis.spec import TOTAL_BP, Mode, ServiceSpec
-from analysis.window import Window
+from analysis.spec import TOTAL_BP, KpiKind, Mode, ServiceSpec
+from analysis.window import BASELINE, CANARY, Window
 from analysis.wording import KpiView, RatioView, Wording, log_loss
 
 Floats = npt.NDArray[np.float64]
@@ -84,6 +84,8 @@ class Ramp:
 
     `reading` and `rollout`: the row of a shared reading that this rollout has; its own one if not given. `brief`: its
     decisions carry no numbers and no words of what is merely known, for simulations.
+
+    `risk`, `ahead`: what is known of the release and of the day, as `PolicyView` has them; may be set at any time.
     """
 
     def __init__(
@@ -99,11 +101,14 @@ class Ramp:
         self.spec = spec
         self._policy = policy
         self._brief = brief
+        self.risk, self.ahead = PRIOR_RISK, 1.0
+        self._settle_s = spec.rollout.settle_s if any(kpi.kind is KpiKind.LATENCY for kpi in spec.kpis) else 0.0
         self.arms = dict(arms)
         self.segments = {
             segment.name: SegmentState(phase=self._first_phase(segment.name, segment.after))
             for segment in spec.segments
         }
+        self._settles = any(kpi.kind is KpiKind.LATENCY for kpi in spec.kpis)
         self._names = [segment.name for segment in spec.segments]
         self.reading = Reading(spec) if reading is None else reading
         self.rollout = rollout
@@ -181,6 +186,7 @@ class Ramp:
             split=np.array([[state.split_bp for state in states]]) / TOTAL_BP,
             live=np.array([[not state.phase.is_final for state in states]]),
             rising=np.array([[state.phase is Phase.RAMPING and not state.paused for state in states]]),
+            cleared=np.array([[state.phase is Phase.BAKING and state.cleared for state in states]]),
         )
 
     def settled(self) -> npt.NDArray[np.bool_]:
@@ -206,8 +212,8 @@ class Ramp:
         state.cap_bp = int(now.caps_bp[at])
         suspicion = float(now.suspicion[at])
         self._watch(state, suspicion)
-        if not state.phase.is_final:
-            self._outlook.look_ahead(index, state, tick=self._ticks)
+        self._outlook.look_ahead(index, state, tick=self._ticks)
+        state.burning_ticks = state.burning_ticks + 1 if alarm.burning[at] else 0
         is_founded = self._outlook.is_founded(index, state)
         state.breach_ticks = state.breach_ticks + self.reading.begins_interval if is_founded else 0
         if self._brief and state.phase.is_final:
@@ -218,7 +224,7 @@ class Ramp:
         state.reward = float(now.reward.value[at])
         proposal = self._policy.propose(self._policy_view(index, state), rng=rng)
         view = self._guard_view(index, state, alarm, round(proposal.split * TOTAL_BP))
-        return self._apply(index, review(view), propensity=proposal.propensity)
+        return self._apply(index, self._told(index, state, review(view)), propensity=proposal.propensity)
 
     def _watch(self, state: SegmentState, suspicion: float) -> None:
         """A suspicion begins the closer watch of a segment with people on the canary; it ends when that has passed.
@@ -234,6 +240,9 @@ class Ramp:
         reading, at = self.reading, (self.rollout, index)
         rate = reading.harm.rate[self.rollout]
         anomaly = float(reading.now.excess[at][-1])
+        leaning = int(reading.now.leaning[at])
+        n, bad = (counts[at][leaning] for counts in reading.recent.sums(RECENT_TICKS))
+        exposed_s = 0.0 if state.since_s is None else self._now_s - state.since_s
         return PolicyView(
             split=state.split_bp / TOTAL_BP,
             cap=state.cap_bp / TOTAL_BP,
@@ -243,6 +252,13 @@ class Ramp:
             healthy=bool(reading.now.healthy[at]),
             share=float(rate[index]) / max(float(rate.sum()), 1e-9),
             weight=self.spec.segments[index].weight,
+            risk=self.risk,
+            ahead=self.ahead,
+            settling_s=max(self._settle_s - exposed_s, 0.0),
+            at_once=float(rate[index]) * (self.spec.oldest_judged_s + ROLLBACK_LATENCY_S),
+            canary=Arm(n=float(n[CANARY]), bad=float(bad[CANARY])),
+            baseline=Arm(n=float(n[BASELINE]), bad=float(bad[BASELINE])),
+            tolerance=self.spec.kpis[leaning].tolerance,
         )
 
     def _guard_view(self, index: int, state: SegmentState, alarm: Alarm, proposal_bp: int) -> GuardView:
@@ -262,6 +278,7 @@ class Ramp:
             spec=spec,
             crash=bool(alarm.crash[at]),
             crash_everywhere=bool(alarm.everywhere[self.rollout]),
+            burning_ticks=state.burning_ticks,
             silent=bool(alarm.silent[at]),
             world_bad=bool(alarm.world[self.rollout]) or reading.world_breaks_limit(*at),
             proven=self.wording.proven(index) if is_proven else (),
@@ -273,21 +290,28 @@ class Ramp:
             budget_spent=bool(now.budget_spent[self.rollout]),
             log_loss=log_loss(self.logs, *self.arms[segment.name]) if segment.name in self.arms else None,
             sample_ratio=self.wording.mismatch(index) if now.mismatch[self.rollout, [index, -1]].any() else None,
-            unhealthy=None if is_healthy else self._unhealthy(index, state),
+            unhealthy=None if is_healthy else _UNKNOWN,
             stale_s=self._stale_s(),
             confirmed=state.confirmed,
             dwelt=state.split_bp == 0 or self._now_s - state.changed_s >= spec.min_dwell_s,
             bake_done=self._bake_is_done(state),
             dirty=self.wording.dirty(index),
+            over_limit=self.wording.over_limit(index),
             paused=state.paused,
             frozen=state.frozen,
             already_reduced=state.reduced,
             waits_for=self._waits_for(segment.after),
         )
 
-    def _unhealthy(self, index: int, state: SegmentState) -> Reason:
-        told = None if self._brief else self.wording.unhealthy(index, state.split_bp / TOTAL_BP)
-        return told or _UNKNOWN
+    def _told(self, index: int, state: SegmentState, verdict: Verdict) -> Verdict:
+        """The verdict, with how much is still to be known where that is what it rests on."""
+        if self._brief or _UNKNOWN not in verdict.reasons:
+            return verdict
+        fresh_s = 0.0
+        if state.since_s is not None and self._settles:
+            fresh_s = state.since_s + self.spec.rollout.settle_s - self._now_s
+        told = self.wording.unhealthy(index, state.split_bp / TOTAL_BP, fresh_s) or _UNKNOWN
+        return replace(verdict, reasons=tuple(told if reason is _UNKNOWN else reason for reason in verdict.reasons))
 
     def _stale_s(self) -> float | None:
         """Seconds without access logs, where that is long."""
@@ -524,6 +548,7 @@ def step(
         split=np.concatenate([one.split for one in each]),
         live=np.concatenate([one.live for one in each]),
         rising=np.concatenate([one.rising for one in each]),
+        cleared=np.concatenate([one.cleared for one in each]),
     )
     reading.learn(
         window, newcomers, standing,
@@ -532,7 +557,6 @@ def step(
         blind=np.array([ramp.is_blind(entries) for ramp in ramps]),
     )  # fmt: skip
     settled = np.stack([ramp.settled() for ramp in ramps])
-    alarm = raise_alarms(
-        window, split=np.where(settled, standing.split, 0.0)
-    )  # 0 where it is in doubt what is in force
+    split = np.where(settled, standing.split, 0.0)  # 0 where it is in doubt what is in force
+    alarm = raise_alarms(window, split=split, limit=reading.error_limit)
     return [ramp.decide(alarm, rng) for ramp, rng in zip(ramps, rngs, strict=True)]

@@ -31,8 +31,12 @@ Indices = npt.NDArray[np.int64]
 
 ROLLBACK_LATENCY_S = 3.0  # from a decision until the last request on the canary, ALS flush and one tick included
 HEALTHY_EXCESS = 0.25
-"""Healthy means two things. The excess of bad sessions that is not excluded is one that the budget could bear at full
-exposure until it is noticed, and never above this. And on each KPI an excess is excluded of so many tolerances or,
+HEALTHY_BEARS_S = 1_800.0
+HARM_TOLERANCES, HARM_DEVIATIONS = 2.0, 0.15
+"""Healthy means two things. The excess of bad sessions that is not excluded is one that what is left of the budget
+could bear for half an hour of the segment's whole traffic, and never above HEALTHY_EXCESS, since after the promotion nobody
+compares any more; two tolerances are always good enough, and so are .15 standard deviations of one session: some 1,300
+sessions at an even split. And on each KPI an excess is excluded of so many tolerances or,
 where that would take too many sessions at this base rate, of so many standard deviations of one session (.6: some 150
 sessions at an even split)."""
 HEALTHY_TOLERANCES = 4.0
@@ -41,6 +45,7 @@ WORLD_TICKS, WORLD_LIMIT_SHARE = 10, 0.5  # ticks of the baseline looked at, and
 COMPARED = math.log(20)  # log e-value against zero excess at which a comparison does speak against the canary
 NAMED_FDR = 0.2  # false discovery rate at which segments are named once all of them together have shown proof
 AGREEING = 2  # segments named on one KPI from which on those not known to be healthy are taken for alike
+OTHERS_AGREE = math.log(20)  # … as they are where all segments but the most evident one show so much evidence
 SURPRISE = 1e-4  # chance of a look at the canary alone that takes the split back to where a control can be compared
 CLEAN = 0.01  # … and below which nothing is promoted: waiting costs little
 SURPRISE_TICKS = 20  # ticks of the canary looked at
@@ -55,11 +60,15 @@ NO_TEST = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """Where B rollouts stand when a tick is read. Arrays (B, S): splits in [0, 1]; `live`: not final; `rising`: may."""
+    """Where B rollouts stand when a tick is read. Arrays (B, S): splits in [0, 1]; `live`: not final; `rising`: may.
+
+    `cleared`: known to be healthy once, and baking since.
+    """
 
     split: Floats
     live: Flags
     rising: Flags
+    cleared: Flags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +82,11 @@ class Conclusions:
     is about, NO_TEST: a surprise.
     `chance` (B, S): of as bad a canary or worse, see `SURPRISE`; `surprising` (B, S): the KPI that it is about.
     `target` (B, S): the excess that must be excluded before a segment is healthy; `healthy` (B, S).
-    `caps_bp` (B, S): what the harm budget allows; `budget_spent` (B,): whether harm may be above it already.
-    `excess` (B, S, len(EXCESS_KINDS)): of late, NaN: unknown. `reward` (B, S): of the last tick.
-    `mismatch` (B, S + 1): people are not spread as was asked for.
+    `kpi_worst`, `visible` (B, S, guarded KPIs): excess of each KPI not excluded yet, and what must be excluded.
+    `caps_bp` (B, S): what the harm budget allows. `harm_upper`, `harm_allowed` (B,): as in `HarmLedger`.
+    `excess` (B, S, len(EXCESS_KINDS)): of late, NaN: unknown. `leaning` (B, S): the KPI that of late speaks most
+    against the canary, in standard errors beyond its tolerance. `reward` (B, S): of the last tick.
+    `mismatch` (B, S + 1): people are not spread as was asked for; `ratio_log_e`: the evidence of it.
     """
 
     log_e: Floats
@@ -88,11 +99,22 @@ class Conclusions:
     worst: Floats
     target: Floats
     healthy: Flags
+    kpi_worst: Floats
+    visible: Floats
     caps_bp: Indices
-    budget_spent: Flags
+    harm_upper: Floats
+    harm_allowed: Floats
     excess: Floats
+    leaning: Indices
     reward: Reward
     mismatch: Flags
+    ratio_log_e: Floats
+
+    @property
+    def budget_spent(self) -> Flags:
+        """(B,) whether harm may be above what is allowed already."""
+        spent: Flags = self.harm_upper > self.harm_allowed
+        return spent
 
     @property
     def proven(self) -> Flags:
@@ -126,8 +148,10 @@ class Reading:
         self._newest_s = spec.rollout.interval_s  # how long the newest entry of `recent` lasts by now
         self.totals_n = np.zeros((*self._shape, 2))
         self.totals_bad = np.zeros_like(self.totals_n)
+        errors = (kpi.limit for kpi in spec.kpis if kpi.kind is KpiKind.ERROR_RATE)
+        self.error_limit = next(errors, None)  # of the share of sessions
         nobody = np.zeros((n, n_segments))
-        self.now = self.conclude(Standing(split=nobody, live=nobody == 0, rising=nobody > 0))
+        self.now = self.conclude(Standing(split=nobody, live=nobody == 0, rising=nobody > 0, cleared=nobody > 0))
 
     def learn(
         self,
@@ -174,10 +198,12 @@ class Reading:
     def conclude(self, standing: Standing) -> Conclusions:
         """What all ticks so far come to."""
         log_e = self.evidence.log_e_values
-        target, healthy = self._health(standing)
-        own, shared = self._grounds(log_e, healthy)
+        target, worst = self._target(standing), self.harm.exclusion.worst
+        kpi_worst, visible = self.kpi_exclusion.worst.reshape(*self._shape[:2], -1), self._visible_excess
+        healthy = (worst <= target) & (kpi_worst <= visible).all(axis=-1)
+        own, shared = self._grounds(log_e, healthy | standing.cleared)
         chance, surprising = self._surprise(standing.split)
-        suspicion, suspect = self._suspicion(log_e, chance)
+        suspicion, suspect = self._suspicion(log_e, chance, healthy | standing.cleared)
         excess = self._excess()
         caps = self.harm.caps(standing.split, standing.live, standing.rising, latency_s=ROLLBACK_LATENCY_S)
         return Conclusions(
@@ -188,14 +214,19 @@ class Reading:
             suspect=suspect,
             chance=chance,
             surprising=surprising,
-            worst=self.harm.exclusion.worst,
+            worst=worst,
             target=target,
             healthy=healthy,
+            kpi_worst=kpi_worst,
+            visible=visible,
             caps_bp=to_bp(caps),
-            budget_spent=self.harm.upper > self.harm.allowed,
+            harm_upper=self.harm.upper,
+            harm_allowed=self.harm.allowed,
             excess=excess,
+            leaning=self._leaning(),
             reward=self._reward(standing.split, excess),
             mismatch=self.sample_ratio.is_mismatch,
+            ratio_log_e=self.sample_ratio.log_e_values,
         )
 
     def _grounds(self, log_e: Floats, healthy: Flags) -> tuple[Flags, Flags]:
@@ -203,8 +234,8 @@ class Reading:
 
         Proof over all segments may come from one of them alone. It counts for those that e-BH names (Wang & Ramdas
         2022, JRSS-B 84(3), section 4: the k largest e-values, each at least S/(k·FDR)), and at least for the most
-        evident one. Where it names several, the canary is bad and not a segment: who is not known to be healthy goes
-        with them.
+        evident one. Where it names several, or all others together lean as well, the canary is bad and not a segment:
+        who is not known to be healthy goes with them.
         """
         thresholds = self.evidence.log_thresholds
         crossed = (log_e >= thresholds) & self.evidence.grounds
@@ -218,12 +249,23 @@ class Reading:
         rank_of = np.argsort(order, axis=1, kind="stable") + 1
         named = rank_of <= np.maximum(k, 1)
         proof = (together | own.any(axis=1))[:, None]
-        alike = proof & (k >= AGREEING) & ~healthy[:, :, None]
+        others = np.take_along_axis(self.evidence.log_e_of_others, order[:, :1], axis=1)
+        alike = proof & ((k >= AGREEING) | (others >= OTHERS_AGREE)) & ~healthy[:, :, None]
         return own, (together[:, None] & named) | (alike & self.evidence.grounds)
 
-    def _suspicion(self, log_e: Floats, chance: Floats) -> tuple[Floats, Indices]:
-        """The strongest evidence of harm as a share of what proves it, (B, S), and the test that it is about."""
-        shares = np.where(self.evidence.grounds, log_e[:, :-1] / self.evidence.log_thresholds[:-1], -np.inf)
+    def _suspicion(self, log_e: Floats, chance: Floats, healthy: Flags) -> tuple[Floats, Indices]:
+        """The strongest evidence of harm as a share of what proves it, (B, S), and the test that it is about.
+
+        Who is not known to be healthy is suspected with the others as well: with all of them together, but for the most
+        evident one, who may be the only culprit.
+        """
+        thresholds = self.evidence.log_thresholds
+        most = log_e[:, :-1].argmax(axis=1)[:, None]
+        others = np.take_along_axis(self.evidence.log_e_of_others, most, axis=1) / thresholds[-1]
+        is_most = np.arange(self._shape[1])[None, :, None] == most
+        with_others = np.where(healthy[:, :, None] | is_most, -np.inf, others)
+        shares = np.maximum(log_e[:, :-1] / thresholds[:-1], with_others)
+        shares = np.where(self.evidence.grounds, shares, -np.inf)
         suspect, suspicion = shares.argmax(axis=-1), shares.max(axis=-1)
         by_surprise = (chance < SURPRISE) & ~(suspicion >= ALARMING)
         suspicion = np.where(by_surprise, ALARMING, suspicion)
@@ -251,19 +293,15 @@ class Reading:
         usual: Floats = np.clip(self.evidence.base.value + self._tolerances, 0.0, 1.0)
         return usual
 
-    def _health(self, standing: Standing) -> tuple[Floats, Flags]:
-        """The excess of bad sessions that must be excluded, (B, S), and whether everything is that must be."""
+    def _target(self, standing: Standing) -> Floats:
+        """(B, S) the excess of bad sessions that must be excluded before a segment is healthy."""
         bearable = self.harm.affordable_excess(
-            standing.split, standing.live, seconds=self.spec.oldest_judged_s + ROLLBACK_LATENCY_S,
-            latency_s=ROLLBACK_LATENCY_S,
+            standing.split, standing.live, seconds=HEALTHY_BEARS_S, latency_s=ROLLBACK_LATENCY_S
         )  # fmt: skip
-        least = max(self.spec.rollout.harm.tolerance, float(GRID[0]))
-        target = np.clip(bearable, least, HEALTHY_EXCESS)
-        tolerable = self.harm.exclusion.worst <= target
-        if not len(self.guarded):
-            return target, tolerable
-        worst = self.kpi_exclusion.worst.reshape(*self._shape[:2], -1)
-        return target, tolerable & (worst <= self._visible_excess).all(axis=-1)
+        base, tolerance = self.harm.base.value, self.spec.rollout.harm.tolerance
+        least = np.maximum(HARM_TOLERANCES * tolerance, HARM_DEVIATIONS * np.sqrt(base * (1 - base)))
+        least = np.clip(least, GRID[0], HEALTHY_EXCESS)
+        return np.clip(bearable, least, HEALTHY_EXCESS)
 
     @property
     def _visible_excess(self) -> Floats:
@@ -277,16 +315,12 @@ class Reading:
 
     def unexcluded(self, rollout: int, segment: int) -> Iterator[tuple[ExcessExclusion, int, float, float]]:
         """What still stands between a segment and 'healthy': (test, its row, excess to exclude, base rate)."""
-        target = float(self.now.target[rollout, segment])
-        if self.harm.exclusion.worst[rollout, segment] > target:
-            yield self.harm.exclusion, segment, target, float(self.harm.base.value[rollout, segment])
-        if not len(self.guarded):
-            return
-        visible = self._visible_excess[rollout, segment]
-        base = self.evidence.base.value[rollout, segment, self.guarded]
-        rows = segment * len(self.guarded) + np.arange(len(self.guarded))
-        for f in np.flatnonzero(self.kpi_exclusion.worst[rollout, rows] > visible):
-            yield self.kpi_exclusion, int(rows[f]), float(visible[f]), float(base[f])
+        now, at = self.now, (rollout, segment)
+        if now.worst[at] > now.target[at]:
+            yield self.harm.exclusion, segment, float(now.target[at]), float(self.harm.base.rate_at(at))
+        for f in np.flatnonzero(now.kpi_worst[at] > now.visible[at]).tolist():
+            base = float(self.evidence.base.rate_at((*at, int(self.guarded[f]))))
+            yield self.kpi_exclusion, segment * len(self.guarded) + f, float(now.visible[at][f]), base
 
     def _excess(self) -> Floats:
         """(B, S, len(EXCESS_KINDS)) excess shares of canary over baseline of late; NaN where either arm is empty."""
@@ -296,6 +330,16 @@ class Reading:
         columns = [next((k for k, kpi in enumerate(self.spec.kpis) if kpi.kind is kind), None) for kind in EXCESS_KINDS]
         unknown = np.full(self._shape[:2], np.nan)
         return np.stack([unknown if k is None else excess[..., k] for k in columns], axis=-1)
+
+    def _leaning(self) -> Indices:
+        """(B, S) KPI with the largest excess of late, in its standard errors; one more good and bad one in each arm."""
+        considered = self.guarded if len(self.guarded) else np.arange(self._shape[2])
+        n, bad = (x[:, :, considered] for x in self.recent.sums(RECENT_TICKS))
+        share = (bad + 1) / (n + 2)
+        error = np.sqrt((share * (1 - share) / (n + 2)).sum(axis=-1))
+        excess = share[..., CANARY] - share[..., BASELINE] - self._tolerances[considered]
+        leaning: Indices = considered[(excess / error).argmax(axis=-1)]
+        return leaning
 
     def _reward(self, split: Floats, excess: Floats) -> Reward:
         errors, slowness, abandonment, anomaly = np.moveaxis(excess, -1, 0)
@@ -332,6 +376,23 @@ class Reading:
         line = WORLD_LIMIT_SHARE * (self.spec.kpis[kpi].limit or 1.0)
         pairs = ((n[segment], bad[segment]), (n.sum(), bad.sum()))
         return any(share(float(b), float(count)) > line for count, b in pairs)
+
+    def over_limit(self, rollout: int, segment: int) -> tuple[int, float, float, bool] | None:
+        """(KPI, people, bad ones, whether everybody's) of late, where they are above its limit; None: nowhere.
+
+        The segment's people on the canary, and everybody, on either version. Proof takes its time, more so after a long
+        healthy past, and in a bad world the budget has nothing to say, since there is no excess; yet a rise would
+        expose people. The chance of a false hold is that of a look, `CLEAN`.
+        """
+        canary = [x[rollout, segment, :, CANARY] for x in self.recent.sums(SURPRISE_TICKS)]
+        everybody = [x[rollout].sum(axis=(0, 2)) for x in self.recent.sums(WORLD_TICKS)]
+        for k, kpi in enumerate(self.spec.kpis):
+            for (n, bad), is_everybody in ((canary, False), (everybody, True)):
+                if kpi.limit is None or bad[k] <= kpi.limit * n[k]:
+                    continue
+                if binom.sf(bad[k] - 1, n[k], kpi.limit) < CLEAN:
+                    return k, float(n[k]), float(bad[k]), is_everybody
+        return None
 
     def overlook_mismatch(self, rollout: int, segment: int) -> None:
         """A person knows of the mismatch that holds a segment: what is said against its people is forgotten."""

@@ -28,6 +28,7 @@ class SegmentState:
     watched: bool = False  # more closely, since a suspicion and until the evidence clears
     cleared: bool = False  # was known to be healthy while exposed, and has not been reduced since
     breach_ticks: int = 0
+    burning_ticks: int = 0
     verdict: str = ""
     reason: str = ""
     cap_bp: int = 0

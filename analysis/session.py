@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from analysis.columns import NEVER, SESSION_DTYPE, Columns, Due, Slots
 from analysis.sample import SAMPLE_DTYPE, UNKNOWN, SampleKind
-from analysis.spec import KpiKind, KpiSpec, Outcome, ServiceSpec
+from analysis.spec import OUTCOME_OF, KpiKind, KpiSpec, Outcome, ServiceSpec
 from analysis.steps import Steps
 from analysis.user_index import UserIndex
 
@@ -70,7 +70,7 @@ class SessionTracker:
         self.columns = Columns(MAX_OPEN)
         self._open = UserIndex()  # a person's newest session
         ages = {index: int(kpi.judge_after_s * NS) for index, kpi in enumerate(spec.kpis)}
-        ages[HARM] = int(spec.oldest_judged_s * NS)
+        ages[HARM] = int(spec.harm_judged_s * NS)
         self._due = {age_ns: Due() for age_ns in sorted(set(ages.values()))}
         self._judged_at = {age_ns: [kpi for kpi, age in ages.items() if age == age_ns] for age_ns in self._due}
         self._keep_ns = max(ages.values())
@@ -286,7 +286,7 @@ class SessionTracker:
         if spec.kind is KpiKind.FEATURE:
             used: Flags = self.columns["features"][slots] & np.uint64(1 << self._steps.bit(kpi)) != 0
             return ~used
-        outcome = _OUTCOME_OF.get(spec.kind)
+        outcome = OUTCOME_OF.get(spec.kind)
         return np.zeros(len(slots), np.bool_) if outcome is None else self._shows(outcome, spec, slots)
 
     def in_tail(self, kpi: int, slots: Slots) -> Flags:
@@ -304,7 +304,7 @@ class SessionTracker:
     def _harm(self, slots: Slots) -> Flags:
         bad = np.zeros(len(slots), np.bool_)
         for kpi in self._spec.kpis:
-            outcome = _OUTCOME_OF.get(kpi.kind)
+            outcome = OUTCOME_OF.get(kpi.kind)
             if outcome is not None and outcome in self._spec.rollout.harm.bad:
                 bad |= self._shows(outcome, kpi, slots)
         return bad
@@ -340,13 +340,6 @@ class SessionTracker:
         users = self.columns["user"][slots]
         self._open.remove(users[self._open.find(users) == slots])
         self.columns.give_back(slots)
-
-
-_OUTCOME_OF = {
-    KpiKind.ERROR_RATE: Outcome.ERROR,
-    KpiKind.LATENCY: Outcome.SLOW,
-    KpiKind.ABANDONMENT: Outcome.ABANDONED,
-}
 
 
 def _newest(events: Rows, n: int) -> Rows:

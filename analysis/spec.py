@@ -36,6 +36,12 @@ class KpiKind(StrEnum):
     ANOMALY = "anomaly"  # share of sessions whose behaviour is unusual for their segment
 
 
+OUTCOME_OF: Mapping[KpiKind, Outcome] = MappingProxyType(
+    {KpiKind.ERROR_RATE: Outcome.ERROR, KpiKind.LATENCY: Outcome.SLOW, KpiKind.ABANDONMENT: Outcome.ABANDONED}
+)
+"""What makes a session bad, by the KPI that counts it."""
+
+
 class Mode(StrEnum):
     ACT = "act"
     OBSERVE = "observe"
@@ -112,10 +118,15 @@ class SessionSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HarmSpec:
-    """The harm budget: how many bad sessions beyond the baseline's a rollout may cost, all segments together."""
+    """The harm budget: how many bad sessions beyond the baseline's a rollout may cost, all segments together.
+
+    `bad` is errors alone unless more is asked for: one session in twenty is slow by definition of a 95th percentile,
+    a third of all may be abandoned, and a budget that tells good from bad at such rates is several times as large. As
+    KPIs both are judged all the same.
+    """
 
     budget: float = 50.0
-    bad: frozenset[Outcome] = frozenset(Outcome)
+    bad: frozenset[Outcome] = frozenset({Outcome.ERROR})
     tolerance: float = 0.005
 
 
@@ -168,6 +179,16 @@ class ServiceSpec:
     @property
     def version_index(self) -> Mapping[str, int]:
         return MappingProxyType({version: i for i, version in enumerate(self.versions)})
+
+    @property
+    def harms(self) -> tuple[int, ...]:
+        """The KPIs that count what is harm, by index."""
+        return tuple(k for k, kpi in enumerate(self.kpis) if OUTCOME_OF.get(kpi.kind) in self.rollout.harm.bad)
+
+    @property
+    def harm_judged_s(self) -> float:
+        """Age in seconds at which a session has been judged for harm."""
+        return max((self.kpis[k].judge_after_s for k in self.harms), default=self.oldest_judged_s)
 
     @property
     def oldest_judged_s(self) -> float:

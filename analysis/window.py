@@ -69,6 +69,17 @@ class Window:
     traffic: Mapping[tuple[int, int], Traffic]
     entries: int
 
+    def row(self, rollout: int, newcomers: Counts) -> Window:
+        """One rollout's window out of those of many; `newcomers`: as `SampleRatio.update` takes them."""
+        mine = newcomers[newcomers[:, 0] == rollout, 1:]
+        arrays = {
+            f.name: getattr(self, f.name)[rollout]
+            for f in fields(self)
+            if f.name not in ("newcomers", "traffic", "entries")
+        }
+        people = Counter({(s, split_bp, arm): n for s, split_bp, arm, n in mine.tolist()})
+        return Window(**arrays, newcomers=people, traffic=self.traffic, entries=self.entries)
+
     def __add__(self, other: Window) -> Window:
         """The window of both: counts add, so merging is associative and loses nothing."""
         added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "traffic"}

@@ -115,6 +115,22 @@ class Wording:
         """What speaks against promoting now: a milder surprise than calls the canary back."""
         return self.surprise(segment) if self.reading.now.chance[self.rollout, segment] < CLEAN else None
 
+    def over_limit(self, segment: int) -> Reason | None:
+        """The limit that people have lately been above; see `Reading.over_limit`."""
+        if (found := self.reading.over_limit(self.rollout, segment)) is None:
+            return None
+        k, n, bad, is_everybody = found
+        name, limit = self.reading.spec.kpis[k].name, self.reading.spec.kpis[k].limit or 1.0
+        whose = f"the last {n:.0f} sessions on both versions" if is_everybody else f"the canary's last {n:.0f} sessions"
+        return Reason(
+            code=f"over_limit:{name}",
+            text=f"{name} is {share(bad, n):.1%} of {whose}, limit {limit:.1%}",
+            kpi=name,
+            observed=share(bad, n),
+            limit=limit,
+            unit=SESSIONS,
+        )
+
     def mismatch(self, segment: int) -> Reason | None:
         """Proof that new people here, or in all segments together, do not get the canary as often as was asked for."""
         rows = (row for row in (segment, self._together) if self.reading.now.mismatch[self.rollout, row])
@@ -143,15 +159,21 @@ class Wording:
             people=int(totals[PEOPLE]),
             on_canary=int(totals[ON_CANARY]),
             asked=float(totals[ASKED]),
-            log_e=float(ratio.log_e_values[self.rollout, row]),
+            log_e=float(self.reading.now.ratio_log_e[self.rollout, row]),
             log_threshold=float(ratio.log_thresholds[row]),
         )
 
-    def unhealthy(self, segment: int, split: float) -> Reason | None:
-        """Why a segment's canary is not known to be healthy; None when it is."""
+    def unhealthy(self, segment: int, split: float, fresh_s: float = 0.0) -> Reason | None:
+        """Why a segment's canary is not known to be healthy; None when it is.
+
+        `fresh_s`: seconds for which the canary's latency does not count yet.
+        """
         needed = self.needed(segment, split)
         if needed is None:
             return None
+        if fresh_s > 0:
+            text = f"don't know yet (the canary is fresh: its latency counts in {fresh_s / 60:.1f} min)"
+            return Reason(code="unknown", text=text)
         when = "at today's traffic: never" if needed.minutes is None else f"about {needed.minutes:.1f} min"
         return Reason(code="unknown", text=f"don't know yet (needs {needed.needed} more sessions, {when})")
 
@@ -182,7 +204,7 @@ class Wording:
             kpi=reading.spec.kpis[k].name,
             canary=share(bad[CANARY], n[CANARY]),
             baseline=share(bad[BASELINE], n[BASELINE]),
-            tolerance=self._test(test).value,
+            tolerance=reading.spec.kpis[k].tolerance,
             log_e=float(reading.now.log_e[self.rollout, segment, test]),
             canary_n=int(n[CANARY]),
             baseline_n=int(n[BASELINE]),
@@ -198,8 +220,8 @@ class Wording:
             "log_e_needed": self.log_threshold(segment),
             "worst_excess": float(now.worst[at]),
             "cap": float(now.caps_bp[at]) / 10_000,
-            "harm_upper": float(reading.harm.upper[self.rollout]),
-            "harm_allowed": float(reading.harm.allowed[self.rollout]),
+            "harm_upper": float(now.harm_upper[self.rollout]),
+            "harm_allowed": float(now.harm_allowed[self.rollout]),
             "canary_sessions": float(reading.harm.judged[at][CANARY]),
             "baseline_sessions": float(reading.harm.judged[at][BASELINE]),
             "new_people": float(ratio.people),
@@ -223,9 +245,11 @@ def _compared(test: Test, kpi: KpiSpec, canary: float, baseline: float, where: s
                 f"{kpi.regression:.0%}; of the baseline's own, {baseline:.1%} are slower than it"
             )
         case Against.TOLERANCE | Against.ZERO:
+            doubled = " twice over" if kpi.is_behaviour and test.against is Against.TOLERANCE else ""
+            accepted = kpi.tolerance if doubled else test.value
             return (
                 f"{kpi.name} is {canary:.1%} of sessions {where} against {baseline:.1%} on the baseline, "
-                f"tolerance {test.value:.1%}"
+                f"tolerance {accepted:.1%}{doubled}"
             )
 
 

@@ -53,8 +53,9 @@ def batch(truth: Truth, weight: float) -> Batch:
         return np.round(counts * np.array(shares)).astype(np.int64)
 
     return Batch(
-        requests=n, failed=share(n, truth.errors), durations=durations, duration_ms=n * np.array(truth.ms), users=people,
-        users_bad=share(people, truth.users_bad), sessions=people, abandoned=share(people, truth.abandoned),
+        requests=n, failed=share(n, truth.errors), durations=durations, duration_ms=n * np.array(truth.ms),
+        users=people, users_bad=share(people, truth.users_bad), sessions=people,
+        abandoned=share(people, truth.abandoned),
     )  # fmt: skip
 
 

@@ -239,7 +239,7 @@ def _view(plan: Plan) -> RenderableType:
         expand=False,
     )
     names = [effect.name for effect in plan.detections[0].effects]
-    for name in ("segment", "KPI", "base", "tolerance", "split", "30 min", "2 h", "24 h", *names):
+    for name in ("segment", "KPI", "base", "accepted", "split", "30 min", "2 h", "24 h", *names):
         table.add_column(name, justify="left" if name in ("segment", "KPI") else "right")
     for row in plan.detections:
         table.add_row(*_cells(row, names))
@@ -273,11 +273,12 @@ def _lines(plan: Plan) -> Iterable[str]:
             f"{need.segment}: a good canary is known to be healthy after {need.sessions:,.0f} sessions at "
             f"{need.split:.0%}, {when} (most for {need.what})"
         )
-    for good in plan.good:
+    for good in plan.good.segments if plan.good is not None else ():
         median = "" if good.promoted_s is None else f", the median in {_time(good.promoted_s)}"
         yield (
-            f"{good.segment}: {good.promoted} of {good.runs} simulated good releases came to 100 % within "
-            f"{_time(good.played_s)}{median}"
+            f"{good.segment}: of {good.runs} simulated good releases {good.promoted} came to 100 % within "
+            f"{_time(good.played_s)}{median}; {good.undecided} undecided, {good.withdrawn} withdrawn, "
+            f"{good.rolled_back} rolled back"
         )
     budget = plan.budget
     yield (

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 PATIENCE_S = 2.0  # so long it goes without a progress bar
 SECONDS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "m"))
 
+
+class Level(StrEnum):
+    COUNTS = "counts"  # what single people would come to is drawn at once, for many runs in step
+    PEOPLE = "people"  # single people and requests, and the whole of what watches them live
+
+
 ScenarioArgument = Annotated[
     Path, typer.Argument(metavar="SCENARIO", help="The scenario file (YAML).", show_default=False)
 ]
@@ -39,11 +46,14 @@ def simulate(
     policy: Annotated[
         str, typer.Option(help="Who chooses the splits: budget, fixed or learned; as in the file.", show_default=False)
     ] = "",
-    runs: Annotated[int, typer.Option(min=1, max=100_000, help="Rollouts at each load.")] = 10,
+    runs: Annotated[int, typer.Option(min=1, max=100_000, help="Rollouts at each load.")] = 20,
     load: Annotated[
         float | None,
         typer.Option(min=0.001, max=100_000, help="Sessions a second; each of the file's.", show_default=False),
     ] = None,
+    level: Annotated[
+        Level, typer.Option(help="Counts of people, many runs in step; or single people and requests, which is slow.")
+    ] = Level.COUNTS,
     seed: Annotated[int, typer.Option(min=0, help="The first run's; the others count up.")] = 0,
     json_file: JsonFile = None,
 ) -> None:
@@ -55,12 +65,12 @@ def simulate(
     told = []
     with _progress(runs * len(loads)) as progress:
         for i, each in enumerate(loads):
-            played = _play(file, each, range(seed, seed + runs), _from(i * runs, progress))
+            played = _play(file, each, level, range(seed, seed + runs), _from(i * runs, progress))
             told.append((each, played, summarise(played)))
     for each, _, summaries in told:
         _show(_table(file, each, summaries))
     if json_file is not None:
-        json_file.write_text(json.dumps(_as_json(file, told), indent=2) + "\n")
+        json_file.write_text(json.dumps({**_about(file, level), "loads": _as_json(told)}, indent=2) + "\n")
 
 
 def _read(path: Path, policy: str) -> ScenarioFile:
@@ -83,10 +93,15 @@ def _read(path: Path, policy: str) -> ScenarioFile:
     return replace(file, spec=spec)
 
 
-def _play(file: ScenarioFile, load: float, seeds: Sequence[int], progress: Callable[[float], None]) -> list[Run]:
-    """Play one run after another; `progress` is told how many are done, with the part of the one that is on."""
+def _play(
+    file: ScenarioFile, load: float, level: Level, seeds: Sequence[int], progress: Callable[[float], None]
+) -> list[Run]:
+    """Play a run for each seed; `progress` is told how many are done, with the part of those that are on."""
     from analysis.simulation.playing import play
+    from analysis.simulation.playing_counts import play_counts
 
+    if level is Level.COUNTS:
+        return play_counts(file.scenario, file.spec, load=load, seeds=seeds, progress=progress)
     return [
         play(file.scenario, file.spec, load=load, seed=seed, progress=_from(i, progress))
         for i, seed in enumerate(seeds)
@@ -152,16 +167,20 @@ def _time(seconds: float | None) -> str:
     return next((f"{seconds / size:.1f}{unit}" for size, unit in SECONDS if seconds >= size), f"{seconds:.0f}s")
 
 
-def _as_json(file: ScenarioFile, told: Sequence[tuple[float, list[Run], tuple[Summary, ...]]]) -> dict[str, Any]:
+def _about(file: ScenarioFile, level: Level) -> dict[str, Any]:
     scenario = file.scenario
     return {
         "scenario": scenario.name, "title": scenario.title, "must": scenario.must, "horizon_s": scenario.horizon_s,
-        "policy": file.spec.rollout.policy, "level": "people",
-        "loads": [
-            {
-                "sessions_per_s": load, "summary": [asdict(summary) for summary in summaries],
-                "runs": [asdict(run) for run in runs],
-            }
-            for load, runs, summaries in told
-        ],
+        "policy": file.spec.rollout.policy, "level": level,
     }  # fmt: skip
+
+
+def _as_json(told: Sequence[tuple[float, list[Run], tuple[Summary, ...]]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "sessions_per_s": load,
+            "summary": [asdict(summary) for summary in summaries],
+            "runs": [asdict(run) for run in runs],
+        }
+        for load, runs, summaries in told
+    ]

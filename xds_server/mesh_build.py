@@ -231,7 +231,7 @@ def service_spec(name: str, shape: ServiceShape) -> ServiceSpec:
         segments=(*segments, SegmentSpec(name=DEFAULT_SEGMENT)),
         kpis=_kpis(shape),
         session=SessionSpec(gap_s=shape.session.gap, goal_path=goal.path if goal else None),
-        rollout=_rollout(shape.rollout, has_goal=goal is not None),
+        rollout=_rollout(shape.rollout),
     )
 
 
@@ -271,9 +271,8 @@ def _kpis(shape: ServiceShape) -> tuple[KpiSpec, ...]:
     return (*specs, anomaly)
 
 
-def _rollout(shape: RolloutShape, *, has_goal: bool) -> RolloutSpec:
-    known = frozenset(Outcome) if has_goal else frozenset(Outcome) - {Outcome.ABANDONED}
-    bad = known if shape.harm.bad is None else frozenset(Outcome(word) for word in shape.harm.bad)
+def _rollout(shape: RolloutShape) -> RolloutSpec:
+    bad = HarmSpec().bad if shape.harm.bad is None else frozenset(Outcome(word) for word in shape.harm.bad)
     return RolloutSpec(
         mode=Mode(shape.mode),
         harm=HarmSpec(budget=shape.harm.budget, bad=bad, tolerance=shape.harm.tolerance),

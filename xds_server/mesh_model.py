@@ -63,7 +63,7 @@ _FLAGS = OneOrMore(
     legal=f"transport, none, or a list of Envoy's response flags: {', '.join(FLAGS)}",
 )
 _BAD = choice("error", "slow", "abandoned")
-_POLICY = choice("budget", "learned", "fixed", not_yet=("thompson",))
+_POLICY = choice("budget", "learned", "thompson", "fixed")
 _AGE = duration("1s", "24h")
 _EXCESS = points("0pp", "50pp")
 _LIMIT = share("0.01%", "99%")

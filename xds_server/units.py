@@ -212,12 +212,10 @@ def number(low: float, high: float) -> Text:
     return Text(read=read, legal=f"{low:,} to {high:,}", schema={"type": "number", "minimum": low, "maximum": high})
 
 
-def choice(*legal: str, not_yet: Sequence[str] = ()) -> Text:
-    """One of the words. `not_yet` names those that are planned, so that the message can say so."""
+def choice(*legal: str) -> Text:
+    """One of the words."""
 
     def read(text: str) -> str:
-        if text in not_yet:
-            raise WrongValueError("not supported yet", ", ".join(legal))
         if text not in legal:
             raise WrongValueError("unknown", ", ".join(legal), hint=nearest(text, legal))
         return text

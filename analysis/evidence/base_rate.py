@@ -25,6 +25,10 @@ class BaseRate:
         self.n = self.n * fade + np.asarray(n, float)
         self.bad = self.bad * fade + np.asarray(bad, float)
 
+    def rate_at(self, place: tuple[int, ...]) -> float:
+        """One stream's rate; see `value`."""
+        return float((self.bad[place] + PRIOR_N * PRIOR_RATE) / (self.n[place] + PRIOR_N))
+
     @property
     def value(self) -> Floats:
         """The rate, in (0, 1); the prior where nothing was seen."""

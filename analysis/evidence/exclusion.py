@@ -8,6 +8,7 @@ and the older one is read: it never looks back further than one epoch, so a faul
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,7 @@ GRID = np.array(
 """Excess rates tested; above the last, 1.0 stands for 'anything is possible'."""
 
 
-ENOUGH_N = 200.0  # sessions of the smaller arm without which an epoch goes on: a small segment must learn, too
+ENOUGH_N = 800.0  # sessions of the smaller arm without which an epoch goes on: a small segment must learn, too
 LONGEST_S = 86_400.0  # … but no longer than this
 
 
@@ -105,7 +106,7 @@ class ExcessExclusion:
         if not 0 < share < 1:
             return float("inf")
         missing = self.log_threshold - float(self._older[row][column:].min())
-        growth = float(expected_log_e(share, base, base, GRID[column]))
+        growth = _growth(float(f"{share:.2g}"), float(f"{base:.2g}"), column)
         return max(missing, 0.0) / growth if growth > 0 else float("inf")
 
     def state(self) -> dict[str, object]:
@@ -126,6 +127,12 @@ class ExcessExclusion:
         self._older, self._younger = (
             np.asarray(state[name], float).reshape(self._shape) for name in ("older", "younger")
         )
+
+
+@lru_cache(maxsize=10_000)
+def _growth(share: float, base: float, column: int) -> float:
+    """Expected growth of log e a session, if the canary is as good; of numbers that are rounded, to be asked again."""
+    return float(expected_log_e(share, base, base, GRID[column]))
 
 
 def _reachable(base: Floats) -> Floats:

@@ -91,7 +91,8 @@ def _forecastable(kind: KpiKind) -> bool:
 class RegressionEvidence:
     """e-processes of shape (B, S + 1, T): B rollouts; S segments and, last, all segments together; T tests.
 
-    The pooled row multiplies the segments' block e-values of one tick: segments are independent given their people.
+    The pooled row multiplies the segments' block e-values of one tick: segments are independent given their people. Of
+    several segments there is also, for each, the row of all the others together: `log_e_of_others` (B, S, T).
     """
 
     def __init__(self, spec: ServiceSpec, n: int = 1) -> None:
@@ -103,14 +104,18 @@ class RegressionEvidence:
         self._interval_s = spec.rollout.interval_s
         n_segments, n_kpis = len(spec.segments), len(spec.kpis)
         self._shape = (n, n_segments, n_kpis)
-        self._log_r = np.full((n, n_segments + 1, len(self.tests), len(EFFECTS)), -np.inf)
+        self._n_rows = n_segments + 1
+        rows = self._n_rows + (n_segments if n_segments > 1 else 0)  # each segment, all of them, all but each
+        self._log_r = np.full((n, rows, len(self.tests), len(EFFECTS)), -np.inf)
         self._log_e: Floats | None = None
         self._stake = Stake(n)
         self.base = BaseRate(self._shape)
         self._blocks = Blocks(self._shape)
         self._thresholds = self._log_thresholds(spec, n_segments)
         ticks = np.array([BURST_TICKS.get(spec.kpis[test.kpi].kind, PROOF_TICKS) for test in self.tests])
-        self._ceilings = (self._thresholds - np.log(NOW_SHARE)) / ticks
+        self._room = np.zeros_like(self._log_r)
+        ceilings = (self._thresholds - np.log(NOW_SHARE)) / ticks
+        self._ceilings = np.concatenate([ceilings, np.repeat(ceilings[-1:], rows - self._n_rows, axis=0)])
 
     def _log_thresholds(self, spec: ServiceSpec, n_segments: int) -> Floats:
         """Half of `false_rollback` to the pooled row, half spread over the segments, each shared out over the grounds.
@@ -138,9 +143,11 @@ class RegressionEvidence:
         """
         n, bad = (x.reshape(*self._shape, 2).astype(float) for x in (window.n, window.bad))
         factors = self._log_factors(n, bad)  # (B, S, T, effects)
-        factors = np.concatenate([factors, factors.sum(axis=1, keepdims=True)], axis=1)
+        together = factors.sum(axis=1, keepdims=True)
+        others = [together - factors] if factors.shape[1] > 1 else []
+        factors = np.concatenate([factors, together, *others], axis=1)
         share = np.minimum(np.asarray(elapsed_s, float) / self._interval_s, 1.0)
-        factors = np.minimum(factors, self._ceilings[..., None] * share.reshape(-1, 1, 1, 1))
+        factors = self._cut(factors, share.reshape(-1, 1, 1, 1))
         with np.errstate(divide="ignore"):
             restart = np.log(np.broadcast_to(self._stake.due(since_exposure_s), self._shape[:1]))
         self._log_r = np.logaddexp(self._log_r, restart[:, None, None, None]) + factors
@@ -148,6 +155,17 @@ class RegressionEvidence:
         before, bad_before = (x.reshape(self._shape) for x in (window.unexposed_n, window.unexposed_bad))
         n_b, bad_b = (x.reshape(*self._shape, 2)[..., BASELINE] for x in (window.n, window.bad))
         self.base.learn(n_b + before, bad_b + bad_before)
+
+    def _cut(self, factors: Floats, share: Floats) -> Floats:
+        """Cut off what bursts pretend: `share` of the interval that has passed makes room for as much of the ceiling.
+
+        The room is known before the tick, so that what is left stays an e-value; and the same however often one looks.
+        """
+        ceiling = self._ceilings[..., None]
+        self._room = np.minimum(self._room + ceiling * share, ceiling)
+        factors = np.minimum(factors, self._room)
+        self._room = self._room - np.maximum(factors, 0.0)
+        return factors
 
     def _log_factors(self, n: Floats, bad: Floats) -> Floats:
         base = self.base.value[:, :, self._kpi]
@@ -190,6 +208,17 @@ class RegressionEvidence:
     @property
     def log_e_values(self) -> Floats:
         """(B, S + 1, T) logarithms of the e-processes now; -inf before the first tick."""
+        return self._log_e_of_rows[:, : self._n_rows]
+
+    @property
+    def log_e_of_others(self) -> Floats:
+        """(B, S, T) the same for all segments but one; -inf where there is only one."""
+        if self._log_r.shape[1] == self._n_rows:
+            return np.full((*self._shape[:2], len(self.tests)), -np.inf)
+        return self._log_e_of_rows[:, self._n_rows :]
+
+    @property
+    def _log_e_of_rows(self) -> Floats:
         if self._log_e is None:
             self._log_e = np.logaddexp.reduce(self._log_r + np.log(EFFECT_WEIGHTS), axis=-1)
         return self._log_e
@@ -200,6 +229,7 @@ class RegressionEvidence:
             "log_r": np.where(np.isfinite(self._log_r), self._log_r, -1e300)[0].tolist(),
             "spent": float(self._stake.spent[0]),
             "blocks": self._blocks.state(),
+            "room": self._room[0].tolist(),
             "base_n": self.base.n[0].tolist(),
             "base_bad": self.base.bad[0].tolist(),
         }
@@ -211,6 +241,7 @@ class RegressionEvidence:
         self._log_e = None
         self._stake.spent = np.asarray([state["spent"]], float)
         self._blocks.restore(state["blocks"])
+        self._room = np.asarray(state["room"], float).reshape(self._log_r.shape)
         self.base.n = np.asarray(state["base_n"], float).reshape(self._shape)
         self.base.bad = np.asarray(state["base_bad"], float).reshape(self._shape)
 

@@ -1,7 +1,11 @@
 """Policies propose a split; the guard disposes."""
 
-from analysis.policy.closed_form import BudgetPolicy, FixedPolicy
-from analysis.policy.learned import LearnedPolicy, QTable, load_table
-from analysis.policy.protocol import Policy, PolicyView, Proposal
+from analysis.policy.closed_form import BudgetPolicy, FixedPolicy, WholeCapPolicy
+from analysis.policy.learned import LearnedPolicy, QValues, load_values
+from analysis.policy.protocol import PRIOR_RISK, Arm, Policy, PolicyView, Proposal
+from analysis.policy.thompson import ThompsonPolicy
 
-__all__ = ["BudgetPolicy", "FixedPolicy", "LearnedPolicy", "Policy", "PolicyView", "Proposal", "QTable", "load_table"]
+__all__ = [
+    "PRIOR_RISK", "Arm", "BudgetPolicy", "FixedPolicy", "LearnedPolicy", "Policy", "PolicyView", "Proposal", "QValues",
+    "ThompsonPolicy", "WholeCapPolicy", "load_values",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Policies that need no learning."""
+"""Policies that need no learning and no chance."""
 
 from __future__ import annotations
 
@@ -6,15 +6,39 @@ import numpy as np
 
 from analysis.policy.protocol import PolicyView, Proposal
 
+DAMPED_AT = 0.5
+"""Share of the proof at which no room is used any more: where the guard stops rising too (`guard.SUSPICIOUS`)."""
+
+
+def budgeted_share(view: PolicyView) -> float:
+    """Share in [0, 1] of the room between split and cap that `budget` uses."""
+    return 1.0 - min(max(view.suspicion, 0.0) / DAMPED_AT, 1.0)
+
 
 class BudgetPolicy:
-    """Uses all that the harm budget allows, as soon as it is allowed."""
+    """Uses what the harm budget allows as soon as it allows it, less of it the more the evidence leans to harm.
+
+    The cap is the largest split whose harm the budget could still bear if all that is not excluded were true (the
+    ramp-up of Li, Mao & Bojinov, NeurIPS 2023, arXiv 2305.09626, where the budget is on the expected harm of the next
+    step). Under it, with suspicion s as a share of the proof, w' = w + (cap - w) * (1 - min(max(s, 0) / DAMPED_AT, 1)):
+    the session exposed next buys as much evidence as the last, at a price that has risen with s.
+    """
 
     name = "budget"
 
     def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal:  # noqa: ARG002 -- the seam's signature
+        """The cap, or what suspicion leaves of the way to it."""
+        return Proposal(split=view.using(budgeted_share(view)), propensity=1.0)
+
+
+class WholeCapPolicy:
+    """Always uses all that is allowed: what every other policy is held against, and none that is offered."""
+
+    name = "whole-cap"
+
+    def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal:  # noqa: ARG002 -- the seam's signature
         """The cap itself."""
-        return Proposal(split=max(view.split, view.cap), propensity=1.0)
+        return Proposal(split=view.using(1.0), propensity=1.0)
 
 
 class FixedPolicy:

@@ -9,6 +9,16 @@ import numpy as np
 
 PRIOR_RISK = 0.1
 """Of a release that nothing is known of."""
+FLOOR = 0.05
+"""Least probability of every action where a policy draws lots: what is never tried cannot be judged afterwards."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """People of one version judged of late, `n` >= 0, and the bad ones among them, in [0, n]."""
+
+    n: float = 0.0
+    bad: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +31,10 @@ class PolicyView:
     `anomaly`: excess share of unusual sessions, 0 where unknown. `healthy`: whether enough is known to pass an even
     split. `share`: of the service's sessions that are this segment's, in [0, 1]; `weight`: its relative cost of harm.
     `risk`: probability that this release fails, as known before it is seen. `ahead`: sessions of the next hour over
-    those of the last one, where the day's shape is known.
+    those of the last one, where the day's shape is known. `settling_s`: seconds until who comes says anything about
+    latency, 0 where nothing has to settle. `at_once`: sessions that a split of 1 would expose before the first of them
+    is judged. `canary`, `baseline`: of late, on the KPI that speaks most against the canary, whose accepted excess is
+    `tolerance`.
     """
 
     split: float
@@ -34,6 +47,15 @@ class PolicyView:
     weight: float = 1.0
     risk: float = PRIOR_RISK
     ahead: float = 1.0
+    settling_s: float = 0.0
+    at_once: float = 0.0
+    canary: Arm = Arm()
+    baseline: Arm = Arm()
+    tolerance: float = 0.0
+
+    def using(self, share: float) -> float:
+        """The split that uses a share in [0, 1] of the room between split and cap; never below the split."""
+        return self.split + share * max(self.cap - self.split, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

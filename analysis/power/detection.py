@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.evidence.regression import RegressionEvidence
+from analysis.evidence.regression import Against, RegressionEvidence, Test
 from analysis.power.growth import Stream, TickGrowth, median_ticks, seconds
 from analysis.spec import TOTAL_BP, ServiceSpec
 
@@ -21,7 +21,7 @@ DAY_S = 86_400.0
 HORIZONS_S = (1_800.0, 7_200.0, DAY_S)
 MULTIPLES = (2.0, 4.0, 10.0)  # of the base rate
 EVERYWHERE = "all together"
-_GRID_POINTS = 160  # excesses tried, evenly spaced in their logarithm from a tenth of the tolerance on: 4 % apart or so
+_GRID_POINTS = 96  # excesses tried, evenly spaced in their logarithm from a tenth of the tolerance on: 7 % apart or so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,8 @@ class Effect:
 class Detection:
     """What is found at one split. `base`: the baseline's share of bad sessions, over all segments a mean.
 
+    `tolerance`: the excess up to which nothing is proven. Where latency is held against a threshold raised for the
+    canary it is 0: the excess is that of the canary's sessions beyond the raised one.
     `smallest`: for each of HORIZONS_S the smallest excess that is found within it in half of the releases that have it;
     None: none.
     """
@@ -92,45 +94,55 @@ def splits(spec: ServiceSpec, rows: Sequence[int]) -> list[float]:
 def _detection(spec: ServiceSpec, traffic: Traffic, rows: Sequence[int], k: int, split: float) -> Detection:
     """`rows`: the segments whose evidence is multiplied."""
     kpi, rate = spec.kpis[k], np.array([traffic.sessions_per_s[i] for i in rows])
+    evidence = RegressionEvidence(spec)
+    place, test = _ground(evidence, k)
     bases = np.array([traffic.base[i][k] for i in rows])
     base = float(np.average(bases, weights=rate if rate.sum() > 0 else None))
-    found_s = _timer(spec, traffic, rows, k, split)
-    grid = np.geomspace(max(kpi.tolerance / 10, 1e-4), 1 - base - 1e-3, _GRID_POINTS)
+    threshold = float(evidence.log_thresholds[rows[0] if len(rows) == 1 else -1, place])
+    found_s = _timer(spec, traffic, rows, test, split, threshold)
+    grid = np.geomspace(max(test.value / 10, 1e-4), 1 - base - 1e-3, _GRID_POINTS)
     times_s = found_s([grid] * len(rows))
-    effects = [_effect(f"x{m:g}", (m - 1) * bases, bases, kpi.tolerance, found_s) for m in MULTIPLES]
-    if kpi.tolerance > 0:
-        twice = np.full(len(rows), 2 * kpi.tolerance)
-        effects.append(_effect("2 tolerances", twice, bases, kpi.tolerance, found_s))
+    effects = [_effect(f"x{m:g}", (m - 1) * bases, bases, test.value, found_s) for m in MULTIPLES]
+    if test.value > 0:
+        twice = np.full(len(rows), 2 * test.value)
+        effects.append(_effect("2 tolerances", twice, bases, test.value, found_s))
     return Detection(
         segment=EVERYWHERE if len(rows) > 1 else spec.segments[rows[0]].name,
         kpi=kpi.name,
         split=split,
         base=base,
-        tolerance=kpi.tolerance,
+        tolerance=test.value,
         smallest=tuple(_smallest(grid, times_s <= horizon_s) for horizon_s in HORIZONS_S),
         effects=tuple(effects),
     )
 
 
+def _ground(evidence: RegressionEvidence, k: int) -> tuple[int, Test]:
+    """The test that holds a KPI against the baseline, and its place."""
+    return next(
+        (t, test)
+        for t, test in enumerate(evidence.tests)
+        if test.kpi == k and test.against in (Against.TOLERANCE, Against.RATIO)
+    )
+
+
 def _timer(
-    spec: ServiceSpec, traffic: Traffic, rows: Sequence[int], k: int, split: float
+    spec: ServiceSpec, traffic: Traffic, rows: Sequence[int], test: Test, split: float, log_threshold: float
 ) -> Callable[[list[Floats]], Floats]:
     """Median seconds until proof, (X,), of excesses (X,) in each segment."""
-    kpi, rollout = spec.kpis[k], spec.rollout
+    kpi, rollout = spec.kpis[test.kpi], spec.rollout
     growth = [
         TickGrowth.of(
-            Stream(sessions_per_s=traffic.sessions_per_s[i], base=traffic.base[i][k]),
+            Stream(sessions_per_s=traffic.sessions_per_s[i], base=traffic.base[i][test.kpi]),
             split=split,
-            tolerance=kpi.tolerance,
+            test=test,
             interval_s=rollout.interval_s,
         )
         for i in rows
     ]
-    threshold = float(RegressionEvidence(spec).log_thresholds[rows[0] if len(rows) == 1 else -1])
 
     def found_s(excess: list[Floats]) -> Floats:
-        ticks = median_ticks(growth, excess, log_threshold=threshold, rollout=rollout, kind=kpi.kind)
-        return seconds(ticks, kpi, rollout.interval_s)
+        return seconds(median_ticks(growth, excess, log_threshold=log_threshold, kind=kpi.kind), kpi, rollout)
 
     return found_s
 

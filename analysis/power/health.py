@@ -1,6 +1,7 @@
 """How many sessions it takes until a canary that is as good as the baseline is known to be, by the rollout's own rule.
 
-What is older than an epoch is forgotten (`evidence.exclusion`), so the sessions must come within one.
+What is older than an epoch is forgotten (`evidence.exclusion`), so the sessions must come within one. Where they are
+few it lasts until the younger one of two knows enough, so that what both know is kept, up to a day.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.decision import Phase
-from analysis.evidence.exclusion import GRID, ExcessExclusion
-from analysis.power.detection import DAY_S, Traffic
+from analysis.evidence.exclusion import ENOUGH_N, GRID, LONGEST_S, ExcessExclusion
+from analysis.power.detection import Traffic
 from analysis.power.world import harm_rates
-from analysis.reading import HEALTHY_EXCESS, HEALTHY_TOLERANCES, Reading
-from analysis.segment import SegmentState
+from analysis.reading import HEALTHY_EXCESS, HEALTHY_TOLERANCES, Reading, Standing
 from analysis.spec import KpiKind, ServiceSpec
+from analysis.window import BASELINE
 
 _KNOWN_N = 1e6  # sessions behind a base rate that is taken as known
 
@@ -50,31 +50,33 @@ def needs(spec: ServiceSpec, traffic: Traffic, splits: dict[int, float]) -> tupl
 
 def _reading(spec: ServiceSpec, traffic: Traffic) -> Reading:
     """A rollout's state before the first step, that knows rates and base rates."""
-    pinned = {segment.name: Phase.PINNED for segment in spec.segments if segment.pin is not None}
-    states = {s.name: SegmentState(phase=pinned.get(s.name, Phase.RAMPING)) for s in spec.segments}
-    reading = Reading(spec, states)
+    reading = Reading(spec)
     reading.harm.rate[:] = traffic.sessions_per_s
     for base, rate in (
-        (reading.harm.base, harm_rates(spec, traffic)),
+        (reading.harm.base, harm_rates(spec, traffic)[:, BASELINE]),
         (reading.evidence.base, np.array(traffic.base)),
     ):
-        base.n = np.full(rate.shape, _KNOWN_N)
-        base.bad = rate * _KNOWN_N
+        base.n = np.full((1, *rate.shape), _KNOWN_N)
+        base.bad = rate[None] * _KNOWN_N
+    live = np.array([[segment.pin is None for segment in spec.segments]])
+    reading.now = reading.conclude(Standing(split=np.zeros(live.shape), live=live, rising=live, cleared=~live))
     return reading
 
 
 def _need(reading: Reading, index: int, split: float, sessions_per_s: float) -> HealthNeed:
     spec, epoch_s = reading.spec, reading.harm.epoch_s
-    within_s = min(epoch_s, DAY_S)
     found = [
-        (exclusion.sessions_needed(row, target, base, split), exclusion, row, base)
-        for exclusion, row, target, base in reading.unexcluded(index)
+        (exclusion.sessions_needed((0, row), target, base, split), exclusion, row, base)
+        for exclusion, row, target, base in reading.unexcluded(0, index)
     ]
     sessions, exclusion, row, base = max(found, key=lambda each: each[0])
     is_harm = exclusion is reading.harm.exclusion
     guarded = [kpi for kpi in spec.kpis if kpi.kind is not KpiKind.ANOMALY]
+    few = 2 * ENOUGH_N / min(split, 1 - split)
+    within_s = LONGEST_S if sessions <= few else min(epoch_s, LONGEST_S)
     seconds = sessions / sessions_per_s if sessions_per_s > 0 else float("inf")
-    excess = _excludable(exclusion, row, base, split, sessions_per_s * within_s)
+    kept = max(sessions_per_s * min(epoch_s, LONGEST_S), min(few, sessions_per_s * LONGEST_S))
+    excess = _excludable(exclusion, row, base, split, kept)
     return HealthNeed(
         segment=spec.segments[index].name,
         split=split,
@@ -88,5 +90,5 @@ def _need(reading: Reading, index: int, split: float, sessions_per_s: float) -> 
 
 def _excludable(exclusion: ExcessExclusion, row: int, base: float, split: float, sessions: float) -> float | None:
     """The smallest excess, of those that are tested, which so many sessions exclude; None: none that counts."""
-    fits = [float(x) for x in GRID if exclusion.sessions_needed(row, float(x), base, split) <= sessions]
+    fits = [float(x) for x in GRID if exclusion.sessions_needed((0, row), float(x), base, split) <= sessions]
     return fits[0] if fits and fits[0] <= HEALTHY_EXCESS else None

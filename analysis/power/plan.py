@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from analysis.power.budget import BudgetCheck, check_budget
 from analysis.power.detection import DAY_S, EVERYWHERE, Detection, Traffic, detections, participating, splits
-from analysis.power.good_release import GoodRelease, good_releases
+from analysis.power.good_release import LARGER, GoodReleases, budget_that_does, good_releases
 from analysis.power.health import HealthNeed, needs
 from analysis.spec import KpiKind, ServiceSpec
 
@@ -20,7 +19,9 @@ class Plan:
     """What is known of a service's plan before it runs.
 
     `false_rollback`: bound on the chance that a release which is within its tolerances is rolled back on proof.
-    `refusals`: why the plan must not run as it is; `warnings`: what it will not do well. Each is a line.
+    `good`: None where the budget is refused by rule, and nothing is played. `would_do`: of a refused plan, a budget
+    with which good releases do arrive; None: none was found. `refusals`: why the plan must not run as it is;
+    `warnings`: what it will not do well. Each is a line.
     """
 
     service: str
@@ -29,7 +30,8 @@ class Plan:
     detections: tuple[Detection, ...]
     health: tuple[HealthNeed, ...]
     budget: BudgetCheck
-    good: tuple[GoodRelease, ...]
+    good: GoodReleases | None
+    would_do: float | None
     refusals: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -41,9 +43,18 @@ def check_plan(
     found = tuple(detections(spec, traffic))
     health = needs(spec, traffic, {i: splits(spec, [i])[-1] for i in participating(spec)})
     budget = check_budget(spec, traffic)
-    refusals = tuple(_refusals(budget))
-    good = () if refusals else good_releases(spec, traffic, seed=seed, progress=progress)
-    warnings = (*_undetected(spec, traffic, found), *_unhealthy(traffic, spec, health), *_hanging(good))
+    is_ruled_out = not budget.is_enough
+    good = None if is_ruled_out else good_releases(spec, traffic, seed=seed, progress=progress)
+    is_refused = good is None or good.loses_too_many
+    least = max(budget.needed_not_to_freeze, budget.needed_to_begin, LARGER * budget.budget if good else 0.0)
+    would_do = budget_that_does(spec, traffic, least=least, seed=seed, progress=progress) if is_refused else None
+    refusals = tuple(_refusals(budget, good, _would_do(would_do)))
+    warnings = (
+        *_above_limits(spec, traffic),
+        *_undetected(spec, traffic, found),
+        *_unhealthy(traffic, spec, health, good),
+        *_hanging(good),
+    )
     return Plan(
         service=spec.name,
         traffic=traffic,
@@ -52,24 +63,42 @@ def check_plan(
         health=health,
         budget=budget,
         good=good,
+        would_do=would_do,
         refusals=refusals,
         warnings=warnings,
     )
 
 
-def _refusals(check: BudgetCheck) -> Iterator[str]:
+def _refusals(check: BudgetCheck, good: GoodReleases | None, would_do: str) -> Iterator[str]:
     if check.budget < check.needed_not_to_freeze:
         yield (
             f"harm.budget {check.budget:g} is too small for {check.base:.2%} bad sessions on the baseline: a good "
-            f"release would freeze; {_would_do(check.needed_not_to_freeze)}, or a harm.tolerance of "
-            f"{_points(check.tolerance_not_to_freeze)}"
+            f"release would freeze; {would_do}, or a harm.tolerance of about {_points(check.tolerance_not_to_freeze)}"
         )
     if check.budget < check.needed_to_begin:
         yield (
-            f"harm.budget {check.budget:g} is too small for the traffic: a first step of 1 %, all bad until it is "
-            f"noticed, costs more, and no release would begin; {_would_do(check.needed_to_begin)}, or "
-            f"judging sessions sooner (session.judge_after)"
+            f"harm.budget {check.budget:g} is too small for the traffic: a first step of 0.1 %, all bad until it is "
+            f"noticed, costs more, and no release would begin; {would_do}, or judging sessions sooner "
+            f"(session.judge_after)"
         )
+    if good is not None and good.loses_too_many:
+        back = sum(each.rolled_back for each in good.segments)
+        how = "rolled back, withdrawn or undecided for a day" if back else "withdrawn or undecided for a day"
+        yield (
+            f"harm.budget {check.budget:g} is too small for {check.base:.2%} bad sessions on the baseline: of "
+            f"{good.runs} simulated good releases {good.lost} were {how}; {would_do}, or a larger harm.tolerance"
+        )
+
+
+def _above_limits(spec: ServiceSpec, traffic: Traffic) -> Iterator[str]:
+    """Limits that the baseline breaks by itself: then the world is bad, and nothing rises."""
+    for i in participating(spec):
+        for kpi, base in zip(spec.kpis, traffic.base[i], strict=True):
+            if kpi.limit is not None and base >= kpi.limit:
+                yield (
+                    f"segment {spec.segments[i].name}: {kpi.name} is {base:.2%} on the baseline and its limit "
+                    f"{kpi.limit:.2%}: proof against it would hold every release, good or bad"
+                )
 
 
 def _undetected(spec: ServiceSpec, traffic: Traffic, found: tuple[Detection, ...]) -> Iterator[str]:
@@ -93,9 +122,13 @@ def _undetected(spec: ServiceSpec, traffic: Traffic, found: tuple[Detection, ...
             )
 
 
-def _unhealthy(traffic: Traffic, spec: ServiceSpec, health: tuple[HealthNeed, ...]) -> Iterator[str]:
+def _unhealthy(
+    traffic: Traffic, spec: ServiceSpec, health: tuple[HealthNeed, ...], good: GoodReleases | None
+) -> Iterator[str]:
+    """Segments that are too small, unless they became healthy when played: a canary may have less harm to show."""
+    played = {each.segment for each in good.segments if each.healthy_s is not None} if good is not None else set()
     for need in health:
-        if need.seconds is None:
+        if need.seconds is None and need.segment not in played:
             rate = traffic.sessions_per_s[spec.segment_index[need.segment]]
             instead = "" if need.tolerance is None else f", or accept {_points(need.tolerance)} ({_key(need.what)})"
             yield (
@@ -105,8 +138,8 @@ def _unhealthy(traffic: Traffic, spec: ServiceSpec, health: tuple[HealthNeed, ..
             )
 
 
-def _hanging(good: tuple[GoodRelease, ...]) -> Iterator[str]:
-    for each in good:
+def _hanging(good: GoodReleases | None) -> Iterator[str]:
+    for each in () if good is None else good.segments:
         if 2 * each.promoted < each.runs:
             yield (
                 f"segment {each.segment}: of {each.runs} good releases that were simulated {each.promoted} came to "
@@ -118,12 +151,8 @@ def _key(what: str) -> str:
     return "harm.tolerance" if what == "harm" else f"the tolerance of {what}"
 
 
-def _would_do(sessions: float) -> str:
-    """A budget of so much, rounded up to two digits or so."""
-    if sessions == float("inf"):
-        return "no budget would do"
-    step = 10 ** max(len(str(int(sessions))) - 2, 0)
-    return f"a budget of {math.ceil(sessions / step) * step:d} would do"
+def _would_do(budget: float | None) -> str:
+    return "no budget was found that would do" if budget is None else f"a budget of {budget:g} would do"
 
 
 def _points(difference: float) -> str:

@@ -19,18 +19,12 @@ import numpy.typing as npt
 from analysis.observer import LATENESS_S, RECENT_NS
 from analysis.session import NS
 from analysis.simulation.rates import Now, Rates
-from analysis.simulation.scenario import Scenario
-from analysis.spec import TOTAL_BP, KpiKind, Outcome, ServiceSpec
+from analysis.simulation.scenario import RETRY_S, Scenario
+from analysis.spec import TOTAL_BP, KpiKind, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
-
-VISIT_S = 3.0  # how long people stay in sight, beside the hard tier's look back
-
-_OUTCOMES = {
-    KpiKind.ERROR_RATE: Outcome.ERROR, KpiKind.LATENCY: Outcome.SLOW, KpiKind.ABANDONMENT: Outcome.ABANDONED
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,20 +78,24 @@ class CountSimulator:
         self._rates = Rates(spec, scenario)
         self._per_s = load * np.array([group.share for group in scenario.groups])
         habits = [group.habits for group in scenario.groups]
-        lasts_s = np.array([each.requests * each.think_s for each in habits])
-        meets = 1 - np.exp(-scenario.traffic.burst_s / np.array([each.think_s for each in habits]))
-        self._hit = np.minimum(meets * lasts_s / self._tick_s, 1.0)  # share of a tick's sessions that a stall hits
+        # share of a tick's sessions that a stall hits
+        self._hit = np.minimum(self._rates.in_sight_s(scenario.traffic.burst_s) / self._tick_s, 1.0)
+        self._sight_s = self._rates.in_sight_s(RECENT_NS / NS)
+        failing_s = np.array([each.requests * each.errors_in_a_row for each in habits]) * RETRY_S
+        self._stays = np.minimum(failing_s / self._sight_s, 1.0)[:, None]  # that a failed request is the newest one
         kpis = spec.kpis
-        self._harms = [k for k, kpi in enumerate(kpis) if _OUTCOMES.get(kpi.kind) in spec.rollout.harm.bad]
+        self._slow = [k for k, kpi in enumerate(kpis) if kpi.kind is KpiKind.LATENCY]
+        self._harms = list(spec.harms)
         self._errors = [k for k, kpi in enumerate(kpis) if kpi.kind is KpiKind.ERROR_RATE]
         self._abandonment = [k for k, kpi in enumerate(kpis) if kpi.kind is KpiKind.ABANDONMENT]
         self._first_judged = min(range(len(kpis)), key=lambda k: kpis[k].judge_after_s)
-        self._ages_s = [*(kpi.judge_after_s for kpi in kpis), spec.oldest_judged_s]  # the last one: harm
+        self._ages_s = [*(kpi.judge_after_s for kpi in kpis), spec.harm_judged_s]  # the last one: harm
         longest = 2 + math.ceil((max(self._ages_s) + LATENESS_S) / self._tick_s)
         self._cohorts: deque[_Cohort] = deque(maxlen=longest)
         self._exposed_since = np.full(self._shape, np.inf)  # tick of a segment's first exposure
         self._tick = 0
         self.now_s = 0.0
+        self.excess = np.zeros((*self._shape, len(kpis)))  # the truth: bad shares of the canary's first sessions now
 
     def advance(self, split_bp: npt.ArrayLike) -> Tick:
         """Play one tick at splits (B, S) in basis points, and judge what has fallen due at its end."""
@@ -106,6 +104,8 @@ class CountSimulator:
         at_s = self.now_s + self._tick_s / 2
         exposed_s = (self._tick - self._exposed_since + 0.5) * self._tick_s
         rates = self._rates.at(at_s, exposed_s=exposed_s, split=split)
+        fair = self._by_one_threshold(rates.first, rates)
+        self.excess = fair[..., CANARY] - fair[..., BASELINE]
         cohort = self._begin(split, rates, at_s)
         self._cohorts.append(cohort)
         self.now_s += self._tick_s
@@ -127,9 +127,7 @@ class CountSimulator:
         left = all_bad[:, :, self._abandonment[0]].sum(axis=1) if self._abandonment else nobody
         first_errors = cohort.bad[:, :, self._errors[0]].sum(axis=1) if self._errors else nobody
         again = cohort.n[..., CANARY] - cohort.first[..., CANARY]
-        first_harm, later_harm = (self._harm_rates(each) for each in (rates.first, rates.later))
-        truth = self._harm_rates(rates.blameless)
-        harm = cohort.first[..., CANARY] * (first_harm - truth)[..., CANARY] + again * (later_harm - truth)[..., CANARY]
+        harm = cohort.first[..., CANARY] * self._excess(rates.first, rates) + again * self._excess(rates.later, rates)
         return Tick(
             window=window,
             newcomers=self._newcomers(),
@@ -148,6 +146,19 @@ class CountSimulator:
         harmless: Floats = np.prod(1 - rates[:, :, self._harms], axis=2)
         return 1 - harmless
 
+    def _excess(self, rates: Floats, now: Now) -> Floats:
+        """(B, S) by how much more sessions are bad on the canary than they would be on the baseline."""
+        harm = self._harm_rates(self._by_one_threshold(rates, now))
+        excess: Floats = harm[..., CANARY] - harm[..., BASELINE]
+        return excess
+
+    def _by_one_threshold(self, rates: Floats, now: Now) -> Floats:
+        """(B, S, K, 2) the shares, with slowness told by the canary's threshold on either arm."""
+        fair = rates.copy()
+        for k in self._slow:
+            fair[:, :, k, BASELINE] *= now.raised
+        return fair
+
     def _begin(self, split: Floats, rates: Now, at_s: float) -> _Cohort:
         rng = self._rng
         rate = self._per_s * self._scenario.traffic.rate_times(at_s) * self._tick_s
@@ -162,12 +173,13 @@ class CountSimulator:
         later_bad = self._with_stalls(rng.binomial(later[:, :, None, :], rates.later), later, stalled)
         return _Cohort(
             split=split, n=n, first=first, bad=bad, later_bad=later_bad,
-            harm_bad=self._in_any_way(first, bad) + self._in_any_way(later, later_bad),
+            harm_bad=self._in_any_way(first, bad, rates.raised) + self._in_any_way(later, later_bad, rates.raised),
         )  # fmt: skip
 
     def _stalled(self) -> Floats:
         """(B, S) shares of the sessions that begin now that a stall will hit, in either version alike."""
-        stalls = self._rng.poisson(self._scenario.traffic.bursts_per_h * self._tick_s / 3_600, self._shape[0])
+        per_tick = self._scenario.traffic.bursts_per_h * self._tick_s / 3_600
+        stalls = self._rng.poisson(per_tick, self._shape[0]).astype(float)
         stalled: Floats = 1 - (1 - self._hit) ** stalls[:, None]
         return stalled
 
@@ -177,12 +189,15 @@ class CountSimulator:
             bad[:, :, k] += self._rng.binomial(n - bad[:, :, k], np.repeat(stalled[..., None], 2, axis=-1))
         return bad
 
-    def _in_any_way(self, n: Counts, bad: Counts) -> Counts:
+    def _in_any_way(self, n: Counts, bad: Counts, raised: Floats) -> Counts:
         """Sessions (B, S, 2) that are bad in any way that counts as harm, the ways being independent of each other."""
-        harm = np.zeros_like(n)
+        harm: Counts = np.zeros_like(n)
         for k in self._harms:
-            both = self._rng.hypergeometric(harm, n - harm, bad[:, :, k])
-            harm = harm + bad[:, :, k] - both
+            mine = bad[:, :, k].copy()
+            if k in self._slow:
+                mine[..., BASELINE] = self._rng.binomial(mine[..., BASELINE], np.minimum(raised, 1.0))
+            both = self._rng.hypergeometric(harm, n - harm, mine)
+            harm += mine - both
         return harm
 
     # -- judgement -----------------------------------------------------------------------------------------------------
@@ -262,7 +277,10 @@ class CountSimulator:
         return stayed
 
     def _recent(self, split: Floats, failing: Floats) -> tuple[Counts, Counts]:
-        """People in sight by the version that serves them now, and those whose newest request failed: (B, S, 2)."""
-        in_sight = self._per_s * self._scenario.traffic.rate_times(self.now_s) * (RECENT_NS / NS + VISIT_S)
+        """People in sight by the version that serves them now, and those whose newest request failed: (B, S, 2).
+
+        What fails is tried again soon; only where everything fails it stays so.
+        """
+        in_sight = self._per_s * self._scenario.traffic.rate_times(self.now_s) * self._sight_s
         people = self._rng.poisson(in_sight[:, None] * np.stack([1 - split, split], axis=-1))
-        return people, self._rng.binomial(people, failing)
+        return people, self._rng.binomial(people, failing * (self._stays + (1 - self._stays) * failing))

@@ -7,7 +7,7 @@ A session may change version in the middle. What happens in a stretch of time is
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import IntFlag
 
@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from analysis.sample import SAMPLE_DTYPE, SampleKind
 from analysis.session import NS
+from analysis.simulation.rates import Rates
 from analysis.simulation.returning import BEEN_ON_CANARY, NEW_USER, WAS_HIT, Comers, Returning
-from analysis.simulation.scenario import Kpi, Scenario
-from analysis.simulation.truth import Moment, Truth, rate_times, slow_thresholds_ms
+from analysis.simulation.scenario import QUIET_S, RETRY_S, Kpi, Scenario
+from analysis.simulation.truth import Moment, Truth, rate_times
 from analysis.simulation.visits import (
     FEATURE_LABEL,
     LABELS,
@@ -36,8 +37,6 @@ from analysis.spec import TOTAL_BP, Outcome, ServiceSpec
 __all__ = ["BASELINE_VERSION", "CANARY_VERSION", "LABELS", "Fault", "People"]
 
 BASELINE_VERSION, CANARY_VERSION = 0, 1
-RETRY_S = 0.5  # mean time until a failed request is tried again
-QUIET_S = 60.0  # a person comes again so much later than `session.gap` at the least: it is another session, surely
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -45,7 +44,7 @@ Rows = npt.NDArray[np.void]
 
 
 class Fault(IntFlag):
-    """What the canary did to a session beyond chance."""
+    """What the canary did to a session beyond chance; shifted by CHANCE: what would have happened anyway."""
 
     ERROR = 1
     SLOW = 2
@@ -53,6 +52,7 @@ class Fault(IntFlag):
     FEATURE = 8
 
 
+CHANCE = 4  # bits
 _FAULTS = {Outcome.ERROR: Fault.ERROR, Outcome.SLOW: Fault.SLOW, Outcome.ABANDONED: Fault.ABANDONED}
 
 _SESSION_DTYPE = np.dtype(
@@ -66,7 +66,7 @@ _SESSION_DTYPE = np.dtype(
         ("end_s", np.float64),  # of the last request that is planned, left or not
         ("kind", np.uint8),
         ("marks", np.uint8),  # of the person, when it began
-        ("faults", np.uint8),  # Fault
+        ("faults", np.uint8),  # Fault, and shifted by CHANCE
         ("on_canary", np.bool_),  # the canary has served a request of it
         ("taken", np.bool_),
     ]
@@ -94,7 +94,7 @@ class People:
         self._scenario = scenario
         self._habits = [group.habits for group in scenario.groups]
         self._truth = Truth(scenario)
-        self._slow_ms = slow_thresholds_ms(scenario, spec)
+        self._slow_ms = Rates(spec, scenario).slow_ms
         self._comes, self._does, self._stalls_rng = rng.spawn(3)
         self._crowds = self._gather(spec.session.gap_s + QUIET_S, load)
         self._table = np.zeros(1_024, _SESSION_DTYPE)
@@ -102,17 +102,21 @@ class People:
         self._stalls = np.empty((0, 2))
         self._exposed_since = np.full(len(self._habits), math.inf)
         self._split = np.zeros(len(self._habits))
-        self._fault_n = np.zeros((len(self._habits), 1 + sum(Fault)), np.int64)
+        self._fault_n = np.zeros((len(self._habits), 1 << 2 * CHANCE), np.int64)
         self.sessions = np.zeros((len(self._habits), 2), np.int64)
         self.now_s = 0.0
 
     def harmed(self, outcomes: Collection[Outcome] = tuple(Outcome)) -> npt.NDArray[np.int64]:
-        """(S,) sessions so far that the canary harmed beyond chance, by any of `outcomes`."""
-        return self.hit(sum(_FAULTS[outcome] for outcome in outcomes))
+        """(S,) sessions so far that the canary made bad by any of `outcomes`, and that would not have been anyway."""
+        faults = sum(_FAULTS[outcome] for outcome in outcomes)
+        return self._sessions_with(lambda mask: mask & faults and not mask >> CHANCE & faults)
 
-    def hit(self, faults: int) -> npt.NDArray[np.int64]:
-        """(S,) sessions so far that met any of `faults` (Fault) beyond chance."""
-        which = [i for i in range(self._fault_n.shape[1]) if i & faults]
+    def hit(self, fault: Fault) -> npt.NDArray[np.int64]:
+        """(S,) sessions so far that met a fault of the canary."""
+        return self._sessions_with(lambda mask: mask & fault)
+
+    def _sessions_with(self, wanted: Callable[[int], object]) -> npt.NDArray[np.int64]:
+        which = [mask for mask in range(self._fault_n.shape[1]) if wanted(mask)]
         found: npt.NDArray[np.int64] = self._fault_n[:, which].sum(axis=1)
         return found
 
@@ -170,6 +174,7 @@ class People:
         for name in ("leaves", "uses", "logged"):
             c[name][slots] = self._comes.random(len(slots))
         c["leaves"][slots[is_bot]] = c["uses"][slots[is_bot]] = NEVER
+        self._blame(slots[is_bot], Fault.ABANDONED << CHANCE)
         hit = (marks & WAS_HIT != 0) & (self._comes.random(len(slots)) < self._scenario.traffic.carry_over)
         breaks = np.select([kind == Kind.UNLUCKY, hit], [Forced.CHANCE, Forced.CARRIED], Forced.NOT)
         rows = plan(
@@ -215,7 +220,7 @@ class People:
             return
         ended = c[over]
         marks = (ended["marks"] & BEEN_ON_CANARY) | ended["on_canary"] * BEEN_ON_CANARY
-        marks |= (ended["faults"] != 0) * WAS_HIT
+        marks |= (ended["faults"] & sum(Fault) != 0) * WAS_HIT
         for crowd in self._crowds:
             if crowd.returning is not None:
                 mine = (ended["segment"] == crowd.segment) & (ended["kind"] == crowd.kind)
@@ -292,6 +297,7 @@ class People:
         luck = self._table["leaves"][slot]
         if where is Mark.LEAVES:
             leaves = luck < np.minimum(world, served)
+            self._blame(slot[leaves], Fault.ABANDONED << CHANCE)
         else:
             leaves = (luck >= world) & (luck < served)
             self._blame(slot[leaves], Fault.ABANDONED)
@@ -316,6 +322,7 @@ class People:
         carried = due["forced"] == Forced.CARRIED
         reason = np.select([chance, carried, fault], [Forced.CHANCE, Forced.CARRIED, Forced.CANARY], Forced.NOT)
         self._blame(due["slot"][(fault | carried) & ~chance], Fault.ERROR)
+        self._blame(due["slot"][chance], Fault.ERROR << CHANCE)
         return reason != Forced.NOT, reason.astype(np.uint8), stalled_s
 
     def _retry(self, failed: Rows, reason: npt.NDArray[np.uint8], segment: npt.NDArray[np.int64]) -> Rows:
@@ -329,7 +336,9 @@ class People:
         usual = self._base("latency_ms", moment) * np.exp(self._base("latency_sigma", moment) * z)
         world, served = self._truth.slowness(z, moment)
         slow_ms = self._slow_ms[moment.segment]
-        self._blame(due["slot"][(usual * served > slow_ms) & (usual * world <= slow_ms)], Fault.SLOW)
+        by_chance = usual * world > slow_ms
+        self._blame(due["slot"][by_chance], Fault.SLOW << CHANCE)
+        self._blame(due["slot"][(usual * served > slow_ms) & ~by_chance], Fault.SLOW)
         duration: Floats = usual * served
         return duration
 
@@ -347,8 +356,8 @@ class People:
         logged: Flags = self._table["logged"][due["slot"]] < served
         return logged
 
-    def _blame(self, slots: npt.NDArray[np.int64], fault: Fault) -> None:
-        """Note that the canary did this to sessions, each once."""
+    def _blame(self, slots: npt.NDArray[np.int64], fault: int) -> None:
+        """Note that this happened to sessions, each once."""
         c, slots = self._table, np.unique(slots)
         before = c["faults"][slots].astype(np.int64)
         c["faults"][slots] = after = before | fault

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from analysis.decision import Action, Order, Phase, Rollback, SegmentDecision
+from analysis.decision import SegmentDecision
 from analysis.engine import Rollout, ServiceEngine
 from analysis.policy import Policy
 from analysis.session import NS
+from analysis.simulation.noting import lowered, note
 from analysis.simulation.outcome import End, Run, segment_run
 from analysis.simulation.people import LABELS, People
 from analysis.simulation.scenario import Scenario
 from analysis.spec import ServiceSpec
 
 EPOCH_NS = 1_700_000_000 * NS  # when rollouts begin
-LOWEST_SHARE = 0.5  # of the split, which is where somebody moves it to at the most in a scenario of moving splits
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,23 +48,18 @@ class _Game:
             self._note(decision, now_s)
 
     def _move(self, now_ns: int) -> None:
-        """Somebody lowers each split that rises, by chance; the engine raises it again."""
+        """Somebody lowers each split that rises; the engine raises it again."""
         assert self.engine.ramp is not None  # noqa: S101 -- as above
         for name, state in self.engine.ramp.segments.items():
-            if state.phase is Phase.RAMPING and state.split_bp > 1:
-                split_bp = max(round(state.split_bp * self.chance.uniform(LOWEST_SHARE, 1.0)), 1)
-                self.engine.command(Order(action=Action.SET, who="chance", segment=name, split_bp=split_bp), now_ns)
+            order = lowered(name, state, self.chance)
+            if order is not None:
+                self.engine.command(order, now_ns)
 
     def _note(self, decision: SegmentDecision, now_s: float) -> None:
         assert self.engine.ramp is not None  # noqa: S101 -- as above
-        state = self.engine.ramp.segments[decision.segment]
-        end = self.ends.setdefault(decision.segment, End())
-        if end.first_exposure_s is None and state.split_bp > 0:
-            end.first_exposure_s = now_s
-        if state.phase.is_final and end.ended_s is None:
-            end.ended_s = now_s
-            end.tier = str(decision.verdict.tier) if isinstance(decision.verdict, Rollback) else None
-        end.phase = state.phase
+        note(
+            self.ends.setdefault(decision.segment, End()), self.engine.ramp.segments[decision.segment], decision, now_s
+        )
 
     @property
     def is_over(self) -> bool:

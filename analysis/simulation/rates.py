@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
-from analysis.simulation.scenario import TAIL_SHARE, Effect, Kpi, On, Scenario, strength
+from analysis.simulation.scenario import QUIET_S, TAIL_SHARE, Effect, Kpi, On, Scenario, strength
 from analysis.spec import KpiKind, ServiceSpec
 from analysis.window import BASELINE, CANARY
 
@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 SLOW_QUANTILE = 0.95  # of sessions' slowest requests, as the observer freezes it
 UNUSUAL = 0.05  # share of sessions that look unusual on a healthy version
 UNUSUAL_IF_CUT_SHORT = 0.5  # share of those whom a fault sends away that look unusual
-BOT_REQUESTS = 20.0
+BOT_REQUESTS, BOT_THINK_S = 20.0, 1.0
 
 _TAIL_Z = float(ndtri(1 - TAIL_SHARE))
 
@@ -26,11 +26,13 @@ _TAIL_Z = float(ndtri(1 - TAIL_SHARE))
 class Now:
     """Shares in [0, 1] at one time, of B rollouts, S segments, K KPIs and two arms.
 
-    `first`, `later` (B, S, K, 2): of a person's first session since the exposure, and of others. `blameless` the same
-    for both, if the canary were as good as the baseline. `single` (B, S, 2): of single requests that fail. `seen` (B,
-    S): of sessions whose person has had one since the exposure. `routed`, `logged` (B, S): of the canary's people who
-    get it, and of the canary's sessions that are logged. `latency_times`, `tail_times` (B, S, 2): by how much requests
-    last longer than on a healthy version, at the median and in the tail.
+    `first`, `later` (B, S, K, 2): of a person's first session since the exposure, and of others. `blameless`:
+    `first`, if the canary were as good as the baseline. `single` (B, S, 2): of single requests that fail. `seen`
+    (B, S): of sessions whose person has had one since the exposure. `routed`, `logged` (B, S): of the canary's
+    people who get it, and of the canary's sessions that are logged. `latency_times`, `tail_times` (B, S, 2): by how
+    much requests last longer than on a healthy version, at the median and in the tail. `raised` (B, S): of the
+    baseline's sessions that are slower than usual, those that are slower than the raised threshold too, by which
+    harm is told.
     """
 
     first: Floats
@@ -42,6 +44,7 @@ class Now:
     logged: Floats
     latency_times: Floats
     tail_times: Floats
+    raised: Floats
 
 
 class Rates:
@@ -63,6 +66,7 @@ class Rates:
                 "latency_sigma",
                 "visits",
                 "again_s",
+                "think_s",
             )
         }
         traffic = scenario.traffic
@@ -70,48 +74,72 @@ class Rates:
         unlucky = traffic.unlucky * traffic.unlucky_visits
         self._unlucky = unlucky / (unlucky + (1 - traffic.unlucky) * visits)  # share of people's sessions
         self._slow = next((kpi for kpi in spec.kpis if kpi.kind is KpiKind.LATENCY), None)
-        self._made = _requests_made(self._habits["requests"], self._habits["abandoned"])
+        people = _requests_made(self._habits["requests"], self._habits["abandoned"])
+        self._made = people
+        self._made_by_bots = _requests_made(np.full(len(visits), BOT_REQUESTS), np.zeros(len(visits)))
+        self._pauses = people @ np.arange(_MOST)  # (S,) of a session, between its requests, on average
+        self.lasts_s = self._pauses * self._habits["think_s"]
+        self._pause_s = spec.session.gap_s + QUIET_S
         self._threshold_z = self._usual_slowest_z()
+
+    def in_sight_s(self, span_s: float) -> Floats:
+        """(S,) how long a session has had a request within the last `span_s`, on average.
+
+        Pauses are .3 of their mean, and the rest exponential.
+        """
+        think_s = self._habits["think_s"]
+        beyond = np.maximum(span_s - 0.3 * think_s, 0.0)
+        pause = np.minimum(span_s, 0.3 * think_s) + 0.7 * think_s * (1 - np.exp(-beyond / (0.7 * think_s)))
+        people = span_s + self._pauses * pause
+        machines = span_s + (BOT_REQUESTS - 1) * min(span_s, BOT_THINK_S)
+        sight: Floats = (1 - self._traffic.bots) * people + self._traffic.bots * machines
+        return sight
 
     def at(self, at_s: float, *, exposed_s: Floats, split: Floats) -> Now:
         """The shares at a time after the start; `exposed_s` (B, S): since the segment's first exposure; `split`."""
         clock = _Clock(at_s=at_s, exposed_s=exposed_s, split=split)
         seen, unlucky_first, unlucky_later = self._who(exposed_s)
-        first = self._kpis(clock, novel=True, unlucky=unlucky_first)
-        later = self._kpis(clock, novel=False, unlucky=unlucky_later)
-        blameless = np.repeat(first[..., BASELINE, None], 2, axis=-1)
+        first = self._kpis(clock, novel=True, unlucky=unlucky_first, bots=self._traffic.bots / (1 - seen))
+        later = self._kpis(clock, novel=False, unlucky=unlucky_later, bots=np.zeros_like(seen))
         errors = self._share(Kpi.ERRORS, self._errors_at(at_s), clock, novel=True)
         ones = np.ones(len(self._names))
         return Now(
             first=first,
             later=later,
-            blameless=blameless,
+            blameless=np.repeat(first[..., BASELINE, None], 2, axis=-1),
             single=1 - (1 - errors) ** (1 / self._habits["requests"][:, None]),
             seen=seen,
             routed=self._share(Kpi.ROUTING, ones, clock, novel=True)[..., CANARY],
             logged=self._share(Kpi.LOGS, ones, clock, novel=True)[..., CANARY],
             latency_times=self._times(clock, "times"),
             tail_times=self._times(clock, "tail_times"),
+            raised=self._raised(clock),
         )
 
     def _who(self, exposed_s: Floats) -> tuple[Floats, Floats, Floats]:
         """Shares of sessions: of people seen before; of unlucky ones among first sessions, and among later ones."""
         bots, unlucky = self._traffic.bots, self._unlucky * (1 - self._traffic.bots)
-        again_s = self._habits["again_s"]
-        usual_before = _seen_before(exposed_s, self._habits["visits"], again_s)
-        unlucky_before = _seen_before(exposed_s, np.full_like(again_s, self._traffic.unlucky_visits), again_s)
+        usual_before = self._seen_before(exposed_s, self._habits["visits"])
+        unlucky_before = self._seen_before(exposed_s, self._traffic.unlucky_visits)
         seen = unlucky * unlucky_before + (1 - unlucky - bots) * usual_before
         first = unlucky * (1 - unlucky_before) / np.maximum(1 - seen, 1e-12)
         later = unlucky * unlucky_before / np.maximum(seen, 1e-12)
         return seen, first, later
 
+    def _seen_before(self, exposed_s: Floats, visits: npt.ArrayLike) -> Floats:
+        """(B, S) chance that a session's person has had one since the exposure: nobody comes again at once."""
+        since_s = np.where(np.isfinite(exposed_s), exposed_s, 0.0) - self.lasts_s - self._pause_s
+        away_s = np.maximum(self._habits["again_s"] - self._pause_s, 1e-9)
+        before: Floats = (1 - 1 / np.asarray(visits)) * (1 - np.exp(-np.maximum(since_s, 0.0) / away_s))
+        return before
+
     def _errors_at(self, at_s: float) -> Floats:
         drifted: Floats = np.clip(self._habits["errors"] * (1 + self._traffic.drift_per_h * at_s / 3_600), 0.0, 1.0)
         return drifted
 
-    def _kpis(self, clock: _Clock, *, novel: bool, unlucky: Floats) -> Floats:
-        """(B, S, K, 2) shares of sessions that are bad."""
-        bots = self._traffic.bots
+    def _kpis(self, clock: _Clock, *, novel: bool, unlucky: Floats, bots: Floats) -> Floats:
+        """(B, S, K, 2) shares of sessions that are bad; `unlucky`, `bots` (B, S): shares of those among them."""
+        machine = bots[..., None]
         left = self._share(Kpi.ABANDONMENT, self._habits["abandoned"], clock, novel=novel)
         unused = 1 - self._share(Kpi.FEATURE, self._habits["feature"], clock, novel=novel)
         errors = self._share(Kpi.ERRORS, self._errors_at(clock.at_s), clock, novel=novel)
@@ -121,11 +149,11 @@ class Rates:
                 case KpiKind.ERROR_RATE:
                     columns.append(unlucky[..., None] + (1 - unlucky[..., None]) * errors)
                 case KpiKind.LATENCY:
-                    columns.append(self._slow_sessions(clock))
+                    columns.append(self._slow_sessions(clock, bots))
                 case KpiKind.ABANDONMENT:
-                    columns.append(bots + (1 - bots) * left)
+                    columns.append(machine + (1 - machine) * left)
                 case KpiKind.FEATURE:
-                    columns.append(bots + (1 - bots) * unused)
+                    columns.append(machine + (1 - machine) * unused)
                 case KpiKind.ANOMALY:
                     cut_short = np.clip(left - left[..., BASELINE, None], 0.0, 1.0)
                     unlike = np.clip(unused - unused[..., BASELINE, None], 0.0, 1.0)
@@ -168,28 +196,52 @@ class Rates:
         low, high = np.zeros(len(self._names)), np.full(len(self._names), 8.0)
         for _ in range(50):
             z = (low + high) / 2
-            above = _any_of(1 - ndtr(z)[:, None], self._made) > 1 - SLOW_QUANTILE
+            above = self._any_of(1 - ndtr(z), self._traffic.bots) > 1 - SLOW_QUANTILE
             low, high = np.where(above, z, low), np.where(above, high, z)
         middle: Floats = (low + high) / 2
         return middle
 
-    def _slow_sessions(self, clock: _Clock) -> Floats:
-        """(B, S, 2) sessions that count as slow, of the canary by the raised threshold if the KPI is relative."""
-        assert self._slow is not None  # noqa: S101 -- only asked for where there is such a KPI
+    @property
+    def slow_ms(self) -> Floats:
+        """(S,) above which a request is slow: the limit, or the baseline's 95th percentile, raised."""
+        z = self._thresholds_z()[1]
+        slow: Floats = self._habits["latency_ms"] * np.exp(self._habits["latency_sigma"] * z)
+        return slow
+
+    def _thresholds_z(self) -> tuple[Floats, Floats]:
+        """(S,) each: standard scores above which a request is slower than usual, and slow; infinite without a KPI."""
         sigma = self._habits["latency_sigma"]
+        if self._slow is None:
+            return np.full_like(sigma, np.inf), np.full_like(sigma, np.inf)
         if self._slow.slow_ms is not None:
-            usual = raised = np.log(self._slow.slow_ms / self._habits["latency_ms"]) / sigma
-        else:
-            usual = self._threshold_z
-            raised = usual + np.log1p(self._slow.regression) / sigma
-        times, tail_times = self._times(clock, "times"), self._times(clock, "tail_times")
-        shares = []
-        for arm, z in ((BASELINE, usual), (CANARY, raised)):
-            without = z - np.log(times[..., arm]) / sigma
-            within = without - np.log(tail_times[..., arm]) / sigma
-            request = 1 - ndtr(np.minimum(without, np.maximum(_TAIL_Z, within)))
-            shares.append(_any_of(request[..., None], self._made))
-        return np.stack(shares, axis=-1)
+            limit = np.log(self._slow.slow_ms / self._habits["latency_ms"]) / sigma
+            return limit, limit
+        return self._threshold_z, self._threshold_z + np.log1p(self._slow.regression) / sigma
+
+    def _any_of(self, request: Floats, bots: npt.ArrayLike) -> Floats:
+        """(…, S) share of sessions with at least one request of which there is such a share (…, S)."""
+        share = np.asarray(bots)
+        people, machines = (_any_of(request[..., None], made) for made in (self._made, self._made_by_bots))
+        return (1 - share) * people + share * machines
+
+    def _slow_sessions(self, clock: _Clock, bots: Floats) -> Floats:
+        """(B, S, 2) sessions that count as slow, of the canary by the raised threshold if the KPI is relative."""
+        usual, raised = self._thresholds_z()
+        shares = (self._slower(clock, arm, z, bots) for arm, z in ((BASELINE, usual), (CANARY, raised)))
+        return np.stack(list(shares), axis=-1)
+
+    def _raised(self, clock: _Clock) -> Floats:
+        usual, raised = (self._slower(clock, BASELINE, z, self._traffic.bots) for z in self._thresholds_z())
+        share: Floats = raised / np.maximum(usual, 1e-300)
+        return share
+
+    def _slower(self, clock: _Clock, arm: int, z: Floats, bots: npt.ArrayLike) -> Floats:
+        """(B, S) sessions of an arm with a request that would be above a standard score on a healthy version."""
+        sigma = self._habits["latency_sigma"]
+        without = z - np.log(self._times(clock, "times")[..., arm]) / sigma
+        within = without - np.log(self._times(clock, "tail_times")[..., arm]) / sigma
+        request: Floats = 1 - ndtr(np.minimum(without, np.maximum(_TAIL_Z, within)))
+        return self._any_of(request, bots)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,14 +254,6 @@ class _Clock:
 def _changed(share: Floats, effect: Effect, weight: Floats) -> Floats:
     changed: Floats = share + weight * (np.clip(share * effect.times + effect.plus, 0.0, 1.0) - share)
     return changed
-
-
-def _seen_before(exposed_s: Floats, visits: Floats, again_s: Floats) -> Floats:
-    """(B, S) chance that a session's person has had one since the exposure; visits come as a Poisson process does."""
-    follows = 1 - 1 / np.maximum(visits, 1.0)
-    since = np.where(np.isfinite(exposed_s), np.maximum(exposed_s, 0.0), 0.0)
-    before: Floats = follows * (1 - np.exp(-since / again_s))
-    return before
 
 
 _MOST = 60

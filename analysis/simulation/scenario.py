@@ -56,6 +56,12 @@ TAIL_SHARE = 0.03
 """Share of requests that is the tail: the 99th percentile lies in it, the 95th below it."""
 
 
+RETRY_S = 0.5
+"""Mean time until a failed request is tried again."""
+QUIET_S = 60.0
+"""People come again so much later than a session's gap at the least: it is another session, surely."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
     """One change of what is true. A share p becomes `p * times + plus`, clipped to [0, 1].
@@ -91,7 +97,7 @@ class Habits:
     `feature`: shares of sessions that leave before their goal, that meet an error by chance, and that use the feature.
     `errors_in_a_row`: mean number of failed requests in a session that meets any (retries and reloads among them).
     `latency_ms`, `latency_sigma`: median of a request's duration, and the standard deviation of its logarithm.
-    `visits`: mean number of sessions of a person while the scenario lasts; `again_s`: mean time between two.
+    `visits`: mean number of sessions of a person; `again_s`: mean time from the end of one to the next.
     `think_s`: mean time between two requests.
     """
 

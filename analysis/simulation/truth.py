@@ -8,14 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from analysis.simulation.scenario import TAIL_SHARE, Effect, Kpi, On, Scenario, Shape, Traffic
-from analysis.spec import KpiKind, ServiceSpec
+from analysis.simulation.scenario import TAIL_SHARE, Effect, Kpi, On, Scenario, Traffic, strength
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 TAIL_Z = float(ndtri(1 - TAIL_SHARE))
-SLOW_QUANTILE = 0.95  # of sessions' slowest requests, as the observer freezes it
 _PEOPLE, _ROUTING = 10**4, 10**8  # digits of a person's hash that say whom an effect hits, apart from the bucket's
 
 
@@ -84,7 +82,7 @@ class Truth:
 
     def _weight(self, effect: Effect, moment: Moment) -> Floats:
         """(n,) how much of an effect each request meets, in [0, 1], whichever version serves it."""
-        weight = strengths(effect, at_s=moment.at_s, exposed_s=moment.exposed_s, split=moment.split)
+        weight = strength(effect, at_s=moment.at_s, exposed_s=moment.exposed_s, split=moment.split)
         if effect.segment is not None:
             weight = weight * (moment.segment == self._index[effect.segment])
         if effect.people < 1:
@@ -94,42 +92,12 @@ class Truth:
         return weight
 
 
-def strengths(effect: Effect, *, at_s: Floats, exposed_s: Floats, split: Floats) -> Floats:
-    """`scenario.strength` of many requests, (n,)."""
-    since_s = (exposed_s if effect.since_exposure else at_s) - effect.at_s
-    active = (since_s >= 0) & (since_s < effect.until_s - effect.at_s)
-    match effect.shape:
-        case Shape.STEP:
-            full: Floats = np.ones(len(since_s))
-        case Shape.RAMP:
-            full = np.minimum(since_s / effect.over_s, 1.0) if effect.over_s > 0 else np.ones(len(since_s))
-        case Shape.PERIODIC:
-            full = (since_s % effect.period_s < effect.active_s).astype(float)
-        case Shape.LOAD:
-            full = np.clip((split - effect.above) / max(1 - effect.above, 1e-9), 0.0, 1.0)
-    return np.where(active, full, 0.0)
-
-
 def rate_times(traffic: Traffic, at_s: Floats) -> Floats:
     """`Traffic.rate_times` at many times, (n,)."""
     wave = 1.0 + traffic.daily * np.cos(2 * np.pi * (at_s - traffic.peak_s) / 86_400)
     in_spike = (at_s >= traffic.spike_at_s) & (at_s < traffic.spike_at_s + traffic.spike_s)
     result: Floats = wave * np.where(in_spike, traffic.spike_times, 1.0)
     return result
-
-
-def slow_thresholds_ms(scenario: Scenario, spec: ServiceSpec) -> Floats:
-    """(S,) above which a request is slow: the limit, or what a healthy baseline's 95th percentile comes to."""
-    kpi = next((kpi for kpi in spec.kpis if kpi.kind is KpiKind.LATENCY), None)
-    if kpi is None:
-        return np.full(len(scenario.groups), np.inf)
-    if kpi.slow_ms is not None:
-        return np.full(len(scenario.groups), kpi.slow_ms)
-    habits = [group.habits for group in scenario.groups]
-    requests = np.array([h.requests for h in habits])
-    median, sigma = (np.array([getattr(h, name) for h in habits]) for name in ("latency_ms", "latency_sigma"))
-    slowest: Floats = median * np.exp(sigma * ndtri(SLOW_QUANTILE ** (1 / requests))) * (1 + kpi.regression)
-    return slowest
 
 
 def _changed(share: Floats, effect: Effect, weight: Floats) -> Floats:

@@ -9,6 +9,7 @@ from enum import IntEnum, IntFlag
 import numpy as np
 import numpy.typing as npt
 
+from analysis.simulation.rates import BOT_REQUESTS, BOT_THINK_S
 from analysis.simulation.scenario import Habits
 
 Floats = npt.NDArray[np.float64]
@@ -23,7 +24,6 @@ LABELS = (
 )  # fmt: skip
 """The vocabulary of the rows."""
 
-BOT_REQUESTS, BOT_THINK_S = 20.0, 1.0
 NEVER = 2.0  # above every share
 
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from xds_server.scenario_file import ScenarioFile, load_scenario
 
 from analysis.simulation.scenario import Scenario
 from benchmarks.contest.heat import Contestant, World
 from benchmarks.contest.serinus import POLICIES, KnowingAll, Serinus
 from benchmarks.contest.simulated import SimulatedWorld
+from xds_server.scenario_file import ScenarioFile, load_scenario
 
 FOLDER = Path(__file__).parent / "scenarios"
 

@@ -11,7 +11,15 @@ import numpy as np
 
 from analysis.decision import Phase
 from analysis.observer import LATENESS_S
-from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, load_table
+from analysis.policy import (
+    BudgetPolicy,
+    FixedPolicy,
+    LearnedPolicy,
+    Policy,
+    ThompsonPolicy,
+    WholeCapPolicy,
+    load_values,
+)
 from analysis.ramps import Ramps
 from analysis.simulation.counts import Tick as Counted
 from analysis.simulation.scenario import Effect, Kpi, Must, On, Scenario
@@ -24,8 +32,10 @@ from benchmarks.contest.simulated import SimulatedWorld, Truth
 LOOKED_FOR = Effect(kpi=Kpi.ERRORS, times=4.0)  # by the oracle, where nothing is worse
 
 POLICIES: Mapping[str, Callable[[], Policy]] = {
-    "serinus": BudgetPolicy,  # the default; "always the whole cap" is the same as long as it proposes the cap
-    "serinus-learned": lambda: LearnedPolicy(load_table()),
+    "serinus": BudgetPolicy,  # the default
+    "serinus-learned": lambda: LearnedPolicy(load_values()),
+    "serinus-thompson": ThompsonPolicy,
+    "serinus-whole-cap": WholeCapPolicy,
     "serinus-fixed": FixedPolicy,
 }
 

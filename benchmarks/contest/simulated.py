@@ -14,17 +14,13 @@ from analysis.simulation.counts import CountSimulator
 from analysis.simulation.counts import Tick as Counted
 from analysis.simulation.rates import Now, Rates
 from analysis.simulation.scenario import TAIL_SHARE, Scenario
-from analysis.spec import KpiKind, Outcome, ServiceSpec
+from analysis.spec import ServiceSpec
 from benchmarks.contest.heat import TOTAL_BP, Splits, Tick
 from benchmarks.contest.metrics import CANARY, Batch, Counts, Floats
 
 EDGES_MS = np.array([0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000], dtype=float)
 AHEAD_S = 30.0  # step of the harm that is still to come
 _TAIL_Z = float(ndtri(1 - TAIL_SHARE))
-
-_OUTCOMES = {
-    KpiKind.ERROR_RATE: Outcome.ERROR, KpiKind.LATENCY: Outcome.SLOW, KpiKind.ABANDONMENT: Outcome.ABANDONED
-}  # fmt: skip
 
 
 class Truth:
@@ -34,7 +30,7 @@ class Truth:
         self._scenario = scenario
         self._rates = Rates(spec, scenario)
         self._per_s = load * np.array([group.share for group in scenario.groups])
-        self._harms = [k for k, kpi in enumerate(spec.kpis) if _OUTCOMES.get(kpi.kind) in spec.rollout.harm.bad]
+        self._harms = list(spec.harms)
 
     def at(self, at_s: float, exposed_s: Floats, split: Floats) -> Now:
         return self._rates.at(at_s, exposed_s=exposed_s, split=split)

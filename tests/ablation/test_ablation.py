@@ -55,7 +55,7 @@ def test_with_every_session_called_good_no_fault_is_found(monkeypatch: pytest.Mo
 
 
 def test_without_evidence_no_fault_is_proven(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RegressionEvidence, "log_e_values", property(lambda self: np.zeros(self._log_r.shape[:3])))
+    monkeypatch.setattr(RegressionEvidence, "_log_e_of_rows", property(lambda self: np.zeros(self._log_r.shape[:3])))
     with pytest.raises(AssertionError):
         scenarios.demo_faults_are_told_apart()
 

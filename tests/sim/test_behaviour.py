@@ -21,7 +21,8 @@ ABANDONED = 0.30
 WORSE = 1.2 * ABANDONED  # a fifth more, relatively
 SPLIT_BP = 5_000
 SESSIONS_PER_S = 40.0
-RUNS = 10
+RUNS = 21
+NAMED_RUNS = 10
 EXPOSED_S = 10
 TRUTH = ("page checkout → page done", "left after page checkout", "page done")
 """Names of what is broken: the way from the one page to the other."""
@@ -42,7 +43,7 @@ def _spec() -> ServiceSpec:
 class _Found:
     """One run: judged sessions until the evidence against zero excess came to 1/ALPHA, by KPI; and what is named."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, to_be_named: bool) -> None:
         spec = _spec()
         people = shop(
             spec, (Effect(kpi=Kpi.ABANDONMENT, plus=WORSE - ABANDONED),), rates=[SESSIONS_PER_S],
@@ -61,7 +62,7 @@ class _Found:
             rows["bucket"] = rows["user"] % 10_000
             observer.observe(rows, LABELS)
             self._take(observer.window(second * NS), second - EXPOSED_S)
-            if KpiKind.ABANDONMENT in self.delay and second > 120:
+            if KpiKind.ABANDONMENT in self.delay and (second > 120 or not to_be_named):
                 break
         self.named = [difference.name for difference in observer.differences("default")]
 
@@ -75,10 +76,11 @@ class _Found:
 
 def test_abandonment_a_fifth_higher_is_found_within_twice_the_least_delay_and_named() -> None:
     """Nobody who looks at sessions as they come can find it sooner than after log(1/alpha)/KL of them."""
-    runs = [_Found(seed) for seed in range(RUNS)]
+    runs = [_Found(seed, to_be_named=seed < NAMED_RUNS) for seed in range(RUNS)]
     least = -np.log(ALPHA) / float(expected_log_e(SPLIT_BP / 10_000, WORSE, ABANDONED, 0.0))
     delays = [run.delay.get(KpiKind.ABANDONMENT, np.inf) for run in runs]
     assert np.median(delays) <= 2 * least, (delays, least)
     for kind in (KpiKind.ERROR_RATE, KpiKind.LATENCY):
         assert sum(kind in run.delay for run in runs) <= 1, kind
-    assert sum(run.named[0] in TRUTH for run in runs if run.named) >= 9, [run.named for run in runs]
+    named = [run.named[0] for run in runs[:NAMED_RUNS] if run.named]
+    assert sum(name in TRUTH for name in named) >= NAMED_RUNS - 1, named

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.main import get_command
 
 from analysis.decision import Hold, Phase, SegmentDecision
+from analysis.spec import HarmSpec, Outcome
 from xds_server.access import Denial
 from xds_server.ads.servicer import Refusal
 from xds_server.cli import app
@@ -211,7 +212,11 @@ def test_the_documented_range_and_default_are_those_of_the_code(key: str) -> Non
         assert f"{limits[1]} to {limits[2]}" in legal
     if "enum" in getattr(reader, "schema", {}):
         assert all(f"`{word}`" in legal for word in reader.schema["enum"])
-    if re.fullmatch(r"`[^`]+`", default):
+    if words := re.fullmatch(r"`\[(.*)\]`", default):
+        assert {Outcome(reader(word)) for word in words[1].split(", ")} == HarmSpec().bad, (
+            "the only list with a default"
+        )
+    elif re.fullmatch(r"`[^`]+`", default):
         read = reader(default.strip("`"))
         assert read == (pytest.approx(field.default) if isinstance(field.default, float) else field.default)
 

@@ -6,9 +6,10 @@ import json
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from analysis.decision import Phase, Tier
+from analysis.reactive import FAILURES, LOOK_S, SUCCESS
 from xds_server.pb import control_pb2 as pb
 from xds_server.rollout.steered import HELD
 from xds_server.store.records import DecisionRow
@@ -111,6 +112,7 @@ def _segment(
     turns = [row for row in decisions if _is_turn(row)]
     lines += [f"  {_told(row, now_unix_ns)}" for row in (turns[-8:] if in_full else turns[-1:])]
     if in_full:
+        lines += [f"  {line}" for line in _fixed_threshold(decisions)]
         lines += [f"  {_kpi(kpi, names)}" for kpi in segment.kpis]
         lines += [f"  {_latencies(segment.latencies, names)}"] if segment.HasField("latencies") else []
     lines.append(f"  You can: {_advice(service, segment, phase)}")
@@ -226,11 +228,32 @@ def _told(row: DecisionRow, now_unix_ns: int) -> str:
         force = f"in force {_duration((row.in_force_unix_ns - row.at_unix_ns) / 1e9)} later"
     else:
         force = ""
-    differences = json.loads(row.detail_json).get("differences", ()) if row.detail_json else ()
+    differences = _detail(row).get("differences", ())
     behaviour = f"sessions on it were different in {', '.join(differences)}" if differences else ""
     tail = "; ".join(part for part in (row.reason, behaviour, force) if part)
     ago = _duration((now_unix_ns - row.at_unix_ns) / 1e9)
     return f"{at}, {ago} ago: {row.verdict}{move}{who}{basis}: {tail}"
+
+
+def _fixed_threshold(decisions: Sequence[DecisionRow]) -> list[str]:
+    """Tell what a rule with a fixed threshold would have done, by the newest decision that has numbers."""
+    each = (_detail(row).get("numbers", {}) for row in reversed(decisions))
+    numbers = next((found for found in each if "reactive_failures" in found), None)
+    if numbers is None:
+        return []
+    rule = f"{_percent(SUCCESS)} of sessions without errors, missed at {FAILURES} looks, one every {_duration(LOOK_S)}"
+    if "reactive_fired_s" in numbers:
+        told = f"would have rolled back {_duration(numbers['reactive_fired_s'])} after the first exposure"
+    else:
+        told = (
+            f"would not have rolled back by the last decision ({numbers['reactive_failures']:.0f} of {FAILURES} missed)"
+        )
+    return [f"A fixed threshold ({rule}) {told}."]
+
+
+def _detail(row: DecisionRow) -> dict[str, Any]:
+    detail: dict[str, Any] = json.loads(row.detail_json) if row.detail_json else {}
+    return detail
 
 
 def _is_turn(row: DecisionRow) -> bool:

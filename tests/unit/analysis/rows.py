@@ -35,7 +35,8 @@ def small_spec(**changes: Any) -> ServiceSpec:
         ),
         "session": SessionSpec(gap_s=8, goal_path="/done"),
         "rollout": RolloutSpec(
-            harm=HarmSpec(budget=500, tolerance=0.02), interval_s=1, warmup_s=5, min_dwell_s=2, horizon_s=60, bake_s=10
+            harm=HarmSpec(budget=500, tolerance=0.02), interval_s=1, warmup_s=5, min_dwell_s=2, horizon_s=60, bake_s=10,
+            settle_s=0,
         ),
     }  # fmt: skip
     return ServiceSpec(**(fields | changes))

@@ -53,10 +53,10 @@ def test_baseline_in_trouble_is_the_world_s(failing: int, world: bool) -> None:
 @pytest.mark.parametrize(
     ("people", "split", "silent"),
     [
-        ([46, 0], 0.3, True),
-        ([45, 0], 0.3, False),
-        ([1_604, 0], 0.01, True),
-        ([1_603, 0], 0.01, False),
+        ([59, 0], 0.3, True),
+        ([58, 0], 0.3, False),
+        ([2_062, 0], 0.01, True),
+        ([2_061, 0], 0.01, False),
         ([2_000, 1], 0.3, False),
         ([0, 0], 0.9, False),
         ([99, 0], 0.0, False),
@@ -70,3 +70,23 @@ def test_silence_is_a_canary_that_should_be_seen_beside_a_baseline_that_is(
     assert _alarm([people], [[0, 0]], split).silent.tolist() == [[silent]]
     if silent:
         assert (1 - split) ** people[BASELINE] < SILENCE_RISK
+
+
+@pytest.mark.parametrize(
+    ("canary", "baseline", "limit", "burns"),
+    [
+        ((200, 40), (200, 1), 0.02, True),
+        ((200, 12), (200, 1), 0.02, False),  # six per cent: three times the limit, and chance may have done it
+        ((200, 40), (200, 20), 0.02, False),  # a stall of what both need
+        ((200, 40), (200, 1), None, False),
+        ((200, 40), (200, 1), 0.2, False),
+    ],
+)
+def test_limit_burns_where_far_more_people_fail_than_it_allows_and_than_on_the_baseline(
+    canary: tuple[int, int], baseline: tuple[int, int], limit: float | None, burns: bool
+) -> None:
+    window = empty(1, 1)
+    window.people[0], window.failing[0] = zip(baseline, canary, strict=True)
+    alarm = raise_alarms(window, split=np.array([[0.5]]), limit=limit)
+    assert bool(alarm.burning[0, 0]) is burns
+    assert not alarm.crash[0, 0]

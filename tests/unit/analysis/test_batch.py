@@ -167,7 +167,7 @@ def _alone(world: _World, ticks: int) -> tuple[list[tuple[SegmentDecision, ...]]
 
 def test_ramps_decide_as_each_would_alone() -> None:
     """Ways that end differently: verdicts, reasons, splits, to the last letter."""
-    ticks, worlds = 40, _worlds()
+    ticks, worlds = 60, _worlds()
     ramps, rngs = Ramps(SPEC, [BudgetPolicy()] * B, ARMS), [np.random.default_rng(9) for _ in range(B)]
     together: list[list[tuple[SegmentDecision, ...]]] = []
     for tick in range(1, ticks + 1):

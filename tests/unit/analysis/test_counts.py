@@ -1,143 +1,214 @@
-"""The count-level simulator tells the ramp what the person-level one would."""
+"""The count-level simulator tells the ramp what single people and the observer would, in distribution."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections import Counter
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from scipy.stats import ks_2samp
 
 from analysis.observer import Observer
 from analysis.session import NS
-from analysis.simulation.counts import CountSimulator, SegmentWorld
-from analysis.simulation.people import LABELS
-from analysis.simulation.scenario import Effect, Kpi
-from analysis.spec import HarmSpec, KpiKind, KpiSpec, RolloutSpec, SegmentSpec, ServiceSpec, SessionSpec
+from analysis.simulation.counts import CountSimulator, Tick
+from analysis.simulation.people import LABELS, People
+from analysis.simulation.rates import Rates
+from analysis.simulation.scenario import Effect, Group, Habits, Kpi, Must, Scenario, Traffic
+from analysis.spec import KpiKind, KpiSpec, RolloutSpec, SegmentSpec, ServiceSpec, SessionSpec
 from analysis.window import BASELINE, CANARY, Window
-from tests.simulated import shop
 
-SPLITS_BP = [0] * 6 + [2_000] * 8 + [5_000] * 26  # of each tick of a second
+EU, DEFAULT = 0, 1
+TICK_S, EXPOSED, RAISED, TICKS = 10.0, 6, 24, 90
+SPLITS_BP = [0] * EXPOSED + [2_000] * (RAISED - EXPOSED) + [5_000] * (TICKS - RAISED)
+SETTLED = RAISED + 14  # from this tick on everybody who is judged has come at 50 %
+LOAD, RUNS = 200.0, 30
+EPOCH_NS = 1_000_000 * NS
+MOST_ERRORS = 4.0  # standard errors that the two may differ by, in any of some hundred comparisons
+HABITS = Habits(errors=0.08, errors_in_a_row=1, think_s=3, visits=1.8, again_s=450)
+CANARY_IS_WORSE = (
+    Effect(kpi=Kpi.ERRORS, times=1.5, segment="default"), Effect(kpi=Kpi.LATENCY, times=1.15),
+    Effect(kpi=Kpi.ABANDONMENT, plus=0.05), Effect(kpi=Kpi.FEATURE, times=0.8),
+)  # fmt: skip
+NOISE = {"bots": 0.1, "unlucky": 0.02, "unlucky_visits": 10.0, "drift_per_h": 0.2}
 
 
 def _spec() -> ServiceSpec:
-    ages = ((KpiKind.ERROR_RATE, 4.0), (KpiKind.ABANDONMENT, 10.0), (KpiKind.FEATURE, 10.0))
+    # with what is waited for late entries whole ticks, at whose end counts are judged
+    ages = ((KpiKind.ERROR_RATE, 58.5), (KpiKind.LATENCY, 58.5), (KpiKind.ABANDONMENT, 88.5), (KpiKind.FEATURE, 58.5))
     return ServiceSpec(
         name="shop",
         baseline="v1",
         versions=("v1", "v2"),
-        segments=(SegmentSpec(name="default"),),
+        segments=(SegmentSpec(name="eu"), SegmentSpec(name="default")),
         kpis=tuple(
             KpiSpec(
                 kind=kind, judge_after_s=age_s, tolerance=0.02, feature="wishlist" if kind is KpiKind.FEATURE else None
             )
             for kind, age_s in ages
         ),
-        session=SessionSpec(gap_s=8, goal_path="/done"),
-        rollout=RolloutSpec(harm=HarmSpec(budget=500, tolerance=0.02), interval_s=1, warmup_s=5),
+        session=SessionSpec(gap_s=120, goal_path="/done"),
+        rollout=RolloutSpec(interval_s=TICK_S, settle_s=50.0),
     )
 
 
-def _of_people(seed: int, effect: Effect, sessions_per_s: float) -> list[Window]:
-    spec = _spec()
-    people = shop(spec, (effect,), rates=[sessions_per_s], seed=seed)
-    observer = Observer(spec)
-    observer.begin({"default": ("v1", "v2")})
+SPEC = _spec()
+
+
+def _scenario(*effects: Effect, **traffic: float) -> Scenario:
+    groups = (Group(name="eu", share=0.4, habits=HABITS), Group(name="default", share=0.6, habits=HABITS))
+    return Scenario(name="s", title="t", must=Must.KEEP, groups=groups, effects=effects, traffic=Traffic(**traffic))
+
+
+def _of_people(scenario: Scenario, *, load: float = LOAD, seed: int = 1) -> tuple[list[Window], People]:
+    people = People(scenario, SPEC, load=load, rng=np.random.default_rng(seed))
+    observer = Observer(SPEC)
+    observer.begin(dict.fromkeys(SPEC.segment_index, ("v1", "v2")))
+    observer.tracker.slow_ms[:] = Rates(SPEC, scenario).slow_ms  # as a baseline without end would freeze it
     windows = []
     for tick, split_bp in enumerate(SPLITS_BP):
-        observer.set_split("default", split_bp, tick * NS)
-        observer.settle("default", tick * NS)
-        rows = people.advance(tick + 1.0, {0: split_bp})
-        rows["bucket"] = rows["user"] % 10_000
-        observer.observe(rows, LABELS)
-        windows.append(observer.window((tick + 1) * NS))
-    return windows
+        begin_ns = EPOCH_NS + int(tick * TICK_S * NS)
+        for name in SPEC.segment_index:
+            observer.set_split(name, split_bp, begin_ns)
+            observer.settle(name, begin_ns)
+        observer.observe(
+            people.advance((tick + 1) * TICK_S, {EU: split_bp, DEFAULT: split_bp}, epoch_ns=EPOCH_NS), LABELS
+        )
+        windows.append(observer.window(begin_ns + int(TICK_S * NS)))
+    return windows, people
 
 
-def _of_counts(seed: int, world: SegmentWorld) -> list[Window]:
-    simulator = CountSimulator(_spec(), [world], rng=np.random.default_rng(seed))
-    return [simulator.advance([split_bp]) for split_bp in SPLITS_BP]
+def _of_counts(scenario: Scenario, *, runs: int = RUNS, load: float = LOAD, seed: int = 1) -> list[Tick]:
+    simulator = CountSimulator(SPEC, scenario, load=load, n_runs=runs, rng=np.random.default_rng(seed))
+    return [simulator.advance(np.full((runs, 2), split_bp)) for split_bp in SPLITS_BP]
 
 
-def _sum(windows: list[Window]) -> Window:
-    total = windows[0]
-    for window in windows[1:]:
-        total = total + window
-    return total
+@dataclass(frozen=True, slots=True)
+class Both:
+    """What single people (T, …) and counts (T, B, …) came to, tick by tick."""
+
+    windows: list[Window]
+    people: People
+    ticks: list[Tick]
+
+    def total(self, field: str, since: int = 0) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Sums over the ticks, of each segment and at the end of both; of counts the sum over all runs."""
+        single = sum(np.asarray(getattr(window, field), float) for window in self.windows[since:])
+        counted = sum(np.asarray(getattr(tick.window, field), float).sum(axis=0) for tick in self.ticks[since:])
+        return _with_sum(np.asarray(single)), _with_sum(np.asarray(counted))
+
+    def errors_of_share(self, bad: str, n: str) -> npt.NDArray[np.float64]:
+        """By how many standard errors the shares of bad ones differ (two proportions, pooled)."""
+        (x, xs), (m, ms) = self.total(bad), self.total(n)
+        pooled = (x + xs) / (m + ms)
+        z: npt.NDArray[np.float64] = (x / m - xs / ms) / np.sqrt(pooled * (1 - pooled) * (1 / m + 1 / ms))
+        return z
+
+    def errors_of_count(self, field: str) -> npt.NDArray[np.float64]:
+        """By how many standard errors the numbers differ (two Poisson counts)."""
+        single, counted = self.total(field)
+        z: npt.NDArray[np.float64] = (single - counted / RUNS) / np.sqrt(single * (1 + 1 / RUNS))
+        return z
+
+
+def _with_sum(by_segment: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.concatenate([by_segment, by_segment.sum(axis=0, keepdims=True)])
 
 
 @pytest.fixture(scope="module")
-def both() -> tuple[list[Window], list[Window]]:
-    """Windows of people and of counts: the canary fails every fourth session, and the rates are those of the people."""
-    of_people = _of_people(3, Effect(kpi=Kpi.ERRORS, plus=0.25), 60.0)
-    total = _sum(of_people)
-    shares = total.bad[0] / total.n[0]
-    base = shares[:, BASELINE]
-    excess = shares[:, CANARY] - base
-    world = SegmentWorld(sessions_per_s=60.0, base=tuple(base.tolist()), excess=tuple(excess.tolist()))
-    return of_people, _of_counts(3, world)
+def both() -> Both:
+    """A canary that is worse in every KPI, machines and broken devices, and a base rate that drifts."""
+    scenario = _scenario(*CANARY_IS_WORSE, **NOISE)
+    return Both(*_of_people(scenario), _of_counts(scenario))
+
+
+def test_judged_shares_are_those_of_single_people(both: Both) -> None:
+    assert np.abs(both.errors_of_share("bad", "n")).max() < MOST_ERRORS, both.errors_of_share("bad", "n")
+    assert np.abs(both.errors_of_share("unexposed_bad", "unexposed_n")).max() < MOST_ERRORS
+
+
+@pytest.mark.parametrize("field", ["n", "harm_n", "exposed", "arrived", "unexposed_n", "unexposed_harm_n"])
+def test_as_many_are_judged_in_each_arm(field: str, both: Both) -> None:
+    assert np.abs(both.errors_of_count(field)).max() < MOST_ERRORS, both.errors_of_count(field)
+
+
+@pytest.mark.parametrize("times", [0.9, 1.1])
+def test_a_tenth_more_or_less_would_be_seen(times: float, both: Both) -> None:
+    """In each arm, of the share of bad ones and of the number of judged people."""
+    scenario = _scenario(*CANARY_IS_WORSE, **NOISE)
+    off = replace(HABITS, errors=HABITS.errors * times, abandoned=HABITS.abandoned * times)
+    groups = tuple(replace(group, habits=off) for group in scenario.groups)
+    wrong = Both(both.windows, both.people, _of_counts(replace(scenario, groups=groups)))
+    assert np.abs(wrong.errors_of_share("bad", "n"))[-1, [0, 2]].min() > MOST_ERRORS
+    crowded = Both(both.windows, both.people, _of_counts(scenario, load=LOAD * times))
+    for field in ("n", "exposed", "arrived"):
+        assert np.abs(crowded.errors_of_count(field))[-1].min() > MOST_ERRORS, field
+
+
+@pytest.mark.parametrize("field", ["n", "bad", "exposed", "arrived", "harm_n"])
+def test_ticks_are_distributed_alike(field: str, both: Both) -> None:
+    """Not the sums alone: what a single tick adds, once everybody has come at one split."""
+    single = np.array([getattr(window, field) for window in both.windows[SETTLED:]])
+    counted = np.array([getattr(tick.window, field) for tick in both.ticks[SETTLED:]])
+    for where in np.ndindex(single.shape[1:]):
+        counts = counted[(slice(None), slice(None), *where)].ravel()
+        assert ks_2samp(single[(slice(None), *where)], counts).pvalue > 1e-4, (field, where)
+
+
+def test_harm_is_about_that_of_single_people(both: Both) -> None:
+    """Among single people those who leave have fewer chances to be slow: a little fewer are bad in two ways at once."""
+    single, counted = both.total("harm_bad")
+    np.testing.assert_allclose(counted / RUNS, single, rtol=0.05)
+    truth = sum(tick.harm.mean(axis=0) for tick in both.ticks)
+    np.testing.assert_allclose(truth, both.people.harmed(SPEC.rollout.harm.bad), rtol=0.12)
+
+
+def test_new_people_go_where_they_are_asked_to(both: Both) -> None:
+    single: Counter[tuple[int, int, int]] = Counter()
+    for window in both.windows:
+        single += window.newcomers
+    rows = np.concatenate([tick.newcomers for tick in both.ticks])
+    counted: Counter[tuple[int, int, int]] = Counter()
+    for _, segment, asked_bp, arm, n in rows.tolist():
+        counted[segment, asked_bp, arm] += n
+    assert set(single) == set(counted)
+    for key, n in single.items():  # single people who come around a change are left out
+        assert n == pytest.approx(counted[key] / RUNS, rel=0.05), key
+
+
+def test_the_hard_tier_sees_as_many_people(both: Both) -> None:
+    single, counted = both.total("people", since=RAISED + 2)
+    np.testing.assert_allclose(counted / RUNS, single, rtol=0.03)
+
+
+def test_about_as_many_of_them_have_just_met_an_error() -> None:
+    """Without machines, which do not try again."""
+    scenario = _scenario(Effect(kpi=Kpi.ERRORS, times=3.0))
+    windows, people = _of_people(scenario, load=25.0)
+    both = Both(windows, people, _of_counts(scenario, load=25.0))
+    single, counted = both.total("failing", since=RAISED + 2)
+    np.testing.assert_allclose(counted[-1] / RUNS, single[-1], rtol=0.35)
+
+
+def test_where_everything_fails_everybody_in_sight_does() -> None:
+    scenario = _scenario(Effect(kpi=Kpi.ERRORS, plus=1.0))
+    tick = _of_counts(scenario, runs=2)[-1]
+    assert np.array_equal(tick.window.people[..., CANARY], tick.window.failing[..., CANARY])
 
 
 def test_the_same_seed_gives_the_same_windows() -> None:
-    world = SegmentWorld(sessions_per_s=20.0, base=(0.01, 0.1, 0.6), excess=(0.1, 0.0, 0.0), onset_s=10.0)
-    for one, other in zip(_of_counts(1, world), _of_counts(1, world), strict=True):
-        assert all(np.array_equal(getattr(one, f.name), getattr(other, f.name)) for f in fields(one))
+    scenario = _scenario(*CANARY_IS_WORSE, bursts_per_h=20.0)
+    for one, other in zip(_of_counts(scenario, runs=3), _of_counts(scenario, runs=3), strict=True):
+        for f in fields(Window):
+            assert np.array_equal(getattr(one.window, f.name), getattr(other.window, f.name)) or f.name == "traffic"
 
 
-def test_as_many_people_are_judged_in_each_arm_as_among_single_people(both: tuple[list[Window], list[Window]]) -> None:
-    people, counts = (_sum(windows) for windows in both)
-    np.testing.assert_allclose(counts.n[0], people.n[0], rtol=0.15)
-    np.testing.assert_allclose(counts.harm_n[0], people.harm_n[0], rtol=0.15)
-    np.testing.assert_allclose(counts.unexposed_n[0], people.unexposed_n[0], rtol=0.2)
-    np.testing.assert_allclose(counts.exposed, people.exposed, rtol=0.15)
-    np.testing.assert_allclose(counts.arrived, people.arrived, rtol=0.1)
-
-
-def test_new_people_go_where_they_are_asked_to(both: tuple[list[Window], list[Window]]) -> None:
-    """Among single people those around a change are left out: two of eight seconds at 20 %, one of the rest at 50 %."""
-    people, counts = (_sum(windows).newcomers for windows in both)
-    assert set(people) == set(counts) == {(0, bp, arm) for bp in (2_000, 5_000) for arm in (BASELINE, CANARY)}
-    for key, n in people.items():
-        assert n == pytest.approx(counts[key] * (6 / 8 if key[1] == 2_000 else 1), rel=0.15)
-        share = n / sum(people[0, key[1], arm] for arm in (BASELINE, CANARY))
-        assert share == pytest.approx(key[1] / 1e4 if key[2] == CANARY else 1 - key[1] / 1e4, abs=0.07)
-
-
-def test_judged_shares_agree(both: tuple[list[Window], list[Window]]) -> None:
-    people, counts = (_sum(windows) for windows in both)
-    np.testing.assert_allclose(counts.bad[0] / counts.n[0], people.bad[0] / people.n[0], atol=0.04)
-    # among people a failed last request is an error and an abandoned visit at once: fewer are bad in any way
-    np.testing.assert_allclose(counts.harm_bad[0] / counts.harm_n[0], people.harm_bad[0] / people.harm_n[0], atol=0.1)
-
-
-def test_the_first_person_of_the_canary_is_judged_as_late(both: tuple[list[Window], list[Window]]) -> None:
-    for kpi in range(3):
-        first = [next(t for t, window in enumerate(windows) if window.n[0, kpi, CANARY]) for windows in both]
-        assert abs(first[0] - first[1]) <= 1
-
-
-def test_the_hard_tier_sees_about_as_many_people(both: tuple[list[Window], list[Window]]) -> None:
-    people, counts = (_sum(windows[20:]) for windows in both)
-    np.testing.assert_allclose(counts.people[0], people.people[0], rtol=0.35)
-
-
-def test_who_was_moved_is_judged_in_neither_arm() -> None:
-    world = SegmentWorld(sessions_per_s=500.0, base=(0.0, 0.0, 0.0), excess=(0.0, 0.0, 0.0))
-    moved = _of_counts(1, world)[12 + 6]  # judges the errors of those who began in tick 12, two before the step to 50 %
-    stayed = _of_counts(1, world)[25 + 6]
-    assert moved.n[0, 0, BASELINE] == pytest.approx(250, rel=0.15)  # 80 % began on the baseline, 50 % never left it
-    assert moved.n[0, 0, CANARY] == pytest.approx(100, rel=0.3)
-    assert stayed.n[0, 0].sum() == pytest.approx(500, rel=0.15)
-
-
-def test_a_fault_begins_at_its_onset() -> None:
-    world = SegmentWorld(sessions_per_s=100.0, base=(0.0, 0.0, 0.0), excess=(1.0, 0.0, 0.0), onset_s=20.0)
-    bad = np.array([window.bad[0, 0, CANARY] for window in _of_counts(1, world)])
-    assert not bad[:26].any()
-    assert bad[26:].all()
-
-
-def test_harm_is_any_of_the_bad_outcomes() -> None:
-    world = SegmentWorld(sessions_per_s=1_000.0, base=(0.2, 0.3, 0.9), excess=(0.0, 0.0, 0.0))
-    total = _sum(_of_counts(1, world))
-    share = total.harm_bad[0, BASELINE] / total.harm_n[0, BASELINE]
-    assert share == pytest.approx(1 - 0.8 * 0.7, abs=0.02)  # a feature not used is no harm
+def test_stalls_hit_as_many_as_among_single_people_in_both_arms() -> None:
+    """They come in lumps: many short ones, so that their number is about the same."""
+    scenario = _scenario(bursts_per_h=1_200.0, burst_s=0.2)
+    windows, people = _of_people(scenario, load=25.0)
+    both = Both(windows, people, _of_counts(scenario, load=25.0))
+    (bad, bads), (n, ns) = both.total("bad"), both.total("n")
+    np.testing.assert_allclose((bad / n)[:, 0], (bads / ns)[:, 0], rtol=0.15)
+    np.testing.assert_allclose((bads / ns)[:, 0, BASELINE], (bads / ns)[:, 0, CANARY], rtol=0.1)

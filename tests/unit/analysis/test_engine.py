@@ -208,7 +208,7 @@ def test_a_canary_that_is_not_seen_right_after_an_absence_is_no_silence(
         for name in ARMS:
             engine.confirm(name, left_ns + away_s * NS)
     assert engine.ramp is not None
-    engine.command(Order(action=Action.RESUME, who="ann"), left_ns + away_s * NS)
+    engine.command(Order(action=Action.PAUSE, who="ann"), left_ns + away_s * NS)  # no rise, but every way back
     verdicts = []
     for at_s in range(away_s, away_s + 12):
         engine.observe(people.advance(at_s + 11, {}, epoch_ns=now_ns), LABELS)  # everybody is on the baseline

@@ -26,6 +26,7 @@ PROOF = (Reason(code="tolerance:error_rate", text="proof"),)
 DOUBT = Reason(code="unknown", text="don't know yet")
 LOSS = Reason(code="log_loss", text="the access logs lack 30 % of the requests")
 RATIO = Reason(code="sample_ratio", text="12 of 100 where 50 were asked for")
+OVER = Reason(code="over_limit:error_rate", text="16 % where 5 % are the limit")
 SUSPECT = Reason(code="tolerance:error_rate", text="looks bad")
 FORECAST = Forecast(
     kpi="error_rate", limit=0.05, horizon_ticks=60, mean=0.06, lower=0.04, upper=0.08, p_breach=0.95
@@ -35,7 +36,7 @@ CLEAR = GuardView(
 )
 TROUBLE: dict[str, Any] = {
     "frozen": True, "crash": True, "proven": PROOF, "silent": True, "budget_spent": True, "paused": True,
-    "stale_s": 30.0, "confirmed": False, "log_loss": LOSS, "sample_ratio": RATIO, "dwelt": False,
+    "burning_ticks": 2, "stale_s": 30.0, "confirmed": False, "log_loss": LOSS, "sample_ratio": RATIO, "dwelt": False,
     "waits_for": ("internal",), "unhealthy": DOUBT,
 }  # fmt: skip
 
@@ -71,6 +72,9 @@ def _code(view: GuardView) -> tuple[type, str]:
         ({"suspicion": SUSPICIOUS}, Hold, "suspicion"),
         ({"suspicion": float("nan")}, Hold, "suspicion"),
         ({"suspicion": SUSPICIOUS - 0.01, "suspect": SUSPECT}, Advance, "allowed"),
+        ({"over_limit": OVER}, Hold, "over_limit:error_rate"),
+        ({"over_limit": OVER, "proven": PROOF}, Rollback, "tolerance:error_rate"),
+        ({"over_limit": OVER, "phase": Phase.BAKING, "split_bp": 9_500, "bake_done": True}, Hold, OVER.code),
         ({"paused": True}, Hold, "paused"),
         ({"paused": True, "proven": PROOF}, Rollback, "tolerance:error_rate"),
         ({"waits_for": ("internal",)}, Hold, "after"),
@@ -110,6 +114,7 @@ def test_gravest_reason_speaks_first() -> None:
         ({"frozen": False}, (Hold, "frozen")),
         ({"crash": False}, (Rollback, "crash")),
         ({"silent": False}, (Rollback, "silent")),
+        ({"burning_ticks": 0}, (Rollback, "limit_burning")),
         ({"proven": ()}, (Rollback, "tolerance:error_rate")),
         ({"breach_ticks": 0}, (Rollback, "forecast")),
         ({"budget_spent": False}, (Withdraw, "budget_spent")),
@@ -184,7 +189,7 @@ VIEWS = st.builds(
     budget_spent=st.booleans(), unhealthy=st.sampled_from([None, DOUBT]), stale_s=st.sampled_from([None, 30.0]),
     confirmed=st.booleans(), dwelt=st.booleans(), bake_done=st.booleans(), paused=st.booleans(), frozen=st.booleans(),
     already_reduced=st.booleans(), log_loss=st.sampled_from([None, LOSS]), sample_ratio=st.sampled_from([None, RATIO]),
-    waits_for=st.sampled_from([(), ("internal",)]),
+    waits_for=st.sampled_from([(), ("internal",)]), over_limit=st.sampled_from([None, OVER]),
 )  # fmt: skip
 LITTLE_TROUBLE = st.builds(
     lambda view, keep: replace(CLEAR, **{name: getattr(view, name) for name in keep}),
@@ -200,6 +205,7 @@ def _speaks_against_a_rise(view: GuardView) -> bool:
         or view.crash or view.crash_everywhere or view.silent or view.world_bad or bool(view.proven)
         or not view.suspicion < SUSPICIOUS or foreseen or view.budget_spent or view.stale_s is not None
         or not view.confirmed or view.log_loss is not None or view.sample_ratio is not None
+        or view.over_limit is not None
     )  # fmt: skip
 
 
@@ -231,3 +237,14 @@ def test_proof_always_ends_an_exposed_segment_unless_a_person_or_the_world_forbi
     view = replace(view, proven=PROOF)
     if view.split_bp > 0 and not (view.frozen or view.phase.is_final or view.world_bad):
         assert isinstance(review(view), Rollback)
+
+
+@pytest.mark.parametrize(("ticks", "world", "verdict"), [(1, False, Hold), (2, False, Rollback), (2, True, Hold)])
+def test_limit_that_burns_for_two_ticks_takes_people_back_at_once_unless_the_world_is_bad(
+    ticks: int, world: bool, verdict: type[Hold | Rollback]
+) -> None:
+    told = review(replace(CLEAR, burning_ticks=ticks, world_bad=world))
+    assert isinstance(told, verdict)
+    if isinstance(told, Rollback):
+        assert told.tier is Tier.HARD
+        assert told.reasons[0].code == "limit_burning"

@@ -10,11 +10,12 @@ from analysis.decision import Phase
 from analysis.policy import FixedPolicy
 from analysis.simulation.outcome import End, Run, SegmentRun, onset_s, segment_run, summarise
 from analysis.simulation.playing import play
+from analysis.simulation.playing_counts import BATCH, play_counts
 from analysis.simulation.scenario import Effect, Group, Kpi, Must, On, Scenario
 from tests.simulated import SHOPPERS
 from tests.unit.analysis.rows import small_spec
 
-SPEC = small_spec()
+SPEC = small_spec(rollout=replace(small_spec().rollout, settle_s=0.0))
 GROUPS = tuple(Group(name=name, share=0.5, habits=SHOPPERS) for name in ("power", "default"))
 
 
@@ -37,7 +38,7 @@ def test_a_good_release_is_promoted_and_a_bad_one_taken_back_from_whom_it_harms(
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_another() -> None:
-    scenario = _scenario(horizon_s=30.0)
+    scenario = _scenario(horizon_s=12.0)
     first, again, other = (play(scenario, SPEC, load=20, seed=seed) for seed in (3, 3, 4))
     assert first == again
     assert other.segments != first.segments
@@ -53,18 +54,70 @@ def test_a_rollout_that_has_not_ended_at_the_horizon_is_undecided() -> None:
 
 
 def test_another_policy_takes_other_steps() -> None:
-    scenario = _scenario(horizon_s=20.0)
+    scenario = _scenario(horizon_s=14.0)
     budget, fixed = (play(scenario, SPEC, load=40, seed=1, policy=policy) for policy in (None, FixedPolicy()))
     assert sum(segment.exposed for segment in fixed.segments) < sum(segment.exposed for segment in budget.segments)
 
 
 def test_splits_that_move_at_each_tick_expose_fewer() -> None:
-    scenario = _scenario(horizon_s=40.0)
+    scenario = _scenario(horizon_s=22.0)
     still, moved = (
         play(replace(scenario, moving_splits=moving), SPEC, load=40, seed=1) for moving in (False, True)
     )  # fmt: skip
     assert 0 < sum(s.exposed for s in moved.segments) < sum(s.exposed for s in still.segments)
     assert "rolled_back" not in {segment.outcome for segment in moved.segments}
+
+
+def test_counted_rollouts_in_step_end_as_single_ones_do() -> None:
+    scenario = _scenario(Effect(kpi=Kpi.ERRORS, plus=0.5, segment="power"), horizon_s=200.0)
+    runs = play_counts(scenario, SPEC, load=30, seeds=range(8))
+    power, default, whole = summarise(runs)
+    assert [run.seed for run in runs] == list(range(8))
+    assert (power.is_bad, power.shares["rolled_back"]) == (True, 1.0)
+    assert power.delay_s is not None
+    assert 0 < power.harm < power.exposed
+    assert (default.is_bad, default.harm, default.shares["promoted"]) == (False, 0.0, 1.0)
+    assert whole.shares["rolled_back"] == 1.0
+    assert all(run.length_s == max(s.ended_s or 0.0 for s in run.segments) for run in runs)
+
+
+def test_the_same_seeds_give_the_same_counted_runs_in_any_number_of_batches() -> None:
+    scenario = _scenario(horizon_s=15.0)
+    told: list[float] = []
+    first = play_counts(scenario, SPEC, load=10, seeds=range(BATCH + 3), progress=told.append)
+    again = play_counts(scenario, SPEC, load=10, seeds=range(BATCH + 3))
+    assert first == again
+    assert len(first) == BATCH + 3
+    assert len({str(run.segments) for run in first}) > BATCH // 2, "and each is another one"
+    assert told == sorted(told)
+    assert told[-1] == BATCH + 3
+
+
+def test_nothing_is_counted_of_a_rollout_that_has_ended() -> None:
+    scenario = _scenario(Effect(kpi=Kpi.ERRORS, plus=0.9))
+    for run in play_counts(scenario, SPEC, load=40, seeds=range(4)):
+        assert run.length_s < 60
+        assert sum(segment.exposed for segment in run.segments) < 40 * run.length_s
+
+
+def test_counted_splits_move_too() -> None:
+    scenario = _scenario(horizon_s=40.0)
+    still, moved = (
+        summarise(play_counts(replace(scenario, moving_splits=moving), SPEC, load=40, seeds=range(6)))[-1].exposed
+        for moving in (False, True)
+    )
+    assert 0 < moved < still
+
+
+def test_a_policy_is_made_anew_for_each_counted_rollout() -> None:
+    made: list[FixedPolicy] = []
+
+    def make() -> FixedPolicy:
+        made.append(FixedPolicy())
+        return made[-1]
+
+    play_counts(_scenario(horizon_s=3.0), SPEC, load=10, seeds=range(5), policy=make)
+    assert len({id(policy) for policy in made}) == 5
 
 
 @pytest.mark.parametrize(

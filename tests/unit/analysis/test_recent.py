@@ -109,7 +109,7 @@ def test_ticks_of_a_closer_watch_are_kept_by_intervals() -> None:
     spec, rng = small_spec(), np.random.default_rng(1)
     usual, closer = Reading(spec), Reading(spec)
     nobody = np.zeros((1, 2))
-    standing = Standing(split=nobody, live=nobody == 0, rising=nobody > 0)
+    standing = Standing(split=nobody, live=nobody == 0, rising=nobody > 0, cleared=nobody > 0)
     begun = []
     for tick in range(1, 31):
         whole = empty(2, 5)

@@ -45,10 +45,17 @@ def _tracker(*rows: tuple[object, ...]) -> SessionTracker:
 def test_session_is_judged_at_its_age_and_not_before() -> None:
     tracker = _tracker(row(1, 7))
     assert _judged(tracker, 4.9) == {}
-    assert set(_judged(tracker, 5.0)) == {(7, ERRORS), (7, LATENCY)}
+    assert set(_judged(tracker, 5.0)) == {(7, ERRORS), (7, LATENCY), (7, HARM)}, "errors and slowness are the harm"
     assert set(_judged(tracker, 11.0)) == {(7, ABANDONMENT), (7, FEATURE)}
-    assert set(_judged(tracker, 13.0)) == {(7, 4), (7, HARM)}
+    assert set(_judged(tracker, 13.0)) == {(7, 4)}
     assert _judged(tracker, 100.0) == {}
+
+
+def test_harm_is_judged_at_the_oldest_age_of_what_it_counts() -> None:
+    tracker = SessionTracker(small_spec(rollout=RolloutSpec(harm=HarmSpec(bad=frozenset(Outcome)))))
+    tracker.observe(table(row(1, 7)), LABELS)
+    assert set(_judged(tracker, 10.9)) == {(7, ERRORS), (7, LATENCY)}
+    assert _judged(tracker, 11.0) == {(7, ABANDONMENT): True, (7, FEATURE): True, (7, HARM): True}
 
 
 @pytest.mark.parametrize(("error_at_s", "bad"), [(5.0, True), (5.001, False), (1.0, True)])

@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from analysis.power import plan as plans
+from analysis.power.good_release import GoodReleases, rounded_up
 from xds_server.cli import app
 from xds_server.cli_power import Told, _take_shares, take_status, traffic_of
 from xds_server.pb import control_pb2 as pb
@@ -43,7 +44,10 @@ def mesh(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _unplayed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated releases take seconds and have a test of their own."""
-    monkeypatch.setattr(plans, "good_releases", lambda *_, **__: ())
+    monkeypatch.setattr(
+        plans, "good_releases", lambda *_, **__: GoodReleases(runs=60, lost=0, played_s=60.0, segments=())
+    )
+    monkeypatch.setattr(plans, "budget_that_does", lambda *_, least, **__: rounded_up(least))
 
 
 def validate(*arguments: object) -> Any:

@@ -17,7 +17,7 @@ horizon: 10m
 loads: [20, 30]
 segments: {default: {share: 100%}}
 effects: [{kpi: errors, plus: 80pp}]
-rollout: {harm: {bad: [error]}}
+rollout: {harm: {budget: 500, bad: [error]}}
 """
 
 
@@ -32,21 +32,28 @@ def _simulate(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["simulate", *map(str, arguments)], env={"COLUMNS": "160"})
 
 
-def test_it_shows_what_comes_of_a_scenario_and_writes_each_run(scenario: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["counts", "people"])
+def test_it_shows_what_comes_of_a_scenario_and_writes_each_run(level: str, scenario: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs.json"
-    result = _simulate(scenario, "--runs", 2, "--load", 30, "--json", out)
+    result = _simulate(scenario, "--runs", 2, "--load", 30, "--level", level, "--json", out)
     assert result.exit_code == 0
     assert "30 sessions/s, policy budget, 2 runs; must: rollback" in result.stdout
     row = next(line for line in result.stdout.splitlines() if "default" in line)
     assert [cell.strip() for cell in row.split("│")[1:5]] == ["default", "bad", "0%", "100%"]
     told = json.loads(out.read_text())
-    assert (told["scenario"], told["policy"], told["must"]) == ("bad", "budget", "rollback")
+    assert (told["scenario"], told["policy"], told["must"], told["level"]) == ("bad", "budget", "rollback", level)
     (load,) = told["loads"]
     assert [run["seed"] for run in load["runs"]] == [0, 1]
     assert load["runs"][0]["segments"][0]["outcome"] == "rolled_back"
     assert load["summary"][0]["shares"]["rolled_back"] == 1.0
     mean = sum(run["segments"][0]["harm"] for run in load["runs"]) / 2
     assert load["summary"][0]["harm"] == mean > 0
+
+
+def test_without_a_load_each_of_the_files_is_played(scenario: Path) -> None:
+    result = _simulate(scenario, "--runs", 1)
+    assert "20 sessions/s" in result.stdout
+    assert "30 sessions/s" in result.stdout
 
 
 def test_policy_and_seed_change_what_is_played(scenario: Path, tmp_path: Path) -> None:

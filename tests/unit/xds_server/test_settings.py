@@ -68,7 +68,8 @@ SERVICE_KEYS = (
     "kpis, rollout"
 )
 ROLLOUT_KEYS = (
-    "mode, harm, budget_risk, false_rollback, policy, interval, warmup, max_step, min_dwell, horizon, bake, bake_split"
+    "mode, harm, budget_risk, false_rollback, policy, interval, warmup, max_step, min_dwell, horizon, settle, bake, "
+    "bake_split"
 )
 KINDS = "exact, prefix, suffix, contains, regex, present, range"
 ENDPOINTS = "host:port, such as 10.0.0.1:8080, [::1]:8080 or shop.internal:8080"
@@ -400,16 +401,11 @@ WRONG = [
         "such as plan, realm_access.roles (a claim in a claim) or https://shop.example/plan",
     ),
     (
-        "a policy of later",
-        "policy: budget",
-        "policy: thompson",
-        "19: services.shop.rollout.policy: thompson: not supported yet; legal: budget, learned, fixed",
-    ),
-    (
         "an unknown policy",
         "policy: budget",
         "policy: learnt",
-        "19: services.shop.rollout.policy: learnt: unknown; did you mean learned? legal: budget, learned, fixed",
+        "19: services.shop.rollout.policy: learnt: unknown; did you mean learned? legal: budget, learned, thompson, "
+        "fixed",
     ),
     (
         "a duration without unit",
@@ -723,7 +719,7 @@ def test_five_keys_are_enough_and_the_rest_has_the_documented_defaults() -> None
     assert service.matches == {"default": None}
     assert service.spec.segments == (SegmentSpec(name="default"),)
     assert service.spec.session == SessionSpec(gap_s=1_800.0, goal_path=None)
-    assert service.spec.rollout == RolloutSpec(harm=HarmSpec(bad=frozenset({Outcome.ERROR, Outcome.SLOW})))
+    assert service.spec.rollout == RolloutSpec(harm=HarmSpec(bad=frozenset({Outcome.ERROR})))
     assert service.spec.kpis == (
         KpiSpec(kind=KpiKind.ERROR_RATE, judge_after_s=60.0, tolerance=0.005),
         KpiSpec(kind=KpiKind.LATENCY, judge_after_s=60.0, tolerance=0.02, regression=0.1),
@@ -735,7 +731,11 @@ def test_a_goal_brings_the_abandonment_kpi() -> None:
     spec = parse_mesh(BASE, "mesh.yaml").services["shop"].spec
     abandonment = [kpi for kpi in spec.kpis if kpi.kind is KpiKind.ABANDONMENT]
     assert abandonment == [KpiSpec(kind=KpiKind.ABANDONMENT, judge_after_s=600.0, tolerance=0.02)]
-    assert spec.rollout.harm.bad == frozenset(Outcome)
+    assert spec.rollout.harm.bad == {Outcome.ERROR}, "who left counts as harm only where it is asked for"
+    asked = parse_mesh(
+        BASE.replace("harm: {budget: 50}", "harm: {budget: 50, bad: [error, slow, abandoned]}"), "m.yaml"
+    )
+    assert asked.services["shop"].spec.rollout.harm.bad == set(Outcome)
 
 
 def test_the_full_example_becomes_what_it_says() -> None:

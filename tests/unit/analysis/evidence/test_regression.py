@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.evidence.regression import EFFECT_WEIGHTS, EFFECTS, Against, RegressionEvidence
+from analysis.evidence.regression import EFFECT_WEIGHTS, EFFECTS, PROOF_TICKS, Against, RegressionEvidence
 from analysis.evidence.regression import tests_of as hypotheses_of
 from analysis.spec import KpiKind, KpiSpec, RolloutSpec, SegmentSpec, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window, empty
@@ -242,18 +242,34 @@ def test_state_of_an_unused_test_survives_json() -> None:
     assert np.isneginf(evidence.log_e_values).all()
 
 
-def test_burst_counts_no_more_where_somebody_looks_more_often() -> None:
-    """Forty people fail at once: seen in one tick, or in four that last as long together."""
-    once, often = RegressionEvidence(_spec()), RegressionEvidence(_spec())
-    window = empty(1, 1)
-    window.unexposed_n[:], window.unexposed_bad[:] = 1_000, 5
-    for evidence in (once, often):
-        evidence.update(window, since_exposure_s=0)
-    whole, quarter = empty(1, 1), empty(1, 1)
-    whole.n[:], whole.bad[:] = 40, [0, 40]
-    quarter.n[:], quarter.bad[:] = 10, [0, 10]
-    once.update(whole, since_exposure_s=10)
-    for since_s in (2.5, 5, 7.5, 10):
-        often.update(quarter, since_exposure_s=since_s, elapsed_s=0.25)
+@pytest.mark.parametrize("looks", [1, 4, 10])
+def test_burst_counts_no_more_where_somebody_looks_more_often(looks: int) -> None:
+    """Forty people fail at once: seen in one of `looks` ticks that last as long together as a usual one."""
+    once, often = _that_knows_the_baseline(), _that_knows_the_baseline()
+    burst = empty(1, 1)
+    burst.n[:], burst.bad[:] = 40, [0, 40]
+    once.update(burst, since_exposure_s=1)
+    for look in range(1, looks + 1):
+        often.update(burst if look == 1 else empty(1, 1), since_exposure_s=1, elapsed_s=1 / looks)
     assert once.log_e_values.max() > 0
-    assert often.log_e_values.max() <= once.log_e_values.max() + 1e-9
+    np.testing.assert_array_equal(once.log_e_values, often.log_e_values)
+
+
+@pytest.mark.parametrize("looks", [1, 4, 10])
+def test_proof_of_an_outage_takes_as_long_however_often_one_looks(looks: int) -> None:
+    """Everybody fails from now on: the room for evidence refills with the time that passes, not with the looks."""
+    evidence, outage = _that_knows_the_baseline(), empty(1, 1)
+    outage.n[:], outage.bad[:] = 400 // looks, [0, 400 // looks]
+    seen = 0
+    while evidence.log_e_values[0, 0, 0] < evidence.log_thresholds[0, 0] - 1e-9 and seen < 10 * looks:
+        evidence.update(outage, since_exposure_s=0, elapsed_s=1 / looks)
+        seen += 1
+    ticks = (seen - 1) / looks  # between the first sight of it and the last
+    assert PROOF_TICKS - 1 <= ticks <= PROOF_TICKS
+
+
+def _that_knows_the_baseline() -> RegressionEvidence:
+    evidence, before = RegressionEvidence(_spec()), empty(1, 1)
+    before.unexposed_n[:], before.unexposed_bad[:] = 1_000, 5
+    evidence.update(before, since_exposure_s=0)
+    return evidence

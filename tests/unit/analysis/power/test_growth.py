@@ -7,27 +7,33 @@ import math
 import numpy as np
 import pytest
 
-from analysis.evidence.regression import RegressionEvidence
+from analysis.evidence import regression
+from analysis.evidence.regression import Against, RegressionEvidence
 from analysis.power.growth import Stream, TickGrowth, median_ticks, seconds
 from analysis.spec import KpiKind, KpiSpec, RolloutSpec, SegmentSpec, ServiceSpec
 from analysis.window import BASELINE, CANARY, empty
 
-RUNS = 48  # of one program, as segments: rows are independent streams
+RUNS = 48
 INTERVAL_S = 10.0
 
 
-def _spec(tolerance: float) -> ServiceSpec:
-    """A risk so large that each of RUNS segments has about the threshold of a service with one."""
-    names = [f"s{i}" for i in range(RUNS - 1)] + ["default"]
+def _spec(kind: KpiKind, tolerance: float) -> ServiceSpec:
     return ServiceSpec(
-        name="shop", baseline="v1", versions=("v1", "v2"), segments=tuple(SegmentSpec(name=name) for name in names),
-        kpis=(KpiSpec(kind=KpiKind.ERROR_RATE, judge_after_s=60, tolerance=tolerance),),
-        rollout=RolloutSpec(interval_s=INTERVAL_S, false_rollback=0.01 * RUNS),
+        name="shop", baseline="v1", versions=("v1", "v2"), segments=(SegmentSpec(name="default"),),
+        kpis=(KpiSpec(kind=kind, judge_after_s=60, tolerance=tolerance),),
+        rollout=RolloutSpec(interval_s=INTERVAL_S),
     )  # fmt: skip
 
 
-def _engine_median(stream: Stream, split: float, excess: float, tolerance: float) -> float:
-    evidence, rng = RegressionEvidence(_spec(tolerance)), np.random.default_rng(7)
+def _ground(evidence: RegressionEvidence) -> tuple[regression.Test, float]:
+    """The only ground and what proves it."""
+    (place,) = np.flatnonzero(evidence.grounds)
+    return evidence.tests[place], float(evidence.log_thresholds[0, place])
+
+
+def _engine_median(kind: KpiKind, stream: Stream, split: float, excess: float, tolerance: float) -> float:
+    evidence, rng = RegressionEvidence(_spec(kind, tolerance), RUNS), np.random.default_rng(7)
+    _, threshold = _ground(evidence)
     known = empty(RUNS, 1)
     known.unexposed_n[:], known.unexposed_bad[:] = 1_000, round(1_000 * stream.base)
     evidence.update(known, since_exposure_s=0)
@@ -39,56 +45,52 @@ def _engine_median(stream: Stream, split: float, excess: float, tolerance: float
         window.n[:, 0] = np.stack([n - n_c, n_c], axis=1)
         window.bad[:, 0, BASELINE] = rng.binomial(n - n_c, stream.base)
         window.bad[:, 0, CANARY] = rng.binomial(n_c, stream.base + excess)
-        evidence.update(window, since_exposure_s=tick * INTERVAL_S)
-        crossed = evidence.log_e_values[:-1, 0] >= evidence.log_thresholds[:-1]
+        evidence.update(window, since_exposure_s=tick * INTERVAL_S, elapsed_s=INTERVAL_S)
+        crossed = evidence.log_e_values[:, 0, evidence.grounds][:, 0] >= threshold
         found = np.minimum(found, np.where(crossed, tick, np.inf))
         if np.isfinite(found).mean() > 0.5:
             break
     return float(np.median(found))
 
 
-def _predicted(stream: Stream, split: float, excess: float, tolerance: float) -> float:
-    spec = _spec(tolerance)
-    growth = TickGrowth.of(stream, split=split, tolerance=tolerance, interval_s=INTERVAL_S)
-    threshold = float(RegressionEvidence(spec).log_thresholds[0])
-    ticks = median_ticks(
-        [growth], [np.array([excess])], log_threshold=threshold, rollout=spec.rollout, kind=KpiKind.ERROR_RATE
-    )
-    return float(ticks[0])
+def _predicted(kind: KpiKind, stream: Stream, split: float, excess: float, tolerance: float) -> float:
+    test, threshold = _ground(RegressionEvidence(_spec(kind, tolerance)))
+    growth = TickGrowth.of(stream, split=split, test=test, interval_s=INTERVAL_S)
+    return float(median_ticks([growth], [np.array([excess])], log_threshold=threshold, kind=kind)[0])
 
 
 @pytest.mark.parametrize(
-    ("sessions_per_s", "base", "split", "excess", "tolerance"),
+    ("kind", "sessions_per_s", "base", "split", "excess", "tolerance"),
     [
-        (20, 0.005, 0.05, 0.015, 0.005),  # x4 errors at 5 %
-        (20, 0.005, 0.5, 0.015, 0.005),
-        (100, 0.005, 0.05, 0.045, 0.005),  # where a tick's evidence is cut off
-        (0.5, 0.05, 0.5, 0.15, 0.02),  # where most ticks have an empty arm or hardly more
-        (5, 0.3, 0.5, 0.06, 0.02),  # abandonment-like
-        (20, 0.005, 0.05, 0.01, 0.005),  # twice the tolerance
-        (20, 0.005, 0.05, 0.015, 0.0),  # against zero
+        (KpiKind.ERROR_RATE, 20, 0.005, 0.05, 0.015, 0.005),  # x4 errors at 5 %
+        (KpiKind.ERROR_RATE, 20, 0.005, 0.5, 0.015, 0.005),
+        (KpiKind.ERROR_RATE, 100, 0.005, 0.05, 0.045, 0.005),  # where a tick's evidence is cut off
+        (KpiKind.ERROR_RATE, 0.5, 0.05, 0.5, 0.15, 0.02),  # where ticks have hardly anybody
+        (KpiKind.ERROR_RATE, 0.02, 0.05, 0.3, 0.4, 0.02),  # … or one arm at most, and blocks wait for both
+        (KpiKind.ERROR_RATE, 60, 0.005, 0.05, 0.01, 0.005),  # twice the tolerance
+        (KpiKind.ERROR_RATE, 20, 0.005, 0.05, 0.015, 0.0),  # against zero
+        (KpiKind.ABANDONMENT, 5, 0.3, 0.5, 0.1, 0.02),  # against two tolerances
+        (KpiKind.LATENCY, 20, 0.05, 0.05, 0.05, 0.02),  # against a ratio: twice as many
+        (KpiKind.LATENCY, 200, 0.05, 0.05, 0.2, 0.02),  # … cut off, over more ticks
     ],
 )
 def test_predicted_median_is_the_engines(
-    sessions_per_s: float, base: float, split: float, excess: float, tolerance: float
+    kind: KpiKind, sessions_per_s: float, base: float, split: float, excess: float, tolerance: float
 ) -> None:
     """Within 35 %, which is what a plan needs to know."""
     stream = Stream(sessions_per_s=sessions_per_s, base=base)
-    measured = _engine_median(stream, split, excess, tolerance)
-    assert _predicted(stream, split, excess, tolerance) == pytest.approx(measured, rel=0.35)
+    measured = _engine_median(kind, stream, split, excess, tolerance)
+    assert _predicted(kind, stream, split, excess, tolerance) == pytest.approx(measured, rel=0.35)
 
 
 def test_more_excess_and_more_traffic_are_found_sooner_and_a_tolerated_excess_never() -> None:
-    spec = _spec(0.005)
-    threshold = float(RegressionEvidence(spec).log_thresholds[0])
+    test, threshold = _ground(RegressionEvidence(_spec(KpiKind.ERROR_RATE, 0.005)))
+    assert test.against is Against.TOLERANCE
 
     def ticks(sessions_per_s: float, *excess: float) -> list[float]:
-        growth = TickGrowth.of(
-            Stream(sessions_per_s=sessions_per_s, base=0.01), split=0.2, tolerance=0.005, interval_s=INTERVAL_S
-        )
-        found = median_ticks(
-            [growth], [np.array(excess)], log_threshold=threshold, rollout=spec.rollout, kind=KpiKind.ERROR_RATE
-        )
+        stream = Stream(sessions_per_s=sessions_per_s, base=0.01)
+        growth = TickGrowth.of(stream, split=0.2, test=test, interval_s=INTERVAL_S)
+        found = median_ticks([growth], [np.array(excess)], log_threshold=threshold, kind=KpiKind.ERROR_RATE)
         return [float(x) for x in found]
 
     rare, often = ticks(2, 0.01, 0.02, 0.05), ticks(20, 0.01, 0.02, 0.05)
@@ -98,7 +100,11 @@ def test_more_excess_and_more_traffic_are_found_sooner_and_a_tolerated_excess_ne
     assert ticks(0.0, 0.5) == [math.inf]
 
 
-def test_a_decision_waits_for_the_age_and_for_whole_ticks() -> None:
+def test_a_decision_waits_for_the_age_for_whole_ticks_and_for_a_fresh_canary_to_settle() -> None:
     """Judged at 60 s, 1.5 s later for what is late: the first tick that has it ends at 70 s, plus its own 10 s."""
-    kpi = KpiSpec(kind=KpiKind.ERROR_RATE, judge_after_s=60, tolerance=0.005)
-    assert seconds(np.array([1.0, 4.0]), kpi, 10.0).tolist() == [80.0, 110.0]
+    rollout = RolloutSpec(interval_s=10.0, settle_s=295.0)
+    errors, slow = (
+        KpiSpec(kind=kind, judge_after_s=60, tolerance=0.005) for kind in (KpiKind.ERROR_RATE, KpiKind.LATENCY)
+    )
+    assert seconds(np.array([1.0, 4.0]), errors, rollout).tolist() == [80.0, 110.0]
+    assert seconds(np.array([1.0]), slow, rollout).tolist() == [380.0]

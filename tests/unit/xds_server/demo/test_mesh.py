@@ -28,7 +28,7 @@ def test_the_pace_is_the_one_that_was_asked_for_and_the_demo_says_so() -> None:
     rollout = the_shop().spec.rollout
     assert the_shop().spec.session.gap_s == 8
     assert (rollout.harm.budget, rollout.harm.tolerance, rollout.bake_s) == (500, 0.02, 10)
-    assert rollout.policy == "learned"
+    assert rollout.policy == "budget"
     line = pace(the_shop().spec)
     assert "gap 8 s" in line
     assert "budget 500" in line

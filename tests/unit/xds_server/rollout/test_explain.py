@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import doctest
+import json
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from analysis.decision import Phase, Tier
 from xds_server.pb import control_pb2 as pb
@@ -174,6 +178,28 @@ def test_a_closer_watch_is_said_with_how_long_requests_take_on_either_version() 
     watched.latencies.canary_n = 0
     assert "0 requests on v2 and 3,400 on v1 so far." in explain(service(watched), [], segment="eu", now_unix_ns=NOW)
     assert "loser watch" not in explain(service(EU), [], segment="eu", now_unix_ns=NOW)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        (
+            {"reactive_failures": 4.0, "reactive_fired_s": 1_200.0},
+            "would have rolled back 20 min after the first exposure.",
+        ),
+        ({"reactive_failures": 1.0}, "would not have rolled back by the last decision (1 of 4 missed)."),
+    ],
+)
+def test_what_a_fixed_threshold_would_have_done_is_said_from_the_newest_numbers(
+    numbers: dict[str, float], told: str
+) -> None:
+    old = {"numbers": {"reactive_failures": 0.0}}
+    rows = [replace(ROLLBACK, detail_json=json.dumps(each)) for each in (old, {"numbers": numbers}, {})]
+    text = explain(service(POWER), rows, segment="power", now_unix_ns=NOW)
+    rule = "95 % of sessions without errors, missed at 4 looks, one every 5 min"
+    assert f"\n  A fixed threshold ({rule}) {told}\n" in text
+    assert "fixed threshold" not in explain(service(POWER), rows, segment=None, now_unix_ns=NOW)
+    assert "fixed threshold" not in explain(service(POWER), rows[2:], segment="power", now_unix_ns=NOW)
 
 
 def test_a_number_that_is_not_known_is_not_printed_as_one() -> None:
