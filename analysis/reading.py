@@ -34,11 +34,10 @@ HEALTHY_EXCESS = 0.25
 HEALTHY_BEARS_S = 1_800.0
 HARM_TOLERANCES, HARM_DEVIATIONS = 2.0, 0.15
 """Healthy means two things. The excess of bad sessions that is not excluded is one that what is left of the budget
-could bear for half an hour of the segment's whole traffic, and never above HEALTHY_EXCESS, since after the promotion nobody
-compares any more; two tolerances are always good enough, and so are .15 standard deviations of one session: some 1,300
-sessions at an even split. And on each KPI an excess is excluded of so many tolerances or,
-where that would take too many sessions at this base rate, of so many standard deviations of one session (.6: some 150
-sessions at an even split)."""
+could bear for half an hour of the segment's whole traffic, and never above HEALTHY_EXCESS, since after the promotion
+nobody compares any more; two tolerances are always good enough, and so are .15 standard deviations of one session: some
+1,300 sessions at an even split. And on each KPI an excess is excluded of so many tolerances or, where that would take
+too many sessions at this base rate, of so many standard deviations of one session (.6: some 150 of them)."""
 HEALTHY_TOLERANCES = 4.0
 HEALTHY_DEVIATIONS = 0.6
 WORLD_TICKS, WORLD_LIMIT_SHARE = 10, 0.5  # ticks of the baseline looked at, and how near to a limit is near

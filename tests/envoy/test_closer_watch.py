@@ -9,12 +9,14 @@ import logging
 import statistics
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import numpy as np
 
-from analysis.decision import Action, Reason
+from analysis.decision import Action
 from tests.controlling import controlling
 from tests.waiting import until
 from xds_server.resources.parts import WATCHED_HEADER
@@ -113,8 +115,9 @@ def suspect(control: Controller, share: float) -> None:
     """The evidence against power is that share of the proof; nobody suspects the others."""
     ramp = control._fleet.services["shop"].engine.ramp
     assert ramp is not None
-    reason = Reason(code="tolerance:error_rate", text="it leans against the canary")
-    ramp.reading.suspicion = lambda index: (share, reason) if index == 0 else (0.0, None)
+    reading, whole = ramp.reading, type(ramp.reading).conclude
+    suspicion = np.where(np.arange(len(ramp.segments)) == 0, share, 0.0)[None]
+    reading.conclude = lambda standing: replace(whole(reading, standing), suspicion=suspicion)  # type: ignore[method-assign]
 
 
 def watched(control: Controller) -> dict[str, bool]:

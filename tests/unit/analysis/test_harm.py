@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -165,3 +166,18 @@ def test_state_goes_through_json() -> None:
 
 def test_caps_are_rounded_down_to_basis_points() -> None:
     assert to_bp([0.0, 0.12349, 0.99999, 1.0]).tolist() == [0, 1234, 9999, 10_000]
+
+
+def test_baselines_that_all_get_worse_at_once_do_not_look_like_harm_where_one_of_them_is_thin() -> None:
+    """A dependency fails for both versions: what a thin baseline remembers of its own would blame the canary."""
+    segments = (SegmentSpec(name="small"), SegmentSpec(name="default"))
+    ledger = HarmLedger(replace(_spec(budget=1_000), segments=segments))
+    rng = np.random.default_rng(3)
+    for tick in range(120):
+        rate = 0.01 if tick < 60 else 0.3
+        window = empty(2, 1)
+        window.harm_n[:] = [[1, 19], [100, 100]]
+        window.harm_bad[:] = rng.binomial(window.harm_n, rate)
+        ledger.update(window, at_s=10.0 * tick, elapsed_s=10.0)
+    small = float(ledger.excess[0, 0])
+    assert small < 0.35 * 19 * 60 * 0.29, "of what would be charged if the small baseline's memory were believed"
