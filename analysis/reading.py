@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
+from analysis.evidence.effect import Effects
 from analysis.evidence.exclusion import GRID, ExcessExclusion
 from analysis.evidence.regression import Against, RegressionEvidence
 from analysis.evidence.sample_ratio import SampleRatio
@@ -142,6 +143,7 @@ class Reading:
         )
         self.sample_ratio = SampleRatio(n_segments, n)
         self.reactive = ReactiveRule(spec, n)
+        self.effects = Effects(self._shape)
         self.recent = Recent(self._shape, HISTORY_TICKS, (WORLD_TICKS, SURPRISE_TICKS, RECENT_TICKS))
         self.begins_interval = True  # whether the newest tick is the first of an interval
         self._newest_s = spec.rollout.interval_s  # how long the newest entry of `recent` lasts by now
@@ -179,6 +181,7 @@ class Reading:
         self.sample_ratio.update(newcomers, since_exposure_s=since_s)
         self.harm.update(window, at_s=since_s, elapsed_s=elapsed_s, blind=blind)
         self.harm.miss(standing.split * standing.live, seconds=np.where(blind, elapsed_s, 0.0))
+        self.effects.update(n, bad)
         self.reactive.update(n, bad, since_exposure_s=since_s)
         self._remember(n, bad, float(np.max(elapsed_s)))
         self.totals_n += n
@@ -410,6 +413,7 @@ class Reading:
             "kpi_exclusion": self.kpi_exclusion.state(),
             "sample_ratio": self.sample_ratio.state(),
             "reactive": self.reactive.state(),
+            "effects": self.effects.state(),
             "recent": self.recent.state(),
         }
 
@@ -424,6 +428,7 @@ class Reading:
         self.kpi_exclusion.restore(state["kpi_exclusion"])
         self.harm.restore(state["harm"], gap_s=gap_s, split=standing.split)
         self.reactive.restore(state["reactive"])
+        self.effects.restore(state["effects"])
         self.recent.restore(state["recent"])
         self.sample_ratio.restore(state["sample_ratio"])
         self.sample_ratio.forget(~self.sample_ratio.is_mismatch)

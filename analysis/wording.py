@@ -23,7 +23,10 @@ SESSIONS = "share of sessions"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KpiView:
-    """Shares of sessions in [0, 1] (NaN: none judged), and the log e-value against the tolerance."""
+    """Shares of sessions in [0, 1] (NaN: none judged), and the log e-value against the tolerance.
+
+    `effect`, `lower`, `upper`: canary minus baseline of people who came together, and its confidence sequence.
+    """
 
     kpi: str
     canary: float
@@ -32,6 +35,9 @@ class KpiView:
     log_e: float
     canary_n: int
     baseline_n: int
+    effect: float
+    lower: float
+    upper: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +206,7 @@ class Wording:
         reading, compared = self.reading, (Against.TOLERANCE, Against.RATIO)
         n, bad = reading.totals_n[self.rollout, segment, k], reading.totals_bad[self.rollout, segment, k]
         test = next(t for t, each in enumerate(reading.evidence.tests) if each.kpi == k and each.against in compared)
+        effect, lower, upper = reading.effects.interval((self.rollout, segment, k))
         return KpiView(
             kpi=reading.spec.kpis[k].name,
             canary=share(bad[CANARY], n[CANARY]),
@@ -208,6 +215,9 @@ class Wording:
             log_e=float(reading.now.log_e[self.rollout, segment, test]),
             canary_n=int(n[CANARY]),
             baseline_n=int(n[BASELINE]),
+            effect=effect,
+            lower=lower,
+            upper=upper,
         )
 
     def numbers(self, segment: int) -> dict[str, float]:

@@ -486,7 +486,7 @@ class LatencyQuantile(_message.Message):
     def __init__(self, quantile: _Optional[float] = ..., canary_ms: _Optional[float] = ..., baseline_ms: _Optional[float] = ...) -> None: ...
 
 class KpiStatus(_message.Message):
-    __slots__ = ("kpi", "canary", "baseline", "tolerance", "evidence", "canary_n", "baseline_n")
+    __slots__ = ("kpi", "canary", "baseline", "tolerance", "evidence", "canary_n", "baseline_n", "effect", "effect_lower", "effect_upper")
     KPI_FIELD_NUMBER: _ClassVar[int]
     CANARY_FIELD_NUMBER: _ClassVar[int]
     BASELINE_FIELD_NUMBER: _ClassVar[int]
@@ -494,6 +494,9 @@ class KpiStatus(_message.Message):
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     CANARY_N_FIELD_NUMBER: _ClassVar[int]
     BASELINE_N_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_LOWER_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_UPPER_FIELD_NUMBER: _ClassVar[int]
     kpi: str
     canary: float
     baseline: float
@@ -501,7 +504,10 @@ class KpiStatus(_message.Message):
     evidence: float
     canary_n: int
     baseline_n: int
-    def __init__(self, kpi: _Optional[str] = ..., canary: _Optional[float] = ..., baseline: _Optional[float] = ..., tolerance: _Optional[float] = ..., evidence: _Optional[float] = ..., canary_n: _Optional[int] = ..., baseline_n: _Optional[int] = ...) -> None: ...
+    effect: float
+    effect_lower: float
+    effect_upper: float
+    def __init__(self, kpi: _Optional[str] = ..., canary: _Optional[float] = ..., baseline: _Optional[float] = ..., tolerance: _Optional[float] = ..., evidence: _Optional[float] = ..., canary_n: _Optional[int] = ..., baseline_n: _Optional[int] = ..., effect: _Optional[float] = ..., effect_lower: _Optional[float] = ..., effect_upper: _Optional[float] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
     __slots__ = ("node", "cluster", "role", "connected", "acked", "sent", "rejections", "excluded")

@@ -187,8 +187,13 @@ def _kpi(kpi: pb.KpiStatus, names: dict[str, str]) -> str:
     return (
         f"{_words(kpi.kpi)}: {_percent(kpi.canary)} of {kpi.canary_n:,} on {names['canary']}, "
         f"{_percent(kpi.baseline)} of {kpi.baseline_n:,} on {names['baseline']} "
-        f"(accepted: {_percent(kpi.tolerance)[:-2]} percentage points more)."
+        f"(accepted: {_percent(kpi.tolerance)[:-2]} percentage points more; of people who came together "
+        f"{_points(kpi.effect)}, surely between {_points(kpi.effect_lower)} and {_points(kpi.effect_upper)})."
     )
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}"
 
 
 def _latencies(found: pb.Latencies, names: dict[str, str]) -> str:

@@ -132,6 +132,9 @@ def _segment(steered: SteeredService, view: SegmentView) -> pb.SegmentStatus:
                 evidence=_finite(kpi.log_e),
                 canary_n=kpi.canary_n,
                 baseline_n=kpi.baseline_n,
+                effect=_finite(kpi.effect),
+                effect_lower=_finite(kpi.lower),
+                effect_upper=_finite(kpi.upper),
             )
             for kpi in view.kpis
         ],
