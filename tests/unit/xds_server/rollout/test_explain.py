@@ -94,8 +94,8 @@ def test_a_rollback_is_told_with_what_happened_to_whom_why_and_what_to_do() -> N
         "  To whom: 434 sessions got v2; about 31 of them went bad that would not have on v1. Largest split: 25 %.\n"
         "  Evidence: proof of harm, from sessions that met an error.\n"
         "  22:12:45 UTC, 35 s ago: rollback, 25 % → 0 % (on proof): errors; in force 0.4 s later\n"
-        "  sessions that met an error: 8.1 % of 412 on v2, 0.5 % of 1,830 on v1 (accepted: 2 percentage points more; of "
-        "people who came together +7.4, surely between +3.1 and +11.7).\n"
+        "  sessions that met an error: 8.1 % of 412 on v2, 0.5 % of 1,830 on v1 (accepted: 2 percentage points more; "
+        "of people who came together +7.4, surely between +3.1 and +11.7).\n"
         "  You can: release a mended version: serinus rollout start checkout --canary VERSION"
     )
 
