@@ -20,7 +20,7 @@ def test_a_mild_fault_halves_the_split_and_has_its_segment_watched_before_it_is_
                 async with place.crowd(port):
                     await serinus.set(4_000)
                     await rig.eventually(serinus.in_force, "40 % is in force")
-                    shop[1].fails_every = 10
+                    shop[1].fails_every = 25
 
                     async def is_back() -> bool:
                         return [each["phase"] for each in (await serinus.shop())["segments"]] == [
