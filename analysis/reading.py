@@ -149,6 +149,7 @@ class Reading:
         self._newest_s = spec.rollout.interval_s  # how long the newest entry of `recent` lasts by now
         self.totals_n = np.zeros((*self._shape, 2))
         self.totals_bad = np.zeros_like(self.totals_n)
+        self._limits = [(k, kpi.limit) for k, kpi in enumerate(spec.kpis) if kpi.limit is not None]
         errors = (kpi.limit for kpi in spec.kpis if kpi.kind is KpiKind.ERROR_RATE)
         self.error_limit = next(errors, None)  # of the share of sessions
         nobody = np.zeros((n, n_segments))
@@ -386,14 +387,12 @@ class Reading:
         healthy past, and in a bad world the budget has nothing to say, since there is no excess; yet a rise would
         expose people. The chance of a false hold is that of a look, `CLEAN`.
         """
-        canary = [x[rollout, segment, :, CANARY] for x in self.recent.sums(SURPRISE_TICKS)]
-        everybody = [x[rollout].sum(axis=(0, 2)) for x in self.recent.sums(WORLD_TICKS)]
-        for k, kpi in enumerate(self.spec.kpis):
+        for k, limit in self._limits:
+            canary = [float(x[rollout, segment, k, CANARY]) for x in self.recent.sums(SURPRISE_TICKS)]
+            everybody = [float(x[rollout, :, k].sum()) for x in self.recent.sums(WORLD_TICKS)]
             for (n, bad), is_everybody in ((canary, False), (everybody, True)):
-                if kpi.limit is None or bad[k] <= kpi.limit * n[k]:
-                    continue
-                if binom.sf(bad[k] - 1, n[k], kpi.limit) < CLEAN:
-                    return k, float(n[k]), float(bad[k]), is_everybody
+                if bad > limit * n and binom.sf(bad - 1, n, limit) < CLEAN:
+                    return k, n, bad, is_everybody
         return None
 
     def overlook_mismatch(self, rollout: int, segment: int) -> None:
