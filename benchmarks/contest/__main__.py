@@ -19,7 +19,7 @@ from benchmarks.contest.losses import losses
 ROOT = Path(__file__).parents[2]
 
 QUICK = Extent(name="quick", n=10, n_tuning=50, horizon_s=14_400.0, loads=(20.0,), own=("serinus", "oracle"))
-USUAL = Extent(name="usual", n=8, n_tuning=30, horizon_s=11_700.0, own=("serinus", "oracle"))
+USUAL = Extent(name="usual", n=6, n_tuning=30, horizon_s=11_700.0, own=("serinus", "oracle"))
 FULL = Extent(name="full", n=400, n_tuning=1_000, horizon_s=200_000.0)
 
 
