@@ -93,6 +93,7 @@ class CountSimulator:
         longest = 2 + math.ceil((max(self._ages_s) + LATENESS_S) / self._tick_s)
         self._cohorts: deque[_Cohort] = deque(maxlen=longest)
         self._exposed_since = np.full(self._shape, np.inf)  # tick of a segment's first exposure
+        self._settle_ticks = spec.rollout.settle_s / self._tick_s
         self._tick = 0
         self.now_s = 0.0
         self.excess = np.zeros((*self._shape, len(kpis)))  # the truth: bad shares of the canary's first sessions now
@@ -104,7 +105,7 @@ class CountSimulator:
         at_s = self.now_s + self._tick_s / 2
         exposed_s = (self._tick - self._exposed_since + 0.5) * self._tick_s
         rates = self._rates.at(at_s, exposed_s=exposed_s, split=split)
-        fair = self._by_one_threshold(rates.first, rates)
+        fair = self._rates.fair(rates.first, rates)
         self.excess = fair[..., CANARY] - fair[..., BASELINE]
         cohort = self._begin(split, rates, at_s)
         self._cohorts.append(cohort)
@@ -127,7 +128,8 @@ class CountSimulator:
         left = all_bad[:, :, self._abandonment[0]].sum(axis=1) if self._abandonment else nobody
         first_errors = cohort.bad[:, :, self._errors[0]].sum(axis=1) if self._errors else nobody
         again = cohort.n[..., CANARY] - cohort.first[..., CANARY]
-        harm = cohort.first[..., CANARY] * self._excess(rates.first, rates) + again * self._excess(rates.later, rates)
+        first_harm, later_harm = (self._rates.excess_harm(shares, rates) for shares in (rates.first, rates.later))
+        harm = cohort.first[..., CANARY] * first_harm + again * later_harm
         return Tick(
             window=window,
             newcomers=self._newcomers(),
@@ -140,24 +142,6 @@ class CountSimulator:
             tail_times=rates.tail_times,
             harm=harm,
         )
-
-    def _harm_rates(self, rates: Floats) -> Floats:
-        """(B, S, 2) shares of sessions that are bad in any way that counts as harm, the ways being independent."""
-        harmless: Floats = np.prod(1 - rates[:, :, self._harms], axis=2)
-        return 1 - harmless
-
-    def _excess(self, rates: Floats, now: Now) -> Floats:
-        """(B, S) by how much more sessions are bad on the canary than they would be on the baseline."""
-        harm = self._harm_rates(self._by_one_threshold(rates, now))
-        excess: Floats = harm[..., CANARY] - harm[..., BASELINE]
-        return excess
-
-    def _by_one_threshold(self, rates: Floats, now: Now) -> Floats:
-        """(B, S, K, 2) the shares, with slowness told by the canary's threshold on either arm."""
-        fair = rates.copy()
-        for k in self._slow:
-            fair[:, :, k, BASELINE] *= now.raised
-        return fair
 
     def _begin(self, split: Floats, rates: Now, at_s: float) -> _Cohort:
         rng = self._rng
@@ -234,7 +218,7 @@ class CountSimulator:
         stayed = np.where(before[..., None], 0.0, self._stayed(cohort, ago, age_s))
         if is_harm:
             stayed[..., CANARY] = ~before  # whoever began on the canary, wherever they were taken then
-        elif self._is_settling(kpi):
+        elif kpi in self._slow:
             stayed = stayed * (tick - self._exposed_since >= self._settle_ticks)[..., None]
         bad_kept, good_kept = (self._rng.binomial(counts, stayed) for counts in (bad, n - bad))
         if is_harm:
@@ -243,13 +227,6 @@ class CountSimulator:
         else:
             fields["unexposed_n"][..., kpi], fields["unexposed_bad"][..., kpi] = n_before, bad_before
             fields["n"][:, :, kpi], fields["bad"][:, :, kpi] = bad_kept + good_kept, bad_kept
-
-    def _is_settling(self, kpi: int) -> bool:
-        return self._spec.kpis[kpi].kind is KpiKind.LATENCY
-
-    @property
-    def _settle_ticks(self) -> float:
-        return self._spec.rollout.settle_s / self._tick_s
 
     def _newcomers(self) -> Counts:
         """People who are counted now, by the split that they came at and the arm that they met."""

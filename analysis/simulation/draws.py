@@ -32,7 +32,7 @@ class Release:
     def ahead(self, at_s: float) -> float:
         """Sessions of the next hour over those of the last one."""
         traffic = self.scenario.traffic
-        return traffic.rate_times(at_s + 1_800) / traffic.rate_times(at_s - 1_800)
+        return float(traffic.rate_times(at_s + 1_800) / traffic.rate_times(at_s - 1_800))
 
 
 def draw(

@@ -19,7 +19,7 @@ from analysis.session import NS
 from analysis.simulation.rates import Rates
 from analysis.simulation.returning import BEEN_ON_CANARY, NEW_USER, WAS_HIT, Comers, Returning
 from analysis.simulation.scenario import QUIET_S, RETRY_S, Kpi, Scenario
-from analysis.simulation.truth import Moment, Truth, rate_times
+from analysis.simulation.truth import Moment, Truth
 from analysis.simulation.visits import (
     FEATURE_LABEL,
     LABELS,
@@ -193,7 +193,7 @@ class People:
         most = (1 + traffic.daily) * max(traffic.spike_times, 1.0)
         n = self._comes.poisson(rate_per_s * most * (until_s - self.now_s))
         at_s = self._comes.uniform(self.now_s, until_s, n)
-        return at_s if most == 1 else at_s[self._comes.random(n) * most < rate_times(traffic, at_s)]
+        return at_s if most == 1 else at_s[self._comes.random(n) * most < traffic.rate_times(at_s)]
 
     def _comers(self, crowd: _Crowd, n: int) -> Comers:
         if crowd.returning is not None:

@@ -6,38 +6,34 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 
-from analysis.simulation.scenario import QUIET_S, TAIL_SHARE, Effect, Kpi, On, Scenario, strength
+from analysis.anomaly.behaviour import UNUSUAL
+from analysis.observer import SLOW_QUANTILE
+from analysis.simulation.scenario import QUIET_S, TAIL_Z, Effect, Kpi, On, Scenario, changed, strength
 from analysis.spec import KpiKind, ServiceSpec
 from analysis.window import BASELINE, CANARY
 
 Floats = npt.NDArray[np.float64]
 
-SLOW_QUANTILE = 0.95  # of sessions' slowest requests, as the observer freezes it
-UNUSUAL = 0.05  # share of sessions that look unusual on a healthy version
 UNUSUAL_IF_CUT_SHORT = 0.5  # share of those whom a fault sends away that look unusual
 BOT_REQUESTS, BOT_THINK_S = 20.0, 1.0
-
-_TAIL_Z = float(ndtri(1 - TAIL_SHARE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Now:
     """Shares in [0, 1] at one time, of B rollouts, S segments, K KPIs and two arms.
 
-    `first`, `later` (B, S, K, 2): of a person's first session since the exposure, and of others. `blameless`:
-    `first`, if the canary were as good as the baseline. `single` (B, S, 2): of single requests that fail. `seen`
-    (B, S): of sessions whose person has had one since the exposure. `routed`, `logged` (B, S): of the canary's
-    people who get it, and of the canary's sessions that are logged. `latency_times`, `tail_times` (B, S, 2): by how
-    much requests last longer than on a healthy version, at the median and in the tail. `raised` (B, S): of the
-    baseline's sessions that are slower than usual, those that are slower than the raised threshold too, by which
-    harm is told.
+    `first`, `later` (B, S, K, 2): of a person's first session since the exposure, and of others. `single` (B, S, 2): of
+    single requests that fail. `seen` (B, S): of sessions whose person has had one since the exposure. `routed`,
+    `logged` (B, S): of the canary's people who get it, and of the canary's sessions that are logged. `latency_times`,
+    `tail_times` (B, S, 2): by how much requests last longer than on a healthy version, at the median and in the tail.
+    `raised` (B, S): of the baseline's sessions that are slower than usual, those that are slower than the raised
+    threshold too, by which harm is told.
     """
 
     first: Floats
     later: Floats
-    blameless: Floats
     single: Floats
     seen: Floats
     routed: Floats
@@ -101,12 +97,11 @@ class Rates:
         seen, unlucky_first, unlucky_later = self._who(exposed_s)
         first = self._kpis(clock, novel=True, unlucky=unlucky_first, bots=self._traffic.bots / (1 - seen))
         later = self._kpis(clock, novel=False, unlucky=unlucky_later, bots=np.zeros_like(seen))
-        errors = self._share(Kpi.ERRORS, self._errors_at(at_s), clock, novel=True)
+        errors = self._share(Kpi.ERRORS, self._traffic.drifted(self._habits["errors"], at_s), clock, novel=True)
         ones = np.ones(len(self._names))
         return Now(
             first=first,
             later=later,
-            blameless=np.repeat(first[..., BASELINE, None], 2, axis=-1),
             single=1 - (1 - errors) ** (1 / self._habits["requests"][:, None]),
             seen=seen,
             routed=self._share(Kpi.ROUTING, ones, clock, novel=True)[..., CANARY],
@@ -115,6 +110,23 @@ class Rates:
             tail_times=self._times(clock, "tail_times"),
             raised=self._raised(clock),
         )
+
+    def fair(self, shares: Floats, now: Now) -> Floats:
+        """(B, S, K, 2) `now.first` or `now.later`, with slowness told by the canary's threshold on either arm."""
+        fair = shares.copy()
+        for k, kpi in enumerate(self._spec.kpis):
+            if kpi.kind is KpiKind.LATENCY:
+                fair[:, :, k, BASELINE] *= now.raised
+        return fair
+
+    def excess_harm(self, shares: Floats, now: Now) -> Floats:
+        """(B, S) by how much more of `now.first` or `now.later` are bad on the canary than would be on the baseline.
+
+        Bad in any way that counts as harm, the ways being independent.
+        """
+        harmless = np.prod(1 - self.fair(shares, now)[:, :, list(self._spec.harms)], axis=2)
+        excess: Floats = harmless[..., BASELINE] - harmless[..., CANARY]
+        return excess
 
     def _who(self, exposed_s: Floats) -> tuple[Floats, Floats, Floats]:
         """Shares of sessions: of people seen before; of unlucky ones among first sessions, and among later ones."""
@@ -133,16 +145,12 @@ class Rates:
         before: Floats = (1 - 1 / np.asarray(visits)) * (1 - np.exp(-np.maximum(since_s, 0.0) / away_s))
         return before
 
-    def _errors_at(self, at_s: float) -> Floats:
-        drifted: Floats = np.clip(self._habits["errors"] * (1 + self._traffic.drift_per_h * at_s / 3_600), 0.0, 1.0)
-        return drifted
-
     def _kpis(self, clock: _Clock, *, novel: bool, unlucky: Floats, bots: Floats) -> Floats:
         """(B, S, K, 2) shares of sessions that are bad; `unlucky`, `bots` (B, S): shares of those among them."""
         machine = bots[..., None]
         left = self._share(Kpi.ABANDONMENT, self._habits["abandoned"], clock, novel=novel)
         unused = 1 - self._share(Kpi.FEATURE, self._habits["feature"], clock, novel=novel)
-        errors = self._share(Kpi.ERRORS, self._errors_at(clock.at_s), clock, novel=novel)
+        errors = self._share(Kpi.ERRORS, self._traffic.drifted(self._habits["errors"], clock.at_s), clock, novel=novel)
         columns = []
         for kpi in self._spec.kpis:
             match kpi.kind:
@@ -168,8 +176,8 @@ class Rates:
         for effect in (each for each in self._effects if each.kpi is kpi):
             weight = self._weight(effect, clock, novel=novel)
             if effect.on is On.BOTH:
-                world = _changed(world, effect, weight)
-            canary = _changed(canary, effect, weight)
+                world = changed(world, effect, weight)
+            canary = changed(canary, effect, weight)
         return np.stack([world, canary], axis=-1)
 
     def _times(self, clock: _Clock, which: str) -> Floats:
@@ -240,7 +248,7 @@ class Rates:
         sigma = self._habits["latency_sigma"]
         without = z - np.log(self._times(clock, "times")[..., arm]) / sigma
         within = without - np.log(self._times(clock, "tail_times")[..., arm]) / sigma
-        request: Floats = 1 - ndtr(np.minimum(without, np.maximum(_TAIL_Z, within)))
+        request: Floats = 1 - ndtr(np.minimum(without, np.maximum(TAIL_Z, within)))
         return self._any_of(request, bots)
 
 
@@ -249,11 +257,6 @@ class _Clock:
     at_s: float
     exposed_s: Floats
     split: Floats
-
-
-def _changed(share: Floats, effect: Effect, weight: Floats) -> Floats:
-    changed: Floats = share + weight * (np.clip(share * effect.times + effect.plus, 0.0, 1.0) - share)
-    return changed
 
 
 _MOST = 60

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,6 +55,9 @@ class Kpi(StrEnum):
 
 TAIL_SHARE = 0.03
 """Share of requests that is the tail: the 99th percentile lies in it, the 95th below it."""
+
+TAIL_Z = float(ndtri(1 - TAIL_SHARE))
+"""Standard score of a request's logarithm above which it is in the tail."""
 
 
 RETRY_S = 0.5
@@ -149,11 +153,18 @@ class Traffic:
     drift_per_h: float = 0.0
     carry_over: float = 0.0
 
-    def rate_times(self, at_s: float) -> float:
-        """By how much more than on average sessions arrive at a time."""
-        wave = 1.0 + self.daily * math.cos(2 * math.pi * (at_s - self.peak_s) / 86_400)
-        spike = self.spike_times if self.spike_at_s <= at_s < self.spike_at_s + self.spike_s else 1.0
-        return wave * spike
+    def rate_times(self, at_s: npt.ArrayLike) -> Floats:
+        """By how much more than on average sessions arrive at a time, or at many of them."""
+        at = np.asarray(at_s, float)
+        wave = 1.0 + self.daily * np.cos(2 * np.pi * (at - self.peak_s) / 86_400)
+        in_spike = (at >= self.spike_at_s) & (at < self.spike_at_s + self.spike_s)
+        times: Floats = wave * np.where(in_spike, self.spike_times, 1.0)
+        return times
+
+    def drifted(self, errors: Floats, at_s: npt.ArrayLike) -> Floats:
+        """What shares of sessions with errors have become by a time."""
+        grown: Floats = np.clip(errors * (1 + self.drift_per_h * np.asarray(at_s, float) / 3_600), 0.0, 1.0)
+        return grown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +198,12 @@ def is_worse(effect: Effect) -> bool:
             return False
         case Kpi.ERRORS | Kpi.LATENCY | Kpi.ABANDONMENT:
             return effect.times > 1 or effect.plus > 0 or effect.tail_times > 1
+
+
+def changed(share: Floats, effect: Effect, weight: Floats) -> Floats:
+    """What an effect makes of a share, of which there is so much (`weight`, as of `strength`); arguments broadcast."""
+    result: Floats = share + weight * (np.clip(share * effect.times + effect.plus, 0.0, 1.0) - share)
+    return result
 
 
 def strength(effect: Effect, *, at_s: npt.ArrayLike, exposed_s: npt.ArrayLike, split: npt.ArrayLike) -> Floats:

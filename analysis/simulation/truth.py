@@ -6,14 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri
 
-from analysis.simulation.scenario import TAIL_SHARE, Effect, Kpi, On, Scenario, Traffic, strength
+from analysis.simulation.scenario import TAIL_Z, Effect, Kpi, On, Scenario, changed, strength
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-TAIL_Z = float(ndtri(1 - TAIL_SHARE))
 _PEOPLE, _ROUTING = 10**4, 10**8  # digits of a person's hash that say whom an effect hits, apart from the bucket's
 
 
@@ -41,23 +39,23 @@ class Truth:
     def __init__(self, scenario: Scenario) -> None:
         self._effects = {kpi: tuple(e for e in scenario.effects if e.kpi is kpi) for kpi in Kpi}
         self._index = {group.name: i for i, group in enumerate(scenario.groups)}
-        self._drift_per_h = scenario.traffic.drift_per_h
+        self._traffic = scenario.traffic
 
     def has(self, kpi: Kpi) -> bool:
         return bool(self._effects[kpi])
 
     def shares(self, kpi: Kpi, base: Floats, moment: Moment) -> tuple[Floats, Floats]:
         """(n,) each: the share `base` as the world and as the serving version have made it, in [0, 1]."""
-        if kpi is Kpi.ERRORS and self._drift_per_h:
-            base = np.clip(base * (1 + self._drift_per_h * moment.at_s / 3_600), 0.0, 1.0)
+        if kpi is Kpi.ERRORS:
+            base = self._traffic.drifted(base, moment.at_s)
         world, served = base, base
         for effect in self._effects[kpi]:
             weight = self._weight(effect, moment)
             if effect.on is On.BOTH:
-                world = _changed(world, effect, weight)
+                world = changed(world, effect, weight)
             else:
                 weight = weight * moment.on_canary
-            served = _changed(served, effect, weight)
+            served = changed(served, effect, weight)
         return world, served
 
     def slowness(self, z: Floats, moment: Moment) -> tuple[Floats, Floats]:
@@ -90,19 +88,6 @@ class Truth:
         if effect.first_session:
             weight = weight * moment.novel
         return weight
-
-
-def rate_times(traffic: Traffic, at_s: Floats) -> Floats:
-    """`Traffic.rate_times` at many times, (n,)."""
-    wave = 1.0 + traffic.daily * np.cos(2 * np.pi * (at_s - traffic.peak_s) / 86_400)
-    in_spike = (at_s >= traffic.spike_at_s) & (at_s < traffic.spike_at_s + traffic.spike_s)
-    result: Floats = wave * np.where(in_spike, traffic.spike_times, 1.0)
-    return result
-
-
-def _changed(share: Floats, effect: Effect, weight: Floats) -> Floats:
-    changed: Floats = share + weight * (np.clip(share * effect.times + effect.plus, 0.0, 1.0) - share)
-    return changed
 
 
 def _digits(user: npt.NDArray[np.uint64], above: int) -> Floats:

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from analysis.spec import TOTAL_BP
 from benchmarks.contest.metrics import CANARY, TICK_S, Batch, History
 from benchmarks.contest.peers.protocol import Peer, State
 
@@ -20,7 +21,6 @@ Floats = npt.NDArray[np.float64]
 Splits = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-TOTAL_BP = 10_000
 FULL_BP = 9_999.5
 
 

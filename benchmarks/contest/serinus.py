@@ -23,8 +23,8 @@ from analysis.policy import (
 from analysis.ramps import Ramps
 from analysis.simulation.counts import Tick as Counted
 from analysis.simulation.scenario import Effect, Kpi, Must, On, Scenario
-from analysis.spec import KpiKind, ServiceSpec
-from benchmarks.contest.heat import TOTAL_BP, Flags, Splits, Tick
+from analysis.spec import TOTAL_BP, KpiKind, ServiceSpec
+from benchmarks.contest.heat import Flags, Splits, Tick
 from benchmarks.contest.metrics import CANARY, TICK_S, Floats
 from benchmarks.contest.oracle import Oracle, telling
 from benchmarks.contest.simulated import SimulatedWorld, Truth

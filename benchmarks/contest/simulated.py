@@ -8,19 +8,18 @@ durations are at that time. Buckets are those of Istio's `istio_request_duration
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 
 from analysis.simulation.counts import CountSimulator
 from analysis.simulation.counts import Tick as Counted
 from analysis.simulation.rates import Now, Rates
-from analysis.simulation.scenario import TAIL_SHARE, Scenario
-from analysis.spec import ServiceSpec
-from benchmarks.contest.heat import TOTAL_BP, Splits, Tick
-from benchmarks.contest.metrics import CANARY, Batch, Counts, Floats
+from analysis.simulation.scenario import TAIL_SHARE, TAIL_Z, Scenario
+from analysis.spec import TOTAL_BP, ServiceSpec
+from benchmarks.contest.heat import Splits, Tick
+from benchmarks.contest.metrics import Batch, Counts, Floats
 
 EDGES_MS = np.array([0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000], dtype=float)
 AHEAD_S = 30.0  # step of the harm that is still to come
-_TAIL_Z = float(ndtri(1 - TAIL_SHARE))
 
 
 class Truth:
@@ -30,21 +29,16 @@ class Truth:
         self._scenario = scenario
         self._rates = Rates(spec, scenario)
         self._per_s = load * np.array([group.share for group in scenario.groups])
-        self._harms = list(spec.harms)
 
     def at(self, at_s: float, exposed_s: Floats, split: Floats) -> Now:
         return self._rates.at(at_s, exposed_s=exposed_s, split=split)
 
     def harm_per_s(self, now: Now, at_s: float) -> Floats:
         """(B, S) expected excess of bad sessions a second, if the canary had everybody."""
-        first, later, good = (self._bad(rates)[..., CANARY] for rates in (now.first, now.later, now.blameless))
-        excess = (1 - now.seen) * (first - good) + now.seen * (later - good)
+        first, later = (self._rates.excess_harm(shares, now) for shares in (now.first, now.later))
+        excess = (1 - now.seen) * first + now.seen * later
         harm: Floats = self._per_s * self._scenario.traffic.rate_times(at_s) * now.routed * excess
         return harm
-
-    def _bad(self, rates: Floats) -> Floats:
-        harmless: Floats = np.prod(1 - rates[:, :, self._harms], axis=2)
-        return 1 - harmless
 
 
 class SimulatedWorld:
@@ -154,11 +148,11 @@ class SimulatedWorld:
         sigma = self._sigma[:, None]
         z = (np.log(EDGES_MS) - median[..., None]) / sigma[..., None]
         within_tail = z - (np.log(tail_times) / sigma)[..., None]
-        below = np.where(z < _TAIL_Z, ndtr(z), np.maximum(ndtr(within_tail), 1 - TAIL_SHARE))
+        below = np.where(z < TAIL_Z, ndtr(z), np.maximum(ndtr(within_tail), 1 - TAIL_SHARE))
         edges = np.concatenate([np.zeros_like(below[..., :1]), below, np.ones_like(below[..., :1])], axis=-1)
         moments = []
         for power in (1, 2):
             whole = np.exp(power * median + (power * sigma) ** 2 / 2)
-            tail = ndtr(power * sigma - _TAIL_Z)  # share of the moment that the tail has
+            tail = ndtr(power * sigma - TAIL_Z)  # share of the moment that the tail has
             moments.append(whole * (1 - tail + tail * tail_times**power))
         return np.diff(edges, axis=-1), moments[0], moments[1]

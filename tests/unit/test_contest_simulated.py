@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import ndtri
@@ -94,3 +96,19 @@ def test_the_oracle_knows_the_effect_of_a_bad_release_and_supposes_one_of_a_good
         (record,) = play(world, [KnowingAll(played, 50.0, world)], horizon_s=1_800.0, may_harm=played is bad)
         made = cell_of(played, 50.0, record)
         assert made.figures["delay_min" if played is bad else "full_min"].value < limit_min
+
+
+def test_harm_that_is_still_to_come_is_told_by_one_threshold_as_harm_that_was_done() -> None:
+    """A canary that is as good does no harm, though its sessions must be slower to be slow than the baseline's own."""
+    slow = KpiSpec(kind=KpiKind.LATENCY, judge_after_s=60, tolerance=0.02)
+    spec = replace(SPEC, kpis=(*SPEC.kpis, slow), rollout=RolloutSpec(harm=HarmSpec(bad=frozenset(Outcome))))
+    split_bp = np.full((1, 2), 5_000)
+    world = SimulatedWorld(spec, scenario(), 100.0, 1, RNG(1))
+    assert world.advance(split_bp).harm == pytest.approx(0.0)
+    assert world.harm_ahead(split_bp, 100.0, 700.0) == pytest.approx(0.0)
+    world = SimulatedWorld(spec, scenario(Effect(kpi=Kpi.LATENCY, times=1.5)), 100.0, 200, RNG(1))
+    split_bp = np.full((200, 2), 5_000)
+    done = np.mean([world.advance(split_bp).harm.sum(axis=1).mean() for _ in range(6)])
+    ahead = world.harm_ahead(split_bp, 60.0, 120.0)
+    assert ahead is not None
+    assert ahead.mean() == pytest.approx(6 * done, rel=0.03)

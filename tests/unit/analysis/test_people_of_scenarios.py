@@ -13,7 +13,6 @@ from analysis.sample import SampleKind
 from analysis.session import NS
 from analysis.simulation.people import Fault, People
 from analysis.simulation.scenario import Effect, Group, Habits, Kpi, Must, On, Scenario, Traffic
-from analysis.simulation.truth import rate_times
 from analysis.simulation.visits import CHECKOUT, GOAL
 from analysis.spec import Outcome
 from tests.unit.analysis.rows import small_spec
@@ -317,4 +316,4 @@ def test_harm_is_what_the_canary_did_beyond_chance() -> None:
 def test_the_wave_of_many_times_is_that_of_each() -> None:
     traffic = Traffic(daily=0.5, peak_s=100, spike_times=3, spike_at_s=50, spike_s=20)
     at_s = np.arange(0.0, 86_400.0, 997.0)
-    np.testing.assert_allclose(rate_times(traffic, at_s), [traffic.rate_times(t) for t in at_s.tolist()])
+    np.testing.assert_allclose(traffic.rate_times(at_s), [traffic.rate_times(t) for t in at_s.tolist()])
