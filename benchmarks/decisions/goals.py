@@ -14,6 +14,7 @@ from analysis.decision import Phase
 from analysis.policy import BudgetPolicy
 from analysis.ramp import Ramp
 from analysis.simulation.counts import CountSimulator
+from analysis.simulation.outcome import ENDINGS
 from analysis.spec import KpiKind, KpiSpec, SegmentSpec, ServiceSpec
 from benchmarks.contest.arena import FOLDER
 from benchmarks.contest.intervals import rate
@@ -28,6 +29,7 @@ Floats = npt.NDArray[np.float64]
 DAY_S, HOUR_S = 86_400.0, 3_600.0
 SEED = 20_261
 SPLIT = 0.05
+PROMOTED, ROLLED_BACK = (ENDINGS[phase] for phase in (Phase.PROMOTED, Phase.ROLLED_BACK))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,7 @@ def budgets(share: float) -> list[Job]:
 
 def _undecided(setting: str, file: ScenarioFile, load: float, n: int) -> Row:
     ends = rollouts(file, load=load, n=n, seconds=DAY_S, seed=SEED)
-    undecided = np.isin(ends.phase.astype(str), [str(Phase.PROMOTED)], invert=True).any(axis=1)
+    undecided = (ends.outcome != PROMOTED).any(axis=1)
     return _share_row("good releases not at 100 % after 24 h", f"{setting}; {load:g}/s", undecided, 0.01)
 
 
@@ -147,7 +149,7 @@ def _time_to_full(n: int) -> Row:
 def _half(load: float, n: int) -> Row:
     file = plan("half", ONE, ERRORS_ALONE, effects="{kpi: errors, plus: 0.25pp}")
     ends = rollouts(file, load=load, n=n, seconds=DAY_S, seed=SEED)
-    return _share_row("worse by half of the tolerance: rolled back", f"{load:g}/s", ends.share(Phase.ROLLED_BACK), 0.01)
+    return _share_row("worse by half of the tolerance: rolled back", f"{load:g}/s", ends.share(ROLLED_BACK), 0.01)
 
 
 # -- delays ------------------------------------------------------------------------------------------------------------
@@ -207,9 +209,9 @@ def _one_segment(n: int, *, others: bool) -> Row:
     names = [segment.name for segment in file.spec.segments]
     staff = names.index("staff")
     if others:
-        rest = np.delete(ends.phase, staff, axis=1) == Phase.PROMOTED
+        rest = np.delete(ends.outcome, staff, axis=1) == PROMOTED
         return _share_row("… and the other segments go on to 100 %", "50/s", rest.all(axis=1), 0.9, least=True)
-    found = (ends.phase[:, staff] != Phase.PROMOTED) & (ends.ended_s[:, staff] <= 2 * HOUR_S)
+    found = (ends.outcome[:, staff] != PROMOTED) & (ends.ended_s[:, staff] <= 2 * HOUR_S)
     return _share_row("one 1 % segment ×20: taken back within 2 h", "50/s", found, 0.9, least=True)
 
 
@@ -226,7 +228,7 @@ def _must_not_fire(name: str, load: float, n: int) -> Row:
     file = load_scenario(FOLDER / f"{name}.yaml")
     ends = rollouts(file, load=load, n=n, seconds=min(file.scenario.horizon_s, DAY_S), seed=SEED)
     setting = f"{QUIET[name]} ({name}); {load:g}/s"
-    return _share_row("rolled back where nothing is wrong", setting, ends.share(Phase.ROLLED_BACK), 0.01)
+    return _share_row("rolled back where nothing is wrong", setting, ends.share(ROLLED_BACK), 0.01)
 
 
 def scenarios(share: float) -> list[Job]:

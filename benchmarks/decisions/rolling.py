@@ -1,19 +1,13 @@
-"""Rollouts that are steered as live ones are, many at a time."""
+"""Rollouts that are steered as live ones are, many at a time, as arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from analysis.decision import Phase
-from analysis.engine import policy_named
-from analysis.policy import Policy
-from analysis.ramps import Ramps
-from analysis.simulation.counts import CountSimulator
-from analysis.spec import TOTAL_BP
+from analysis.simulation.playing_counts import play_counts
 from xds_server.scenario_file import ScenarioFile
 
 Floats = npt.NDArray[np.float64]
@@ -21,42 +15,30 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ends:
-    """How n rollouts ended, (n, S) each: `phase`; `full_s` when everybody had the canary for good, inf: never;
+    """How n rollouts ended, (n, S) each, as `SegmentRun` says; times are infinite where it never happened."""
 
-    `harm`, `exposed`: sessions spoilt by the canary, by the truth, and sessions that began on it.
-    """
-
-    phase: npt.NDArray[np.object_]
+    outcome: npt.NDArray[np.str_]
     ended_s: Floats
     full_s: Floats
     harm: Floats
     exposed: Floats
 
-    def share(self, phase: Phase) -> Floats:
+    def share(self, outcome: str) -> Floats:
         """(n,) whether any segment ended so."""
-        return np.asarray((self.phase == phase).any(axis=1), float)
+        return np.asarray((self.outcome == outcome).any(axis=1), float)
 
 
-def rollouts(
-    file: ScenarioFile, *, load: float, n: int, seconds: float, seed: int, policy: Callable[[], Policy] | None = None
-) -> Ends:
+def rollouts(file: ScenarioFile, *, load: float, n: int, seconds: float, seed: int) -> Ends:
     """Play n rollouts of at most `seconds`."""
-    spec = file.spec
-    make = policy or (lambda: policy_named(spec.rollout.policy))
-    people, *chances = np.random.default_rng(seed).spawn(n + 1)
-    world = CountSimulator(spec, file.scenario, load=load, n_runs=n, rng=people)
-    arms = {segment.name: ("v1", "v2") for segment in spec.segments}
-    ramps = Ramps(spec, [make() for _ in range(n)], arms)
-    shape = (n, len(spec.segments))
-    full_s, ended_s, harm, exposed = np.full(shape, np.inf), np.full(shape, np.inf), np.zeros(shape), np.zeros(shape)
-    while world.now_s < seconds and not ramps.is_finished.all():
-        told = world.advance(ramps.split_bp)
-        harm += told.harm
-        exposed += told.window.exposed
-        ramps.step(told.window, told.newcomers, now_s=world.now_s, rngs=chances)
-        is_full = ramps.split_bp == TOTAL_BP
-        full_s = np.where(is_full, np.minimum(full_s, world.now_s), np.inf)
-        over = np.array([[s.phase.is_final for s in ramp.segments.values()] for ramp in ramps.ramps])
-        ended_s = np.where(over, np.minimum(ended_s, world.now_s), np.inf)
-    phase = np.array([[s.phase for s in ramp.segments.values()] for ramp in ramps.ramps], object)
-    return Ends(phase=phase, ended_s=ended_s, full_s=full_s, harm=harm, exposed=exposed)
+    runs = play_counts(
+        replace(file.scenario, horizon_s=seconds), file.spec, load=load, seeds=range(seed * n, (seed + 1) * n)
+    )
+
+    def column(name: str, missing: float = np.inf) -> Floats:
+        values = [[getattr(segment, name) for segment in run.segments] for run in runs]
+        return np.array([[missing if x is None else x for x in row] for row in values], float)
+
+    return Ends(
+        outcome=np.array([[segment.outcome for segment in run.segments] for run in runs]),
+        ended_s=column("ended_s"), full_s=column("full_s"), harm=column("harm"), exposed=column("exposed"),
+    )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.decision import Phase
 from benchmarks.decisions import goals
 from benchmarks.decisions.__main__ import markdown
 from benchmarks.decisions.knowing import first_alarm_s
@@ -33,7 +32,7 @@ def test_late_faults_are_timed_from_their_onset() -> None:
 def test_steered_rollouts_end_as_the_truth_has_it() -> None:
     bad = plan("bad", ONE, ERRORS_ALONE, must="rollback", effects="{kpi: errors, plus: 30pp}")
     ends = rollouts(bad, load=20.0, n=4, seconds=1_800.0, seed=1)
-    assert (ends.phase == Phase.ROLLED_BACK).all()
+    assert (ends.outcome == goals.ROLLED_BACK).all()
     assert (ends.harm > 0).all()
     assert (ends.harm < ends.exposed).all()
     assert np.isinf(ends.full_s).all()
