@@ -132,28 +132,18 @@ class HarmLedger:
         return upper
 
     @property
-    def open(self) -> Floats:
-        """(B, S) sessions exposed and not judged, those lost from sight included."""
-        return self._unjudged + self.lost
-
-    @property
-    def _unjudged(self) -> Floats:
-        waiting: Floats = np.maximum(self.exposed - self.judged[..., CANARY], 0.0)
-        return waiting
-
-    @property
     def allowed(self) -> Floats:
         """(B,) sessions that the budget and what is tolerated come to by now."""
         allowed: Floats = self._harm.budget + self._harm.tolerance * np.sum(self._weights * self.exposed, axis=-1)
         return allowed
 
     def in_flight(self, split: Floats, *, latency_s: float) -> Floats:
-        """(B, S) sessions at risk when splits stay as they are.
+        """(B, S) sessions at risk when splits stay as they are: exposed and not judged, those lost from sight included.
 
-        Until the first of them have been judged and acted upon.
+        Or as many as will be exposed until the first of them have been judged and acted upon, where that is more.
         """
         coming: Floats = self.rate * split * (self._age_s + latency_s)
-        return np.maximum(self._unjudged, coming) + self.lost
+        return np.maximum(self.exposed - self.judged[..., CANARY], coming) + self.lost
 
     def reserved(self, sessions: Floats, live: Flags) -> Floats:
         """(B,) what `sessions` (B, S) could cost at worst, in the segments whose canary is live."""
