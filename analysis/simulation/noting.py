@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.decision import Action, Order, Phase, Rollback, SegmentDecision
+from analysis.ramp import Ramp
 from analysis.segment import SegmentState
 from analysis.simulation.outcome import End
 
@@ -27,3 +28,12 @@ def lowered(segment: str, state: SegmentState, chance: np.random.Generator) -> O
         return None
     split_bp = max(round(state.split_bp * chance.uniform(LOWEST_SHARE, 1.0)), 1)
     return Order(action=Action.SET, who="chance", segment=segment, split_bp=split_bp)
+
+
+def lower(ramp: Ramp, chance: np.random.Generator) -> None:
+    """Carry such orders out on every segment of a rollout; they are in force at once."""
+    for name, state in ramp.segments.items():
+        order = lowered(name, state, chance)
+        if order is not None:
+            ramp.command(order)
+            ramp.confirm(name)

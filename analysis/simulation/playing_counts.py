@@ -10,7 +10,7 @@ from analysis.engine import policy_named
 from analysis.policy import Policy
 from analysis.ramps import Ramps
 from analysis.simulation.counts import CountSimulator
-from analysis.simulation.noting import lowered, note
+from analysis.simulation.noting import lower, note
 from analysis.simulation.outcome import End, Run, segment_run
 from analysis.simulation.scenario import Scenario
 from analysis.spec import ServiceSpec
@@ -83,12 +83,10 @@ class _Batch:
         decided = self._ramps.step(came.window, came.newcomers, now_s=self.now_s, rngs=self._chances)
         for rollout in np.flatnonzero(running).tolist():
             ramp = self._ramps.ramps[rollout]
-            for i, (name, state) in enumerate(ramp.segments.items()):
+            for i, state in enumerate(ramp.segments.values()):
                 note(self._ends[rollout][i], state, decided[rollout][i], self.now_s)
-                order = lowered(name, state, self._chances[rollout]) if self.scenario.moving_splits else None
-                if order is not None:
-                    ramp.command(order)
-                    ramp.confirm(name)
+            if self.scenario.moving_splits:
+                lower(ramp, self._chances[rollout])
 
     def results(self) -> list[Run]:
         """How each has ended by now."""

@@ -39,4 +39,4 @@ class SimulatedArena:
         assert isinstance(world, SimulatedWorld)
         if name == KnowingAll.name:
             return KnowingAll(scenario, load, world)
-        return Serinus(name, world.spec, world.n_runs, seed)
+        return Serinus(name, world.spec, world.n_runs, seed, moving_splits=scenario.moving_splits)

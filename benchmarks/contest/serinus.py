@@ -22,6 +22,7 @@ from analysis.policy import (
 )
 from analysis.ramps import Ramps
 from analysis.simulation.counts import Tick as Counted
+from analysis.simulation.noting import lower
 from analysis.simulation.scenario import Effect, Kpi, Must, On, Scenario
 from analysis.spec import TOTAL_BP, KpiKind, ServiceSpec
 from benchmarks.contest.heat import Flags, Splits, Tick
@@ -43,8 +44,8 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
 class Serinus:
     """The very code that decides for a live rollout."""
 
-    def __init__(self, name: str, spec: ServiceSpec, n: int, seed: int) -> None:
-        self.name, self.n = name, n
+    def __init__(self, name: str, spec: ServiceSpec, n: int, seed: int, *, moving_splits: bool = False) -> None:
+        self.name, self.n, self._moving_splits = name, n, moving_splits
         canary = next(version for version in spec.versions if version != spec.baseline)
         arms = {segment.name: (spec.baseline, canary) for segment in spec.segments}
         self._ramps = Ramps(spec, [POLICIES[name]() for _ in range(n)], arms)
@@ -58,6 +59,8 @@ class Serinus:
     def see(self, tick: Tick, rows: slice) -> None:
         counted = _counted(tick, rows, self.n)
         self._ramps.step(counted.window, counted.newcomers, now_s=self._now_s, rngs=self._rngs)
+        for ramp, rng in zip(self._ramps.ramps, self._rngs, strict=True) if self._moving_splits else ():
+            lower(ramp, rng)
 
     def rolled_back(self) -> Flags:
         return np.array([[s.phase is Phase.ROLLED_BACK for s in ramp.segments.values()] for ramp in self._ramps.ramps])

@@ -112,3 +112,13 @@ def test_harm_that_is_still_to_come_is_told_by_one_threshold_as_harm_that_was_do
     ahead = world.harm_ahead(split_bp, 60.0, 120.0)
     assert ahead is not None
     assert ahead.mean() == pytest.approx(6 * done, rel=0.03)
+
+
+def test_splits_that_somebody_moves_expose_fewer_of_serinus_s_people_too() -> None:
+    exposed = []
+    for moving in (False, True):
+        world = SimulatedWorld(SPEC, scenario(), 50.0, 3, RNG(5), with_durations=False)
+        contestant = Serinus("serinus", SPEC, 3, 1, moving_splits=moving)
+        (record,) = play(world, [contestant], horizon_s=400.0, may_harm=False)
+        exposed.append(record.canary_sessions.sum())
+    assert 0 < exposed[1] < exposed[0]
