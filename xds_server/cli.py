@@ -49,7 +49,6 @@ from xds_server.cli_simulate import simulate
 from xds_server.errors import SerinusError
 
 if TYPE_CHECKING:
-    from analysis.power.plan import Plan
     from xds_server.bootstrap import UpstreamTls
     from xds_server.mesh import Address, Mesh
 
@@ -201,14 +200,20 @@ def validate(
             _print_json({"ok": False, "problems": [asdict(problem) for problem in error.problems], "notes": []})
             raise typer.Exit(2) from None
         _fail(*map(str, error.problems), code=2)
-    plans = _plans(loaded, rates=rate, shares=share, bases=base, server=server) if power else None
-    refused = [f"{plan.service}: {refusal}" for plan in plans or () for refusal in plan.refusals]
+    document: dict[str, Any] = {"ok": True, "problems": [], "notes": [asdict(note) for note in notes]}
+    refused: list[str] = []
+    if power:
+        from xds_server.cli_power import check_plans, plans_json, show_plans
+
+        plans = check_plans(loaded, rates=rate or [], shares=share or [], bases=base or [], server=server)
+        refused = [f"{plan.service}: {refusal}" for plan in plans for refusal in plan.refusals]
+        document |= {"ok": not refused, "power": plans_json(plans)}
     if as_json:
-        document = {"ok": not refused, "problems": [], "notes": [asdict(note) for note in notes]}
-        _print_json(document if plans is None else {**document, "power": _plans_as_data(plans)})
+        _print_json(document)
     else:
         _tell_fine(mesh, loaded, notes)
-        _show_plans(plans)
+        if power:
+            show_plans(plans)
     if refused:
         _fail(*refused, code=1)
 
@@ -223,33 +228,6 @@ def _tell_fine(mesh: Path, loaded: Mesh, notes: Iterable[object]) -> None:
                 f"services.{service.name}.segments.{segment}: matches nobody until somebody adopts {name}: "
                 f"serinus segment adopt {service.name} CLUSTER {name}"
             )
-
-
-def _plans(
-    loaded: Mesh,
-    *,
-    rates: list[str] | None,
-    shares: list[str] | None,
-    bases: list[str] | None,
-    server: str | None,
-) -> list[Plan]:
-    from xds_server.cli_power import check_plans
-
-    return check_plans(loaded, rates=rates or [], shares=shares or [], bases=bases or [], server=server)
-
-
-def _plans_as_data(plans: list[Plan]) -> list[Any]:
-    from xds_server.cli_power import plans_json
-
-    return plans_json(plans)
-
-
-def _show_plans(plans: list[Plan] | None) -> None:
-    if plans is None:
-        return
-    from xds_server.cli_power import show_plans
-
-    show_plans(plans)
 
 
 @app.command()
