@@ -22,9 +22,9 @@ Floats = npt.NDArray[np.float64]
 RISK = 0.05  # chance that anything at all is named where nothing differs
 LABELS_MAX = 256
 WAYS_MAX = 200  # steps from one label to another that are compared: the commonest
-DID_MIN = 10  # sessions of both sides that did what is compared, and that did not
-SEEN_MIN = 20  # sessions of each side from which on shares are as good as normal; below, Fisher's exact test
-EXACT_MIN = 4  # sessions of each side below which nothing is said
+DID_MIN = 10  # sessions of both sides that did what is compared, and that did not, and
+SEEN_MIN = 20  # sessions of each side, from which on shares are as good as normal; below, Fisher's exact test
+EXACT_MIN = 4  # the same, below which nothing is said: no table so small stands out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +125,11 @@ def _share(name: str, baseline: tuple[int, int], canary: tuple[int, int]) -> Dif
     """The difference of two shares, each (sessions that did, sessions that could)."""
     (did_a, n_a), (did_b, n_b) = baseline, canary
     did, n = did_a + did_b, n_a + n_b
-    if min(n_a, n_b) < EXACT_MIN or min(did, n - did) < DID_MIN:
+    if min(n_a, n_b, did, n - did) < EXACT_MIN:
         return None
     pooled, more = did / n, did_b / n_b - did_a / n_a
     z = more / np.sqrt(pooled * (1 - pooled) * (1 / n_a + 1 / n_b))
-    if min(n_a, n_b) < SEEN_MIN:
+    if min(n_a, n_b) < SEEN_MIN or min(did, n - did) < DID_MIN:
         two_sided = fisher_exact([[did_a, n_a - did_a], [did_b, n_b - did_b]]).pvalue
         z = np.sign(more) * norm.isf(max(float(two_sided), 1e-300) / 2)
     return Difference(name=name, baseline=did_a / n_a, canary=did_b / n_b, z=float(z), is_share=True)

@@ -59,6 +59,6 @@ def test_a_handful_of_sessions_names_what_none_of_them_did() -> None:
     rng = np.random.default_rng(7)
     baseline, canary = usual(100, rng, leaves=0.0), usual(8, rng, leaves=0.0, click_works=0.0)
     named = [difference.name for difference in contrast(baseline, canary, LABELS, age_s=600.0)]
-    assert any("click buy" in name or "page /cart" in name for name in named), named
+    assert "click buy" in named, named
     same = contrast(baseline, usual(8, rng, leaves=0.0), LABELS, age_s=600.0)
     assert same == ()
