@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 QUICK = Extent(name="quick", n=10, n_tuning=50, horizon_s=14_400.0, loads=(20.0,), own=("serinus", "oracle"))
 USUAL = Extent(name="usual", n=6, n_tuning=30, horizon_s=11_700.0, own=("serinus", "oracle"))
-FULL = Extent(name="full", n=400, n_tuning=1_000, horizon_s=200_000.0)
+FULL = Extent(name="full", n=40, n_tuning=200, horizon_s=100_000.0)
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.contest", description=__doc__)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="few runs, one load: a few minutes")
-    size.add_argument("--full", action="store_true", help="hundreds of runs, whole horizons: hours")
+    size.add_argument("--full", action="store_true", help="more runs, horizons of more than a day: hours")
     parser.add_argument("--runs", type=int, metavar="N", help="of each cell")
     parser.add_argument("--loads", type=float, nargs="+", metavar="PER_S", help="of those that a scenario has")
     parser.add_argument("--scenarios", nargs="+", metavar="NAME", help="as their files are called, without .yaml")
