@@ -58,8 +58,9 @@ bench-decisions: $(STAMP)
 contest: $(STAMP)
 	$(BIN)/python -m benchmarks.contest $(CONTEST)
 
+# Hours; interrupted, it goes on where it was.
 contest-full: $(STAMP)
-	$(BIN)/python -m benchmarks.contest --full $(CONTEST)
+	$(BIN)/python -m benchmarks.contest --full --kept build/contest/kept $(CONTEST)
 
 # The generated code is committed, so that installing needs no compiler; a test fails when it is stale.
 proto: $(STAMP)

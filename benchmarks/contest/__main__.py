@@ -14,13 +14,14 @@ from typing import Any
 from benchmarks.contest import jobs, plots, report
 from benchmarks.contest.contestants import PEERS_BY_NAME
 from benchmarks.contest.jobs import Extent, Result
+from benchmarks.contest.kept import Kept
 from benchmarks.contest.losses import losses
 
 ROOT = Path(__file__).parents[2]
 
 QUICK = Extent(name="quick", n=10, n_tuning=50, horizon_s=14_400.0, loads=(20.0,), own=("serinus", "oracle"))
 USUAL = Extent(name="usual", n=6, n_tuning=30, horizon_s=11_700.0, own=("serinus", "oracle"))
-FULL = Extent(name="full", n=40, n_tuning=200, horizon_s=100_000.0)
+FULL = Extent(name="full", n=20, n_tuning=200, horizon_s=100_000.0)
 
 
 def main() -> None:
@@ -29,7 +30,8 @@ def main() -> None:
     asked = _arguments()
     extent = _extent(asked)
     begin = time.monotonic()
-    result = jobs.run(SimulatedArena(), extent, processes=asked.processes, say=_say(begin))
+    kept = Kept(asked.kept, f"{_commit()}\n{extent}") if asked.kept else None
+    result = jobs.run(SimulatedArena(), extent, processes=asked.processes, say=_say(begin), kept=kept)
     text = report.markdown(result.cells, result.tuned, title=f"Contest ({extent.name})")
     asked.json.parent.mkdir(parents=True, exist_ok=True)
     asked.json.write_text(json.dumps(as_data(result, extent), indent=1) + "\n")
@@ -88,6 +90,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scenarios", nargs="+", metavar="NAME", help="as their files are called, without .yaml")
     parser.add_argument("--peers", nargs="+", metavar="NAME", choices=sorted(PEERS_BY_NAME), help="default: all")
     parser.add_argument("--own", nargs="+", metavar="NAME", help="of Serinus's policies and the oracle (README)")
+    parser.add_argument("--kept", type=Path, metavar="DIRECTORY", help="go on where a contest of this commit was")
     parser.add_argument("--processes", type=int, default=2, metavar="N")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "contest" / "contest.json", metavar="FILE")
     return parser.parse_args()

@@ -16,6 +16,7 @@ import numpy as np
 from analysis.simulation.scenario import Scenario
 from benchmarks.contest.contestants import PEERS, PEERS_BY_NAME, Entry
 from benchmarks.contest.heat import Contestant, Peers, World, play
+from benchmarks.contest.kept import Kept
 from benchmarks.contest.outcome import Cell, cell_of
 from benchmarks.contest.report import TUNED
 from benchmarks.contest.tuning import Tuned, documented, tune
@@ -83,20 +84,23 @@ class Result:
     tuned: list[Tuned]
 
 
-def run(arena: Arena, extent: Extent, *, processes: int, say: Callable[[str], None]) -> Result:
-    """Tune, then play. The same arena and extent give the same result, whatever the number of processes."""
+def run(
+    arena: Arena, extent: Extent, *, processes: int, say: Callable[[str], None], kept: Kept | None = None
+) -> Result:
+    """Tune, then play. The same arena and extent give the same result, whatever the number of processes.
+
+    `kept`: where results are read that are there already, and left as soon as there are more.
+    """
     played = extent.cells(arena.scenarios())
     reference = next(scenario for scenario in arena.scenarios() if scenario.name == extent.reference)
     nearest = {load: min(reference.loads, key=lambda at: abs(math.log(at / load))) for _, load in played}
     loads = sorted(set(nearest.values()))
-    tuned = list(
-        _all(
-            _tune_one,
-            [(arena, extent, e.name, load) for load in loads for e in extent.entries() if e.knobs],
-            processes,
-            say,
-        )
-    )
+    tuning = [(arena, extent, e.name, load) for load in loads for e in extent.entries() if e.knobs]
+    tuned, unplayed = _known(tuning, kept.tuned if kept else None)
+    for job, made in _all(_tune_one, unplayed, processes, say):
+        tuned.append(made)
+        if kept:
+            kept.keep(_named(job), made)
     values = {(t.contestant, t.load): t.values for t in tuned}
     jobs: list[_PlayJob] = []
     for scenario, load in played:
@@ -105,8 +109,21 @@ def run(arena: Arena, extent: Extent, *, processes: int, say: Callable[[str], No
         own = [name for name in arena.own() if extent.own is None or name in extent.own]
         jobs += [(arena, extent, scenario, load, name, None) for name in own]
         jobs += [(arena, extent, scenario, load, heat, peers) for heat in heats]
-    cells = [cell for made in _all(_play_one, jobs, processes, say) for cell in made]
+    known, unplayed_heats = _known(jobs, kept.cells if kept else None)
+    for heat_job, heat in _all(_play_one, unplayed_heats, processes, say):
+        known.append(heat)
+        if kept:
+            kept.keep(_named(heat_job), heat)
+    cells = [cell for heat in known for cell in heat]
     return Result(cells=sorted(cells, key=lambda c: (c.scenario, c.load, c.contestant)), tuned=sorted_tuned(tuned))
+
+
+def _known(jobs: Sequence[Job], read: Callable[[str], Made | None] | None) -> tuple[list[Made], list[Job]]:
+    """What is kept of these jobs, and the jobs that are still to be played."""
+    if read is None:
+        return [], list(jobs)
+    found = [(job, read(_named(job))) for job in jobs]
+    return [made for _, made in found if made is not None], [job for job, made in found if made is None]
 
 
 def sorted_tuned(tuned: Sequence[Tuned]) -> list[Tuned]:
@@ -118,9 +135,11 @@ def seed_of(base: int, *names: object) -> int:
     return int(np.random.SeedSequence([base, *(zlib.crc32(str(name).encode()) for name in names)]).generate_state(1)[0])
 
 
-def _all(do: Callable[[Job], Made], jobs: Sequence[Job], processes: int, say: Callable[[str], None]) -> Iterator[Made]:
+def _all(
+    do: Callable[[Job], Made], jobs: Sequence[Job], processes: int, say: Callable[[str], None]
+) -> Iterator[tuple[Job, Made]]:
     if processes <= 1:
-        yield from map(do, jobs)
+        yield from ((job, do(job)) for job in jobs)
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(processes) as pool:
@@ -128,7 +147,7 @@ def _all(do: Callable[[Job], Made], jobs: Sequence[Job], processes: int, say: Ca
         for done, future in enumerate(as_completed(waiting), 1):
             made, cpu_s = future.result()
             say(f"{done} of {len(jobs)}: {_named(waiting[future])} took {cpu_s:.1f} s")
-            yield made
+            yield waiting[future], made
 
 
 def _timed(do: Callable[[Job], Made], job: Job) -> tuple[Made, float]:

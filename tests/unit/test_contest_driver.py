@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from benchmarks.contest.contestants import Knob
 from benchmarks.contest.heat import Contestant, Record, Splits, Tick, World, play
 from benchmarks.contest.intervals import Figure
 from benchmarks.contest.jobs import Extent, Result
+from benchmarks.contest.kept import Kept
 from benchmarks.contest.losses import losses
 from benchmarks.contest.metrics import Batch
 from benchmarks.contest.oracle import Oracle, divergence
@@ -192,10 +194,12 @@ def test_a_good_release_ends_the_heat_and_shows_when_all_segments_were_there() -
 # -- the whole ---------------------------------------------------------------------------------------------------------
 
 
+SMALL = Extent(name="test", n=4, n_tuning=6, horizon_s=3_600.0, peers=("argo-docs", "growthbook-safe", "ramp-z"))
+
+
 @pytest.fixture(scope="module")
 def result() -> Result:
-    extent = Extent(name="test", n=4, n_tuning=6, horizon_s=3_600.0, peers=("argo-docs", "growthbook-safe", "ramp-z"))
-    return jobs.run(SmallArena(), extent, processes=1, say=lambda _: None)
+    return jobs.run(SmallArena(), SMALL, processes=1, say=lambda _: None)
 
 
 def test_every_contestant_plays_every_cell_as_documented_and_tuned(result: Result) -> None:
@@ -206,14 +210,41 @@ def test_every_contestant_plays_every_cell_as_documented_and_tuned(result: Resul
 
 
 def test_the_same_names_give_the_same_runs(result: Result) -> None:
-    extent = Extent(name="test", n=4, n_tuning=6, horizon_s=3_600.0, peers=("argo-docs", "growthbook-safe", "ramp-z"))
     tuned = {made.contestant: made.values for made in result.tuned}
-    job = (SmallArena(), extent, BAD, 20.0, "an hour", tuned)
+    job = (SmallArena(), SMALL, BAD, 20.0, "an hour", tuned)
     again = {made.contestant: made.harms for made in jobs._play_one(job)}
     assert len(again) == 4
     before = {made.contestant: made.harms for made in result.cells if made.scenario == "bad"}
     assert again.items() <= before.items()
     assert jobs.seed_of(1, "a", 2.0) == jobs.seed_of(1, "a", 2.0) != jobs.seed_of(1, "a", 20.0)
+
+
+def test_a_contest_goes_on_where_it_was_interrupted(result: Result, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Interrupted(SmallArena):
+        left: list[int]
+
+        def world(self, *about: Any, **also: Any) -> SmallWorld:
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left.pop()
+            return SmallArena.world(self, *about, **also)
+
+    kept = Kept(tmp_path, "this commit")
+
+    def go_on(worlds: int, kept: Kept) -> Result:
+        return jobs.run(Interrupted([0] * worlds), SMALL, processes=1, say=lambda _: None, kept=kept)
+
+    for worlds in (5, 6):
+        with pytest.raises(KeyboardInterrupt):
+            go_on(worlds, kept)
+    assert list(tmp_path.glob("*.json"))
+    assert repr(go_on(99, kept)) == repr(go_on(0, kept)) == repr(result)
+    next(tmp_path.glob("*.json")).write_text("[{")  # half of it
+    with pytest.raises(KeyboardInterrupt):
+        go_on(0, kept)
+    with pytest.raises(KeyboardInterrupt):
+        go_on(0, Kept(tmp_path, "another commit"))
 
 
 def test_the_report_begins_with_losses_and_shows_every_cell(result: Result, tmp_path: Path) -> None:
