@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-decisions bench-ingest bench-xds contest contest-full clean
+.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-decisions bench-flags bench-ingest bench-xds contest contest-full clean
 
 setup: $(STAMP)
 
@@ -44,6 +44,10 @@ bench-xds: $(STAMP)
 # What an access log entry costs from bytes to windows, and pushes under three times the load: benchmarks/README.md.
 bench-ingest: $(STAMP)
 	$(BIN)/python -m benchmarks.ingest $(BENCH)
+
+# What an evaluation of a flag over OFREP costs, beside a bare handler: benchmarks/README.md.
+bench-flags: $(STAMP)
+	$(BIN)/python -m benchmarks.flags $(BENCH)
 
 # The profiler on real click paths and series, where they lie (SERINUS_DATA): benchmarks/README.md.
 bench-behaviour: $(STAMP)

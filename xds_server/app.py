@@ -27,6 +27,10 @@ from xds_server.control import add_control
 from xds_server.discovery.servicer import add_registry
 from xds_server.discovery.sources import EndpointSources
 from xds_server.entrance import GRACE_S, Entrance, listen_on
+from xds_server.flags.asking import Door
+from xds_server.flags.evaluation import Flags
+from xds_server.flags.growthbook import GrowthBook
+from xds_server.flags.ofrep import Ofrep
 from xds_server.garbage import settle
 from xds_server.health import add_health
 from xds_server.ingest import Ingest
@@ -148,10 +152,13 @@ async def _serve(options: RunOptions, parts: _Parts, stop: asyncio.Event) -> Non
     listener = listen_on(options.http_host, options.http_port)
     otlp_http = OtlpHttp(ingest=parts.ingest, asks_certificates=options.tls_client_ca is not None, until=stop)
     telemetry.watch_otlp_http(lambda: otlp_http.answers)
+    flags = Flags(told=controller.told, names=controller.names, learned=controller.learned_segment)
+    telemetry.watch_flags(lambda: {str(result): n for result, n in flags.answers.items()})
+    door = Door(flags=flags, origins=lambda: parts.ingest.origins, asks_certificates=options.tls_client_ca is not None)
     app = create_app(
         not_ready=lambda: None if cache.ready.is_set() else "nothing has been published yet",
         metrics=telemetry.render,
-        more=otlp_http.routes(),
+        more=[*otlp_http.routes(), *Ofrep(door).routes(), *GrowthBook(door).routes()],
     )
     http_port = listener.getsockname()[1]
     with contextlib.closing(listener):

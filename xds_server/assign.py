@@ -46,6 +46,19 @@ def bucket_header(key: str, *, salt: str = "") -> tuple[str, str]:
     return BUCKET_HEADER, str(bucket(salt, key))
 
 
+def shares(split: SegmentSplit) -> list[tuple[str, int, int]]:
+    """Return who owns which buckets: version, first bucket, and the one after the last; no empty ones.
+
+    Examples
+    --------
+    >>> shares(SegmentSplit(baseline="v1", canary="v2", canary_bp=500))
+    [('v2', 0, 500), ('v1', 500, 10000)]
+    """
+    canary_bp = split.canary_bp if split.canary is not None else 0
+    owners = ((split.canary or "", 0, canary_bp), (split.baseline, canary_bp, TOTAL_BP))
+    return [(version, first, end) for version, first, end in owners if first < end]
+
+
 def version_for(split: SegmentSplit, bucket: int) -> str:
     """Return the version that `bucket` is routed to: the first `canary_bp` buckets are the canary's."""
-    return split.canary if split.canary is not None and bucket < split.canary_bp else split.baseline
+    return next(version for version, _, end in shares(split) if bucket < end)

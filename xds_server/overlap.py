@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations
 
-import re2
-
+from xds_server.matching import takes
 from xds_server.mesh import ClaimMatch, Network, SegmentMatch, Service, ValueMatch
 
 Subject = tuple[str, ...]
@@ -151,7 +150,7 @@ def _implies(given: Way, wanted: Way) -> bool:
             isinstance(wanted.value, tuple) and wanted.value[0] <= given.value[0] <= given.value[1] <= wanted.value[1]
         )
     if given.kind == "exact":
-        return _takes(wanted, str(given.value))
+        return takes(wanted, str(given.value))
     return given.kind in _TEXTS and _is_part(given, wanted)
 
 
@@ -165,26 +164,6 @@ def _is_part(given: Way, wanted: Way) -> bool:
             return given.kind == "suffix" and text.endswith(less)
         case "contains":
             return less in text
-        case _:
-            return False
-
-
-def _takes(wanted: Way, text: str) -> bool:
-    """Whether a text matches."""
-    value = wanted.value
-    match wanted.kind:
-        case "exact":
-            return text == value
-        case "prefix":
-            return text.startswith(str(value))
-        case "suffix":
-            return text.endswith(str(value))
-        case "contains":
-            return str(value) in text
-        case "regex":
-            return re2.fullmatch(str(value), text) is not None
-        case "range" if isinstance(value, tuple) and isinstance(wanted, ValueMatch):
-            return re.fullmatch(r"[+-]?[0-9]{1,18}", text) is not None and value[0] <= int(text) < value[1]
         case _:
             return False
 
@@ -205,7 +184,7 @@ def _contradict(one: Way, two: Way) -> bool:
         return one.value[1] <= two.value[0] or two.value[1] <= one.value[0]
     for exact, other in ((one, two), (two, one)):
         if exact.kind == "exact":
-            return not _takes(other, str(exact.value))
+            return not takes(other, str(exact.value))
     texts = sorted((str(one.value), str(two.value)), key=len)
     if one.kind == two.kind == "prefix":
         return not texts[1].startswith(texts[0])

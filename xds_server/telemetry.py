@@ -169,6 +169,10 @@ class Telemetry:
         """Show the answers to OTLP over HTTP, by status."""
         self._counter("serinus.otlp.http.answers", "Answers to OTLP over HTTP.", ("status",), _by_label(answers))
 
+    def watch_flags(self, answers: Reading) -> None:
+        """Show the evaluations of flags, by reason or error code."""
+        self._counter("serinus.flag.evaluations", "Evaluations of flags.", ("result",), _by_label(answers))
+
     def watch_xds(self, *, responses: PairReading, nodes: Callable[[], int]) -> None:
         """Show what goes on with Envoys: `responses` by (event, type), event being push, ack or nack."""
         self._counter(

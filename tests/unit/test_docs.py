@@ -310,6 +310,7 @@ def metric_names() -> Iterator[str]:
     )
     telemetry.watch_labels(labels=lambda: {"s": 1}, overflow=lambda: {"s": 1})
     telemetry.watch_otlp_http(lambda: {"200": 1})
+    telemetry.watch_flags(lambda: {"SPLIT": 1})
     telemetry.watch_xds(responses=lambda: {("push", "RDS"): 1}, nodes=lambda: 1)
     telemetry.watch_access_logs(waiting_bytes=lambda: 1, waiting=lambda: 1)
     telemetry.watch_loads(lost=lambda: {("s", "v"): 0.1}, streams=lambda: 1, nodes=lambda: 1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,10 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from xds_server.http_requests import PREFLIGHT_S, RETRY_S, Pace, RefusedError, read_body
 from xds_server.ingest.ingest import Ingest
 from xds_server.ingest.otlp import EVENTS, SPANS, Signal, in_turns, response, why
 from xds_server.ingest.rows import Drop
@@ -30,23 +30,9 @@ JSON: Final = "application/json"
 PROTOBUF: Final = "application/x-protobuf"
 MAX_BYTES: Final = 4 << 20  # of a body, also unpacked
 MAX_BROWSER_BYTES: Final = 64 << 10  # as many as browsers send of a page that is being left
-FAR_MORE: Final = 8
 MAX_BYTES_AT_ONCE: Final = 64 << 20  # of the bodies being read and taken: 16 from servers, 1,024 from browsers
-MAX_BROWSER_RATE: Final = 1_000  # requests a second
-READ_S: Final = 10.0  # for a body to arrive
-RETRY_S: Final = 1
-PREFLIGHT_S: Final = 7_200  # browsers remember a permission at most that long
-
 _ASIDE_BYTES = 16 << 10  # a body larger than that is read in another thread
 _GZIP = 16 + zlib.MAX_WBITS
-
-
-class RefusedError(Exception):
-    """A request that is not taken: its status, and one line for who has sent it."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,11 +45,9 @@ class OtlpHttp:
     ingest: Ingest
     asks_certificates: bool = False
     until: asyncio.Event = field(default_factory=asyncio.Event)
-    clock: Callable[[], float] = time.monotonic
+    pace: Pace = field(default_factory=Pace)
     answers: Counter[str] = field(default_factory=Counter)
     _under_way: int = 0
-    _second: int = 0
-    _in_second: int = 0
 
     def routes(self) -> list[Route]:
         """Return what is served; metrics are answered as what is not taken."""
@@ -111,7 +95,7 @@ class OtlpHttp:
         from_browser = bool(self.ingest.origins)
         limit = MAX_BROWSER_BYTES if from_browser else MAX_BYTES
         with self._turn(limit, from_browser=from_browser):
-            body = await _body(request, limit)
+            body = await read_body(request, limit)
             try:
                 message = await _message(request, body, limit, signal, media_type)
             except (DecodeError, ValueError) as error:
@@ -129,7 +113,7 @@ class OtlpHttp:
         """Refuse for now who comes at the end, or when there is too much to do."""
         if self.until.is_set():
             raise RefusedError(503, "the control plane is ending")
-        if from_browser and not self._is_calm():
+        if from_browser and not self.pace.is_calm():
             raise RefusedError(429, "too many requests")
         if self._under_way >= MAX_BYTES_AT_ONCE // limit:
             raise RefusedError(503, "too many requests at once")
@@ -138,13 +122,6 @@ class OtlpHttp:
             yield
         finally:
             self._under_way -= 1
-
-    def _is_calm(self) -> bool:
-        second = int(self.clock())
-        if second != self._second:
-            self._second, self._in_second = second, 0
-        self._in_second += 1
-        return self._in_second <= MAX_BROWSER_RATE
 
 
 def _media_type(request: Request) -> str:
@@ -175,26 +152,6 @@ def _told(rejected: Counter[Drop], signal: Signal) -> dict[str, Any]:
     if not rejected:
         return {}
     return {"partialSuccess": {signal.rejected: str(rejected.total()), "errorMessage": why(rejected)}}
-
-
-async def _body(request: Request, limit: int) -> bytes:
-    """Read the body. What is too much is read and thrown away, so that the answer arrives; what is far more is not."""
-    body, n_bytes = bytearray(), 0
-    try:
-        async with asyncio.timeout(READ_S):
-            async for chunk in request.stream():
-                n_bytes += len(chunk)
-                if n_bytes <= limit:
-                    body += chunk
-                elif n_bytes > FAR_MORE * limit:
-                    break
-    except TimeoutError as error:
-        raise RefusedError(408, f"not all there after {READ_S:g} s") from error
-    except ClientDisconnect as error:
-        raise RefusedError(400, "cut off") from error
-    if n_bytes > limit:
-        raise RefusedError(413, f"more than {limit} bytes")
-    return bytes(body)
 
 
 async def _message(request: Request, body: bytes, limit: int, signal: Signal, media_type: str) -> Any:

@@ -80,20 +80,26 @@ class Resolver:
         if not 0 < len(key) <= LONGEST_KEY:
             self.counts[Result.NO_KEY] += 1
             return None
-        user = self._hash_user(key)
         table = served.memberships.current
-        name = table.name_of(user) or ""
-        held = _held_name(served, self.held(service, user))
-        counts_s = COUNTS_S
-        if held is not None and held != name:
-            # No session that is open now is over before its gap has passed; then the table is asked again.
-            name, counts_s = held, max(round(served.gap_s), 1)
-            self.counts[Result.HELD] += 1
-        else:
-            self.counts[Result.LEARNED if name else Result.NONE] += 1
+        name, is_held = self._found(service, served, key)
+        # No session that is open now is over before its gap has passed; then the table is asked again.
+        counts_s = max(round(served.gap_s), 1) if is_held else COUNTS_S
+        self.counts[Result.HELD if is_held else Result.LEARNED if name else Result.NONE] += 1
         expires_s = self._clock.now_unix_ns() // 10**9 + counts_s
         value = self.signer.value(service=service, key=key, table=table.version, expires_s=expires_s, segment=name)
         return Answer(name=name, table=table.version, counts_s=counts_s, expires_s=expires_s, cookie=value)
+
+    def name(self, service: str, key: bytes) -> str:
+        """The learned segment of a person, as an Envoy that asks now is told; empty for none. Counts as no question."""
+        served = self.services.get(service)
+        return "" if served is None or not 0 < len(key) <= LONGEST_KEY else self._found(service, served, key)[0]
+
+    def _found(self, service: str, served: Served, key: bytes) -> tuple[str, bool]:
+        """The name, and whether it is another one than the table's, for as long as a session is open."""
+        user = self._hash_user(key)
+        name = served.memberships.current.name_of(user) or ""
+        held = _held_name(served, self.held(service, user))
+        return (held, True) if held is not None and held != name else (name, False)
 
 
 def _held_name(served: Served, segment: str | None) -> str | None:

@@ -33,13 +33,13 @@ def hold_context(service: m.Service) -> Struct:
     """What the filter is told of a service."""
     gap_s = service.spec.session.gap_s
     hold_s, cookie = hold_s_of(gap_s), hold_cookie(service)
-    tags = {segment: _derived(service, f"tag|{segment}", 6) for segment in service.held_segments}
+    tags = hold_tags(service)
     context = strings(
         {
             "cookie": cookie,
             "pattern": re.sub(r"(\W)", r"%\1", cookie) + "=([%w.]+)",
             "attributes": cookie_attributes(hold_s),
-            "secret": _derived(service, "secret", 16),
+            "secret": signing_secret(service),
         }
     )
     for name, seconds in (("hold", hold_s), ("renew", gap_s / 2), ("longest", LONGEST_S)):
@@ -55,6 +55,16 @@ def hold_cookie(service: m.Service) -> str:
     """
     names = [identity.cookie for identity in service.identity if isinstance(identity, m.CookieIdentity)]
     return f"{names[0]}_segment_{service.name}" if names else f"serinus-hold-{service.name}"
+
+
+def hold_tags(service: m.Service) -> dict[str, str]:
+    """What stands in the cookie for each segment that holds."""
+    return {segment: _derived(service, f"tag|{segment}", 6) for segment in service.held_segments}
+
+
+def signing_secret(service: m.Service) -> str:
+    """What signs the cookie: 16 bytes, in hex."""
+    return _derived(service, "secret", 16)
 
 
 def _derived(service: m.Service, what: str, size: int) -> str:

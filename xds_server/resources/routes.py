@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Iterator
 
 from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption, Metadata
@@ -33,6 +31,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from analysis.spec import TOTAL_BP, SegmentSpec
 from xds_server import mesh as m
+from xds_server.matching import number_in
 from xds_server.node import Role
 from xds_server.pb import newer_pb2 as newer
 from xds_server.resources import learned
@@ -255,17 +254,8 @@ def _claim_values(match: m.ClaimMatch) -> Iterator[ValueMatcher]:
         yield ValueMatcher(string_match=_string_matcher(match))
         if match.kind == "exact" and match.value in ("true", "false"):
             yield ValueMatcher(bool_match=match.value == "true")
-        elif match.kind == "exact" and (number := _number(str(match.value))) is not None:
+        elif match.kind == "exact" and (number := number_in(str(match.value))) is not None:
             yield ValueMatcher(double_match=DoubleMatcher(exact=number))
-
-
-def _number(text: str) -> float | None:
-    """What a JSON number says; None: it is none."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
 
 def _header_matcher(match: m.ValueMatch) -> HeaderMatcher:

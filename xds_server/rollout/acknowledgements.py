@@ -37,6 +37,8 @@ class Acknowledgements:
 
     def wait_for(self, steered: SteeredService) -> None:
         """The service's splits are new: they are in force once those that carry its traffic have them."""
+        if steered.in_force:
+            steered.decided_s = self._fleet.clock.monotonic()
         steered.in_force, steered.waiting_for = False, ()
         self._fleet.spawn(self._confirm(steered, steered.splits.generation))
 

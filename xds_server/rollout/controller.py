@@ -294,6 +294,19 @@ class Controller:
         index = None if steered is None else steered.engine.observer.tracker.segment_of(user_hash)
         return None if steered is None or index is None else steered.service.spec.segments[index].name
 
+    def told(self, service: str) -> tuple[Service, ServiceSplits] | None:
+        """A service, and the splits that clients of flags are told; None: there is none of that name."""
+        steered = self._fleet.services.get(service)
+        return None if steered is None else (steered.service, steered.told(self._fleet.clock.monotonic()))
+
+    def names(self) -> list[str]:
+        """All services, in the mesh file's order."""
+        return list(self._fleet.services)
+
+    def learned_segment(self, service: str, key: bytes) -> str:
+        """The name of the learned segment that Envoys are told for somebody; empty for none."""
+        return self.resolver.name(service, key) if self.learnt.table(service) is not None else ""
+
     def segments(self, service: str) -> pb.ListSegmentsReply:
         """Learned segments of a service: what is proposed, and what has been adopted."""
         return self.learnt.listing(self._find(service).service)

@@ -22,6 +22,7 @@ from xds_server.store.records import DecisionRow, RolloutRow
 SERINUS = "serinus"  # who gives an order that no person gave
 HELD = "held: "  # how the reason of what Serinus itself has stopped begins
 WATCHED_TICK = 0.25  # of the mesh file's interval, while any segment is watched more closely
+TOLD_ANYWAY_S = 30.0  # how long flags go by what was in force, while Envoys that carry traffic lag behind
 SHORTEST_TICK_S = 1.0  # … but no shorter: all services' ticks share a core
 INBOX_LIMIT = 1_000_000  # rows, of 38 bytes or so: other services' ticks drain what a slow one's has yet to take
 
@@ -47,6 +48,7 @@ class SteeredService:
     held: str = ""  # why the rollout is held until a person resumes it
     unwritten: list[DecisionRow] = field(default_factory=list)  # carried out, but the journal could not take them
     good: ServiceSplits | None = None  # the newest that were in force
+    decided_s: float = 0.0  # monotonic time since when something has not been in force
     ticked_s: float = 0.0  # monotonic time of the last tick's end
     ticking: asyncio.Task[None] | None = None
     coverage: Coverage = field(default_factory=Coverage)
@@ -129,6 +131,16 @@ class SteeredService:
             for name, split in self.splits.segments.items()
             if split.canary_bp > before.get(name, 0)
         }
+
+    def told(self, now_s: float) -> ServiceSplits:
+        """What clients of flags are told: what was last in force, until this is, or Envoys lag behind for too long.
+
+        Of another mesh's segments nothing is told. `now_s`: monotonic time.
+        """
+        is_lagging = not self.in_force and now_s - self.decided_s < TOLD_ANYWAY_S
+        if is_lagging and self.good is not None and self.good.segments.keys() == self.splits.segments.keys():
+            return self.good
+        return self.splits
 
     def rollbacks(self) -> Iterator[ServiceSplits]:
         """What the next splits would be if one segment's canary, or every one, were taken back."""

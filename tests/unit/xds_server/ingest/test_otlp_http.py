@@ -19,6 +19,7 @@ from google.rpc import status_pb2
 from analysis.sample import UNKNOWN, SampleKind
 from tests.waiting import until
 from xds_server.clock import Clock
+from xds_server.http_requests import Pace
 from xds_server.ingest import Ingest
 from xds_server.ingest.browsers import MAX_EVENTS, MAX_LABELS
 from xds_server.ingest.otlp_http import JSON, MAX_BROWSER_BYTES, MAX_BYTES, PROTOBUF, OtlpHttp
@@ -387,4 +388,4 @@ def test_a_browsers_request_is_small_and_there_are_only_so_many(ingest: Ingest, 
         assert (await send("/v1/logs", b"{}", content_type=JSON, origin=ORIGIN)).status == 200
 
     now = [1.0]
-    talk(OtlpHttp(ingest=ingest, clock=lambda: now[0]), scenario)
+    talk(OtlpHttp(ingest=ingest, pace=Pace(clock=lambda: now[0])), scenario)

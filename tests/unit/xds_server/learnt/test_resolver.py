@@ -71,12 +71,15 @@ def test_an_open_session_elsewhere_goes_first_until_it_can_be_over(
     answer = asked.answer("shop", user)
     assert answer is not None
     assert (answer.name, answer.counts_s) == (name, counts_s)
+    assert asked.name("shop", user) == name, "flags are told what Envoys are"
+    assert asked.counts.total() == 1, "that was no question of an Envoy's"
     assert (asked.counts[Result.HELD] == 1) == (counts_s != COUNTS_S)
 
 
 def test_there_is_no_answer_without_a_person_or_a_service() -> None:
     asked = resolver(1)
     assert asked.answer("blog", b"1") is None
+    assert [asked.name("blog", b"1"), asked.name("shop", b""), asked.name("shop", b"1" * 257)] == ["", "", ""]
     assert asked.answer("shop", b"") is None
     assert asked.answer("shop", b"1" * 257) is None
     assert asked.counts == {Result.UNKNOWN_SERVICE: 1, Result.NO_KEY: 2}

@@ -12,7 +12,7 @@ from analysis.engine import Rollout, ServiceEngine
 from analysis.session import NS
 from analysis.splits import IN_DOUBT
 from xds_server.mesh import SegmentSplit, ServiceSplits
-from xds_server.rollout.steered import SteeredService, resting_splits
+from xds_server.rollout.steered import TOLD_ANYWAY_S, SteeredService, resting_splits
 from xds_server.settings import parse_mesh
 from xds_server.store.records import RolloutRow
 
@@ -121,3 +121,16 @@ def test_that_a_watch_begins_or_ends_is_worth_a_line_though_nothing_else_has_cha
         steered.watched = frozenset({"default"} if watched else ())
         told.append(bool(steered.news([held], observed_only=False)))
     assert told == [True, False, True, False, True]
+
+
+def test_flags_are_told_what_is_in_force_until_the_new_is_or_is_overdue() -> None:
+    before, after = _at(default=500), replace(_at(default=1_000), generation=8)
+    steered = _steered(after, before)
+    assert steered.told(100.0) is after, "in force"
+    steered.in_force, steered.decided_s = False, 100.0
+    assert steered.told(100.0 + TOLD_ANYWAY_S - 1) is before
+    assert steered.told(100.0 + TOLD_ANYWAY_S) is after
+    steered.good = None
+    assert steered.told(100.0) is after, "nothing has been in force since the start"
+    steered.good = replace(before, segments={"gone": before.segments["default"]})
+    assert steered.told(100.0) is after, "those were another mesh's segments"
