@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import ip_network
@@ -17,6 +18,7 @@ from tests.pipelined import answers, request
 from tests.tokens import Issuer
 from xds_server.flags.context import read_context
 from xds_server.flags.evaluation import Flags
+from xds_server.flags.siphash import siphash
 from xds_server.matching import matches
 from xds_server.mesh import (
     ClaimMatch,
@@ -28,7 +30,7 @@ from xds_server.mesh import (
     ValueMatch,
     with_hold_secret,
 )
-from xds_server.resources.hold import hold_cookie
+from xds_server.resources.hold import LONGEST_S, hold_cookie, hold_s_of, signing_secret
 
 WORDS = ("pro", "PRO", "pro-1", "xpro", "", "a", "1", "12", "free", "müller", "p.ro", "pro,free", " 7")
 NUMBERS = (
@@ -146,7 +148,7 @@ def asks(name: str) -> SegmentMatch:
 
 
 def test_serinus_and_envoy_hold_the_same_people_in_the_segment_of_their_session(rig):
-    """By cookies that a real Envoy has set: whole, cut, forged, of another person, and beside what segments ask for."""
+    """By cookies that a real Envoy has set: whole, cut, forged, another person's, too old, in any segment's place."""
     segments = [
         (SegmentSpec(name="vip", pin="v3"), asks("vip")),
         (SegmentSpec(name="api"), SegmentMatch(path_prefix="/api/")),
@@ -186,6 +188,15 @@ async def _held(rig: Any, segments: Any, splits: ServiceSplits) -> None:
             f"a=1;{whole[1]}",
             f"{whole[1]}; {whole[0]}",
         ]
+        now, hold_s = int(time.time()), hold_s_of(shop.spec.session.gap_s)
+        ages = (
+            *((0, 0), (hold_s - 9, hold_s - 9), (hold_s + 2, hold_s + 2), (hold_s + 9, 5), (5, hold_s + 9), (-30, -50)),
+            *((LONGEST_S - 9, 5), (LONGEST_S + 2, 5), (-80, -80), (5, -80), (5, 9)),
+        )
+        for began, written in ages:
+            said = f"{now - began}.{now - written}.{tag[0]}"
+            mac = siphash(bytes.fromhex(signing_secret(shop)), f"{said}.anna".encode())
+            jars.append(f"{hold_cookie(shop)}={said}.{mac}")
         asked = [
             {"person": person, "plan": plan, "jar": jar, "path": path}
             for person in ("anna", "bert")
