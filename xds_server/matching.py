@@ -121,15 +121,23 @@ def takes(way: ValueMatch | ClaimMatch, text: str) -> bool:
         case "contains":
             return str(value) in text
         case "regex":
-            return compiled(str(value)).fullmatch(text) is not None
+            return _takes_whole(str(value), text)
         case "range" if isinstance(value, tuple) and isinstance(way, ValueMatch):
             return _NUMBER.fullmatch(text) is not None and _is_in(int(text), value)
         case _:
             return False
 
 
+def _takes_whole(pattern: str, text: str) -> bool:
+    """Whether a regular expression takes all of a text; half a character, which only JSON can say, it does not take."""
+    try:
+        return _compiled(pattern).fullmatch(text) is not None
+    except UnicodeEncodeError:
+        return False
+
+
 @lru_cache(maxsize=1_024)
-def compiled(pattern: str) -> Any:
+def _compiled(pattern: str) -> Any:
     """A regular expression in RE2's syntax, as Envoy has it."""
     return re2.compile(pattern)
 
@@ -164,7 +172,15 @@ def _claim_takes(match: ClaimMatch, value: object) -> bool:
         return False
     if match.kind == "range" and isinstance(match.value, tuple):
         return match.value[0] <= value < match.value[1]
-    return match.kind == "exact" and number_in(str(match.value)) == float(value)
+    return match.kind == "exact" and number_in(str(match.value)) == _double(value)
+
+
+def _double(number: float) -> float:
+    """A number as Envoy keeps it."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
 
 
 def number_in(text: str) -> float | None:
@@ -174,4 +190,5 @@ def number_in(text: str) -> float | None:
     except ValueError:
         return None
     is_number = isinstance(found, int | float) and not isinstance(found, bool)
-    return float(found) if is_number and math.isfinite(found) else None
+    double = _double(found) if is_number else math.inf
+    return double if math.isfinite(double) else None

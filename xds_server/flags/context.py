@@ -99,7 +99,7 @@ def _headers(given: Mapping[str, Any]) -> dict[str, list[str]] | None:
     for name, said in _mapping(value, "headers").items():
         values = said if isinstance(said, list) else [said]
         if not all(isinstance(each, str) for each in values):
-            raise _wrong(f"headers.{name[:60]}: {str(said)[:60]!r}; {_LEGAL_TEXT}, or a list of texts")
+            raise _wrong(f"headers: {name[:60]!r} is a {_kind(said)}; {_LEGAL_TEXT}, or a list of texts")
         _check_encodable(values, "headers")
         found.setdefault(name.lower(), []).extend(values)
     return found
@@ -112,7 +112,7 @@ def _texts(given: Mapping[str, Any], kind: str) -> dict[str, str] | None:
     found = dict(_mapping(value, kind))
     for name, said in found.items():
         if not isinstance(said, str):
-            raise _wrong(f"{kind}.{name[:60]}: {str(said)[:60]!r}; {_LEGAL_TEXT}")
+            raise _wrong(f"{kind}: {name[:60]!r} is a {_kind(said)}; {_LEGAL_TEXT}")
     _check_encodable(found.values(), kind)
     return found
 
@@ -121,7 +121,7 @@ def _text(given: Mapping[str, Any], kind: str) -> str | None:
     value = given.get(kind)
     if value is None or not isinstance(value, str):
         if value is not None:
-            raise _wrong(f"{kind}: {str(value)[:60]!r}; {_LEGAL_TEXT}")
+            raise _wrong(f"{kind}: is a {_kind(value)}; {_LEGAL_TEXT}")
         return None
     _check_encodable([value], kind)
     return value
@@ -141,13 +141,18 @@ def _claims(given: Mapping[str, Any]) -> dict[str, Mapping[str, Any]] | None:
     value = given.get("claims")
     if value is None:
         return None
-    return {name: _mapping(each, f"claims.{name}") for name, each in _mapping(value, "claims").items()}
+    return {name: _mapping(each, f"claims.{name[:60]!r}") for name, each in _mapping(value, "claims").items()}
 
 
 def _mapping(value: object, what: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise _wrong(f"{what}: {str(value)[:60]!r}; legal: an object")
+        raise _wrong(f"{what}: is a {_kind(value)}; legal: an object")
     return value
+
+
+def _kind(value: object) -> str:
+    """A value's type; the value itself may be long, and deep."""
+    return type(value).__name__
 
 
 def _check_encodable(texts: Iterable[str], what: str) -> None:

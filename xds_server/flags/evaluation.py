@@ -118,7 +118,8 @@ class Flags:
 def _left_open(service: Service, what: str) -> FlagError:
     """A context that does not say by what Envoy would decide."""
     said = f"the context does not say `{what}`, by which people of {service.name} are in a segment"
-    return FlagError(ErrorCode.INVALID_CONTEXT, f"{said}; where there are none, say so: {{}}")
+    empty = "" if what in ("path", "source") or ":" in what else "; where there are none, say so: {}"
+    return FlagError(ErrorCode.INVALID_CONTEXT, said + empty)
 
 
 def split_in(service: Service, segment: str, splits: ServiceSplits) -> SegmentSplit:
