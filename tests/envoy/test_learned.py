@@ -19,6 +19,8 @@ from tests.envoy.conftest import ControlPlane
 from xds_server.ads.cache import AdsCache
 from xds_server.ads.servicer import SERVER_OPTIONS, add_ads
 from xds_server.clock import SystemClock
+from xds_server.flags.context import read_context
+from xds_server.flags.evaluation import Flags
 from xds_server.ingest.rows import user_hash
 from xds_server.learnt.cookies import CookieSigner
 from xds_server.learnt.memberships import Adopted, Memberships, Table
@@ -151,6 +153,14 @@ async def shop(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as client,
         ):
             yield Shop(rig, plane, port, mesh, envoy, client)
+
+
+def told(s: Shop, person: str) -> str:
+    """The version that the flag says."""
+    split = SegmentSplit(baseline="v1", canary="v2", canary_bp=10_000)
+    splits = ServiceSplits(rollout="shop-1", generation=1, segments={"fresh": split})
+    flags = Flags(told=lambda name: (s.mesh.services[name], splits), names=list, learned=s.plane.resolver.name)
+    return flags.evaluate("shop", read_context({"targetingKey": person, "headers": {}})).version
 
 
 def test_the_time_that_a_request_waits_is_the_services_own_and_after_it_few_wait(rig):
@@ -330,6 +340,7 @@ def test_a_new_table_is_asked_for_anew(rig):
             for cookies in ((anna, bob), ("", "")):
                 assert (await s.ask("anna", cookies[0])).version == "v1"
                 assert (await s.ask("bob", cookies[1])).version == "v2"
+            assert [told(s, person) for person in ("anna", "bob")] == ["v1", "v2"]
             assert s.plane.asked_n == 4
 
     asyncio.run(scenario())
@@ -345,8 +356,10 @@ def test_who_has_a_session_open_elsewhere_stays_there_until_it_is_over(rig):
             s.plane.resolver.held = lambda service, user: open_in.get((service, user))
             first = {person: await s.ask(person) for person in ("anna", "bob")}
             assert [first[person].version for person in ("anna", "bob")] == ["v1", "v2"]
+            assert [told(s, person) for person in ("anna", "bob")] == ["v1", "v2"]
             assert all("Max-Age=1;" in answer.set_cookies[0] for answer in first.values())
             open_in.clear()  # the sessions are over; what was said of them counts no more
+            assert [told(s, person) for person in ("anna", "bob")] == ["v2", "v1"]
             await asyncio.sleep(2.1)
             assert (await s.ask("anna", cookie_of(first["anna"]))).version == "v2"
             assert (await s.ask("bob", cookie_of(first["bob"]))).version == "v1"
