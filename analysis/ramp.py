@@ -205,9 +205,15 @@ class Ramp:
 
     def decide(self, alarm: Alarm, rng: np.random.Generator) -> tuple[SegmentDecision, ...]:
         """Decide for every segment by what the reading says now."""
-        return tuple(self._decide(i, alarm, rng) for i in range(len(self._names)))
+        needed = np.zeros(len(self._names)) if self._brief else self._sessions_needed()
+        return tuple(self._decide(i, alarm, rng, float(needed[i])) for i in range(len(self._names)))
 
-    def _decide(self, index: int, alarm: Alarm, rng: np.random.Generator) -> SegmentDecision:
+    def _sessions_needed(self) -> Floats:
+        """(S,) more sessions that it takes to call each segment healthy at its split."""
+        splits = np.array([state.split_bp for state in self.segments.values()]) / TOTAL_BP
+        return self.wording.sessions_needed(np.arange(len(splits)), splits)
+
+    def _decide(self, index: int, alarm: Alarm, rng: np.random.Generator, needed: float) -> SegmentDecision:
         state, now, at = self.segments[self._names[index]], self.reading.now, (self.rollout, index)
         state.cap_bp = int(now.caps_bp[at])
         suspicion = float(now.suspicion[at])
@@ -224,7 +230,7 @@ class Ramp:
         state.reward = float(now.reward.value[at])
         proposal = self._policy.propose(self._policy_view(index, state), rng=rng)
         view = self._guard_view(index, state, alarm, round(proposal.split * TOTAL_BP))
-        return self._apply(index, self._told(index, state, review(view)), propensity=proposal.propensity)
+        return self._apply(index, self._told(index, state, review(view), needed), propensity=proposal.propensity)
 
     def _watch(self, state: SegmentState, suspicion: float) -> None:
         """A suspicion begins the closer watch of a segment with people on the canary; it ends when that has passed.
@@ -303,14 +309,14 @@ class Ramp:
             waits_for=self._waits_for(segment.after),
         )
 
-    def _told(self, index: int, state: SegmentState, verdict: Verdict) -> Verdict:
+    def _told(self, index: int, state: SegmentState, verdict: Verdict, needed: float) -> Verdict:
         """The verdict, with how much is still to be known where that is what it rests on."""
         if self._brief or _UNKNOWN not in verdict.reasons:
             return verdict
         fresh_s = 0.0
         if state.since_s is not None and self._settles:
             fresh_s = state.since_s + self.spec.rollout.settle_s - self._now_s
-        told = self.wording.unhealthy(index, state.split_bp / TOTAL_BP, fresh_s) or _UNKNOWN
+        told = self.wording.unhealthy(index, needed, fresh_s)
         return replace(verdict, reasons=tuple(told if reason is _UNKNOWN else reason for reason in verdict.reasons))
 
     def _stale_s(self) -> float | None:
@@ -510,7 +516,7 @@ class Ramp:
             excess=float(reading.harm.excess[at]),
             worst_excess=float(reading.now.worst[at]),
             anomaly=float(np.fmax(anomaly, 0.0)),
-            kpis=tuple(self.wording.kpi_view(index, k) for k in range(len(self.spec.kpis))),
+            kpis=self.wording.kpi_views(index),
             sample_ratio=self.wording.ratio_view(index),
             latencies=self._latencies.view(index),
         )

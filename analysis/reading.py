@@ -6,7 +6,7 @@ Numbers only, as arrays with a leading axis of B rollouts of one service; `wordi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ class Conclusions:
 
     `log_e` (B, S + 1, T): as `RegressionEvidence.log_e_values`.
     `own` (B, S, T): grounds that a segment's own people prove; `shared` (B, S, T): those that all people together
-    prove, where this segment is one of those named for it, or not known to be otherwise.
+    prove, where this segment is one of those named for it, or not known to be otherwise. `proven` (B, S): by either.
     `suspicion` (B, S): the strongest evidence of harm as a share of what proves it; `suspect` (B, S): the test that it
     is about, NO_TEST: a surprise.
     `chance` (B, S): of as bad a canary or worse, see `SURPRISE`; `surprising` (B, S): the KPI that it is about.
@@ -92,6 +92,7 @@ class Conclusions:
     log_e: Floats
     own: Flags
     shared: Flags
+    proven: Flags
     suspicion: Floats
     suspect: Indices
     chance: Floats
@@ -115,12 +116,6 @@ class Conclusions:
         """(B,) whether harm may be above what is allowed already."""
         spent: Flags = self.harm_upper > self.harm_allowed
         return spent
-
-    @property
-    def proven(self) -> Flags:
-        """(B, S) whether anything is proven."""
-        proven: Flags = np.logical_or.reduce(self.own | self.shared, axis=-1)
-        return proven
 
 
 class Reading:
@@ -213,6 +208,7 @@ class Reading:
             log_e=log_e,
             own=own,
             shared=shared,
+            proven=np.logical_or.reduce(own | shared, axis=-1),
             suspicion=suspicion,
             suspect=suspect,
             chance=chance,
@@ -316,14 +312,25 @@ class Reading:
         capped: Floats = np.minimum(visible, HEALTHY_EXCESS)
         return capped
 
-    def unexcluded(self, rollout: int, segment: int) -> Iterator[tuple[ExcessExclusion, int, float, float]]:
-        """What still stands between a segment and 'healthy': (test, its row, excess to exclude, base rate)."""
-        now, at = self.now, (rollout, segment)
-        if now.worst[at] > now.target[at]:
-            yield self.harm.exclusion, segment, float(now.target[at]), float(self.harm.base.rate_at(at))
-        for f in np.flatnonzero(now.kpi_worst[at] > now.visible[at]).tolist():
-            base = float(self.evidence.base.rate_at((*at, int(self.guarded[f]))))
-            yield self.kpi_exclusion, segment * len(self.guarded) + f, float(now.visible[at][f]), base
+    def sessions_needed(self, rollout: int, segments: npt.ArrayLike, split: npt.ArrayLike) -> Floats:
+        """(n, 1 + guarded KPIs) sessions that stand between n segments and 'healthy', at their splits (n,) in [0, 1].
+
+        Of both arms together, until what `Conclusions.target` says is excluded, and `visible` of each KPI, if the
+        canary is as good as the baseline. 0: it is excluded; inf: an arm gets nothing.
+        """
+        now, which, share = self.now, np.asarray(segments, int), np.asarray(split, float)
+        base, kpi_base = self.harm.base.value[rollout, which], self.evidence.base.value[rollout, which]
+        harm = self.harm.exclusion.sessions_needed(rollout, which, now.target[rollout, which], base, share)
+        kpis = self.kpi_exclusion.sessions_needed(
+            rollout, self.kpi_row(which[:, None], np.arange(len(self.guarded))),
+            now.visible[rollout, which], kpi_base[:, self.guarded], share[:, None],
+        )  # fmt: skip
+        return np.column_stack([harm, kpis])
+
+    def kpi_row(self, segment: npt.ArrayLike, place: npt.ArrayLike) -> Indices:
+        """Row of `kpi_exclusion` of a segment's guarded KPI; `place`: in `guarded`."""
+        row: Indices = np.asarray(segment) * len(self.guarded) + np.asarray(place)
+        return row
 
     def _excess(self) -> Floats:
         """(B, S, len(EXCESS_KINDS)) excess shares of canary over baseline of late; NaN where either arm is empty."""

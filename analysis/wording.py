@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from analysis.decision import Insufficient, Reason
 from analysis.evidence.log_loss import MAX_BIAS, MAX_LOSS, LogCheck, LogLoss
@@ -19,6 +20,7 @@ _GRAVITY = {
     KpiKind.ERROR_RATE: 0, KpiKind.LATENCY: 1, KpiKind.ABANDONMENT: 2, KpiKind.FEATURE: 3, KpiKind.ANOMALY: 4
 }  # fmt: skip
 SESSIONS = "share of sessions"
+USUAL_STEP = 0.25  # split for which it is told how much is to be known, before the first step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,37 +171,41 @@ class Wording:
             log_threshold=float(ratio.log_thresholds[row]),
         )
 
-    def unhealthy(self, segment: int, split: float, fresh_s: float = 0.0) -> Reason | None:
-        """Why a segment's canary is not known to be healthy; None when it is.
+    def unhealthy(self, segment: int, sessions: float, fresh_s: float = 0.0) -> Reason:
+        """Why a segment's canary is not known to be healthy: so many more sessions are needed (`sessions_needed`).
 
         `fresh_s`: seconds for which the canary's latency does not count yet.
         """
-        needed = self.needed(segment, split)
-        if needed is None:
-            return None
         if fresh_s > 0:
             text = f"don't know yet (the canary is fresh: its latency counts in {fresh_s / 60:.1f} min)"
             return Reason(code="unknown", text=text)
+        needed = self._insufficient(segment, sessions)
         when = "at today's traffic: never" if needed.minutes is None else f"about {needed.minutes:.1f} min"
         return Reason(code="unknown", text=f"don't know yet (needs {needed.needed} more sessions, {when})")
 
     def needed(self, segment: int, split: float) -> Insufficient | None:
         """How much more it takes to call a segment healthy at a split in [0, 1]; None when nothing more is needed."""
-        reading = self.reading
-        shown = split if 0 < split < 1 else 0.25  # before the first step: what a usual step would need
-        more = max(
-            (
-                exclusion.sessions_needed((self.rollout, row), target, base, shown)
-                for exclusion, row, target, base in reading.unexcluded(self.rollout, segment)
-            ),
-            default=None,
-        )
-        if more is None:
+        if self.reading.now.healthy[self.rollout, segment]:
             return None
-        rate = float(reading.harm.rate[self.rollout, segment])
-        minutes = more / rate / 60 if rate > 0 and np.isfinite(more) else None
-        judged = int(reading.harm.judged[self.rollout, segment, CANARY])
-        return Insufficient(n=judged, needed=int(min(np.ceil(more), 10**9)), minutes=minutes)
+        return self._insufficient(segment, float(self.sessions_needed([segment], [split])[0]))
+
+    def sessions_needed(self, segments: npt.ArrayLike, split: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """(n,) sessions that it takes to call n segments healthy, at their splits (n,) in [0, 1]."""
+        at = np.asarray(split, float)
+        shown = np.where((at > 0) & (at < 1), at, USUAL_STEP)
+        needed: npt.NDArray[np.float64] = self.reading.sessions_needed(self.rollout, segments, shown).max(axis=-1)
+        return needed
+
+    def _insufficient(self, segment: int, sessions: float) -> Insufficient:
+        rate = float(self.reading.harm.rate[self.rollout, segment])
+        minutes = sessions / rate / 60 if rate > 0 and math.isfinite(sessions) else None
+        judged = int(self.reading.harm.judged[self.rollout, segment, CANARY])
+        needed = math.ceil(min(sessions, 1e9))
+        return Insufficient(n=judged, needed=needed, minutes=minutes)
+
+    def kpi_views(self, segment: int) -> tuple[KpiView, ...]:
+        """All KPIs of a segment, in the specification's order."""
+        return tuple(self.kpi_view(segment, k) for k in range(len(self.reading.spec.kpis)))
 
     def kpi_view(self, segment: int, k: int) -> KpiView:
         """One KPI of a segment, and the evidence against its tolerance."""

@@ -8,7 +8,6 @@ and the older one is read: it never looks back further than one epoch, so a faul
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -97,17 +96,24 @@ class ExcessExclusion:
         worst: Floats = np.append(GRID, 1.0)[first]
         return worst
 
-    def sessions_needed(self, row: tuple[int, int], excess: float, base: float, share: float) -> float:
+    def sessions_needed(
+        self, rollout: int, rows: npt.ArrayLike, excess: npt.ArrayLike, base: npt.ArrayLike, share: npt.ArrayLike
+    ) -> Floats:
         """Sessions, both arms together, until `excess` is excluded if the canary is as good as the baseline.
 
-        `row`: (rollout, row). `share`: the canary's share of them. inf where an arm gets nothing.
+        Of some rows of a rollout; the arguments broadcast. `share`: the canary's share of the sessions. 0 where it is
+        excluded already, inf where an arm gets nothing.
         """
-        column = max(int(np.searchsorted(GRID, excess + 1e-12)) - 1, 0)
-        if not 0 < share < 1:
-            return float("inf")
-        missing = self.log_threshold - float(self._older[row][column:].min())
-        growth = _growth(float(f"{share:.2g}"), float(f"{base:.2g}"), column)
-        return max(missing, 0.0) / growth if growth > 0 else float("inf")
+        which, excess, base, share = np.broadcast_arrays(
+            np.asarray(rows, int), *(np.asarray(x, float) for x in (excess, base, share))
+        )
+        column = np.maximum(np.searchsorted(GRID, excess + 1e-12) - 1, 0)
+        least = np.minimum.accumulate(self._older[rollout, which][..., ::-1], axis=-1)[..., ::-1]
+        missing = self.log_threshold - np.take_along_axis(least, column[..., None], axis=-1)[..., 0]
+        growth = expected_log_e(share, base, base, GRID[column])
+        grows = (share > 0) & (share < 1) & (growth > 0)
+        sessions = np.divide(missing, growth, out=np.full(missing.shape, np.inf), where=grows)
+        return np.where(missing > 0, sessions, 0.0)
 
     def state(self) -> dict[str, object]:
         """Everything needed to go on after a restart, as plain lists. Of a single rollout."""
@@ -127,12 +133,6 @@ class ExcessExclusion:
         self._older, self._younger = (
             np.asarray(state[name], float).reshape(self._shape) for name in ("older", "younger")
         )
-
-
-@lru_cache(maxsize=10_000)
-def _growth(share: float, base: float, column: int) -> float:
-    """Expected growth of log e a session, if the canary is as good; of numbers that are rounded, to be asked again."""
-    return float(expected_log_e(share, base, base, GRID[column]))
 
 
 def _reachable(base: Floats) -> Floats:

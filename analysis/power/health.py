@@ -14,7 +14,7 @@ from analysis.evidence.exclusion import ENOUGH_N, GRID, LONGEST_S, ExcessExclusi
 from analysis.power.detection import Traffic
 from analysis.power.world import harm_rates
 from analysis.reading import HEALTHY_EXCESS, HEALTHY_TOLERANCES, Reading, Standing
-from analysis.spec import KpiKind, ServiceSpec
+from analysis.spec import ServiceSpec
 from analysis.window import BASELINE
 
 _KNOWN_N = 1e6  # sessions behind a base rate that is taken as known
@@ -65,13 +65,14 @@ def _reading(spec: ServiceSpec, traffic: Traffic) -> Reading:
 
 def _need(reading: Reading, index: int, split: float, sessions_per_s: float) -> HealthNeed:
     spec, epoch_s = reading.spec, reading.harm.epoch_s
-    found = [
-        (exclusion.sessions_needed((0, row), target, base, split), exclusion, row, base)
-        for exclusion, row, target, base in reading.unexcluded(0, index)
-    ]
-    sessions, exclusion, row, base = max(found, key=lambda each: each[0])
-    is_harm = exclusion is reading.harm.exclusion
-    guarded = [kpi for kpi in spec.kpis if kpi.kind is not KpiKind.ANOMALY]
+    needed = reading.sessions_needed(0, [index], [split])[0]
+    most = int(needed.argmax())
+    sessions, is_harm, place = float(needed[most]), most == 0, most - 1
+    if is_harm:
+        exclusion, row, base = reading.harm.exclusion, index, reading.harm.base.rate_at((0, index))
+    else:
+        exclusion, row = reading.kpi_exclusion, int(reading.kpi_row(index, place))
+        base = reading.evidence.base.rate_at((0, index, int(reading.guarded[place])))
     few = 2 * ENOUGH_N / min(split, 1 - split)
     within_s = LONGEST_S if sessions <= few else min(epoch_s, LONGEST_S)
     seconds = sessions / sessions_per_s if sessions_per_s > 0 else float("inf")
@@ -83,12 +84,12 @@ def _need(reading: Reading, index: int, split: float, sessions_per_s: float) -> 
         sessions=sessions,
         seconds=seconds + spec.oldest_judged_s if seconds <= within_s else None,
         within_s=within_s,
-        what="harm" if is_harm else guarded[row % len(guarded)].name,
+        what="harm" if is_harm else spec.kpis[int(reading.guarded[place])].name,
         tolerance=None if excess is None else excess if is_harm else excess / HEALTHY_TOLERANCES,
     )
 
 
 def _excludable(exclusion: ExcessExclusion, row: int, base: float, split: float, sessions: float) -> float | None:
     """The smallest excess, of those that are tested, which so many sessions exclude; None: none that counts."""
-    fits = [float(x) for x in GRID if exclusion.sessions_needed((0, row), float(x), base, split) <= sessions]
-    return fits[0] if fits and fits[0] <= HEALTHY_EXCESS else None
+    fits = GRID[exclusion.sessions_needed(0, row, GRID, base, split) <= sessions]
+    return float(fits[0]) if len(fits) and fits[0] <= HEALTHY_EXCESS else None

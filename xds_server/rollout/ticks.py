@@ -150,7 +150,7 @@ class Ticks:
         if np.isfinite(log_e := float(ramp.reading.sample_ratio.log_e[0])):
             self._fleet.telemetry.sample_ratio(steered.name, log_e)
         for segment in ramp.arms:
-            for kpi in ramp.view(segment).kpis:
+            for kpi in ramp.wording.kpi_views(ramp.spec.segment_index[segment]):
                 if np.isfinite(kpi.log_e):
                     self._fleet.telemetry.evidence(steered.name, segment, kpi.kpi, kpi.log_e)
 

@@ -80,8 +80,8 @@ def test_exclusion_of_five_is_that_of_each() -> None:
         np.testing.assert_array_equal(together.worst, [each.worst[0] for each in alone])
     for b, each in enumerate(alone):
         for row in range(2):
-            needed = together.sessions_needed((b, row), 0.1, 0.05, 0.3)
-            assert needed == pytest.approx(each.sessions_needed((0, row), 0.1, 0.05, 0.3), rel=1e-12)
+            needed = float(together.sessions_needed(b, row, 0.1, 0.05, 0.3))
+            assert needed == pytest.approx(float(each.sessions_needed(0, row, 0.1, 0.05, 0.3)), rel=1e-12)
     assert 1 < len(np.unique(together.worst)) <= 2 * B
 
 

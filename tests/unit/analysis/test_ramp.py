@@ -529,3 +529,18 @@ def test_ticks_that_come_more_often_fill_the_same_history_and_count_no_more_towa
         seen.append((n[:, 0, CANARY].astype(int).tolist(), state.breach_ticks))
     assert [ticks for _, ticks in seen] == [1, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 6]
     assert seen[-1][0] == [1, 1, 4, 4, 1, 1]
+
+
+def test_what_a_tick_says_is_needed_is_what_a_segment_shows() -> None:
+    driver, said = Driver(), 0
+    for _ in range(40):
+        driver.run(1)
+        for index, decision in enumerate(driver.told):
+            reason = decision.verdict.reasons[0]
+            if reason.code == "unknown":
+                split = decision.split_before_bp / 10_000
+                needed = driver.ramp.wording.needed(index, split)
+                assert needed is not None
+                assert f"(needs {needed.needed} more sessions, about {needed.minutes:.1f} min)" in reason.text
+                said += 1
+    assert said > 3

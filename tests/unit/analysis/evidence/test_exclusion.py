@@ -52,8 +52,8 @@ def test_without_data_anything_is_possible() -> None:
     exclusion = ExcessExclusion(2, risk=0.025, epoch_s=60)
     exclusion.update(np.zeros((2, 2)), np.zeros((2, 2)), np.array([0.0, 0.5]), at_s=1)
     assert exclusion.worst.tolist() == [[1.0, 1.0]]
-    assert exclusion.sessions_needed((0, 0), 0.2, 0.1, 0.0) == np.inf
-    assert exclusion.sessions_needed((0, 0), 0.2, 0.1, 1.0) == np.inf
+    assert exclusion.sessions_needed(0, 0, 0.2, 0.1, 0.0) == np.inf
+    assert exclusion.sessions_needed(0, 0, 0.2, 0.1, 1.0) == np.inf
 
 
 def test_canary_alone_excludes_nothing() -> None:
@@ -77,14 +77,14 @@ def test_late_fault_is_believed_again_within_two_epochs() -> None:
 def test_sessions_needed_shrink_as_sessions_come_and_are_about_right() -> None:
     exclusion = ExcessExclusion(1, risk=0.025, epoch_s=10_000)
     rng = np.random.default_rng(10)
-    promised = exclusion.sessions_needed((0, 0), 0.1, BASE, 0.4)
+    promised = exclusion.sessions_needed(0, 0, 0.1, BASE, 0.4)
     ticks = 0
     while exclusion.worst[0, 0] > 0.1:
         exclusion.update(*_tick(rng, 1, people=60, split=0.4, excess=0.0), np.array([BASE]), at_s=ticks)
         ticks += 1
         assert ticks < 200
     assert promised / 3 <= ticks * 60 <= promised * 3
-    assert exclusion.sessions_needed((0, 0), 0.1, BASE, 0.4) == 0
+    assert exclusion.sessions_needed(0, 0, 0.1, BASE, 0.4) == 0
 
 
 def test_base_rate_near_one_breaks_nothing() -> None:
@@ -123,3 +123,17 @@ def test_base_rate_follows_the_day_and_starts_at_its_prior() -> None:
     for _ in range(30):
         base.learn([500], [100])
     assert base.value[0] > 0.15
+
+
+def test_sessions_needed_of_many_rows_are_those_of_each() -> None:
+    exclusion = ExcessExclusion(3, risk=0.025, epoch_s=10_000)
+    rng = np.random.default_rng(11)
+    for tick in range(20):
+        exclusion.update(*_tick(rng, 3, people=60, split=0.4, excess=0.0), np.full(3, BASE), at_s=tick)
+    rows, excess, base, share = [0, 2, 1], [0.01, 0.3, 0.01], [0.05, 0.2, 0.5], [0.1, 0.4, 0.0]
+    together = exclusion.sessions_needed(0, rows, excess, base, share)
+    for each, needed in zip(zip(rows, excess, base, share, strict=True), together.tolist(), strict=True):
+        assert needed == pytest.approx(float(exclusion.sessions_needed(0, *each)), rel=1e-9)
+    assert together[0] > 0
+    assert together[1] == 0.0, "it is excluded"
+    assert together[2] == np.inf
