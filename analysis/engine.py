@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +14,15 @@ from analysis.decision import Order, Phase, SegmentDecision
 from analysis.errors import StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck
 from analysis.observer import LATENESS_S, Observer
-from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, ThompsonPolicy, load_values
+from analysis.on_the_job import Learnt, OnTheJob
+from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, QValues, ThompsonPolicy, load_values
 from analysis.profile.persons import PersonTable
 from analysis.ramp import Ramp, stale_after_s
 from analysis.reading import ROLLBACK_LATENCY_S
 from analysis.session import NS
 from analysis.spec import KpiKind, Mode, ServiceSpec
 
-STATE_FORMAT = 3
+STATE_FORMAT = 4
 POLICIES = ("budget", "fixed", "learned", "thompson")
 
 
@@ -35,10 +37,15 @@ def policy_named(name: str, mode: Mode = Mode.ACT) -> Policy:
         case "fixed":
             return FixedPolicy()
         case "learned":
-            return LearnedPolicy.shadow(load_values()) if mode is Mode.OBSERVE else LearnedPolicy(load_values())
+            return learned_policy(load_values(), mode)
         case "thompson":
             return ThompsonPolicy()
     raise ValueError(f"unknown policy {name!r}; legal: {', '.join(POLICIES)}")
+
+
+def learned_policy(values: QValues, mode: Mode) -> LearnedPolicy:
+    """The policy `learned` by these values, in a mode."""
+    return LearnedPolicy.shadow(values) if mode is Mode.OBSERVE else LearnedPolicy(values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +61,16 @@ class Rollout:
 class ServiceEngine:
     """Watches one service all the time and steers its rollout while one runs.
 
-    One owner; never touched by two threads.
+    One owner; never touched by two threads. Where the specification asks for the policy `learned` and none is given,
+    each rollout teaches it, and the next one chooses by what was learnt.
     """
 
     def __init__(self, spec: ServiceSpec, *, seed: int, policy: Policy | None = None) -> None:
         self.spec = spec
         self.policy = policy if policy is not None else policy_named(spec.rollout.policy, spec.rollout.mode)
+        is_taught = policy is None and spec.rollout.policy == LearnedPolicy.name
+        self.learnt = Learnt.nothing(load_values()) if is_taught else None  # by the rollouts that are over
+        self.unlearnt = ""  # why what a stored rollout was teaching is lost, if it is
         self._rng = np.random.default_rng(seed)
         self.observer = Observer(spec)
         self.people = PersonTable()
@@ -76,9 +87,30 @@ class ServiceEngine:
         """Begin a rollout; nobody is exposed before the first decision that says so."""
         self.rollout = rollout
         self._ticked_ns = rollout.started_ns
-        self.ramp = Ramp(self.spec, self.policy, rollout.arms)
+        job = None
+        if self.learnt is not None:
+            job, self.policy = OnTheJob(self.spec, self.learnt), learned_policy(self.learnt.chosen_by, self._mode)
+        self.ramp = Ramp(self.spec, self.policy, rollout.arms, job=job)
         self.observer.begin(rollout.arms)
         self._frozen_thresholds = False
+
+    def take_learnt(self, kept: str) -> None:
+        """Go on from what earlier rollouts have taught, as `Learnt.to_json` gave it; from the next start on.
+
+        Raises StateError where it cannot be read, or other values are shipped by now. Other policies learn nothing.
+        """
+        if self.learnt is not None:
+            self.learnt = Learnt.from_json(kept, self.learnt.shipped)
+
+    @property
+    def learning(self) -> Learnt | None:
+        """What the policy has learnt by now, a running rollout included; None: it does not learn."""
+        running = self.ramp.job if self.ramp is not None else None
+        return self.learnt if running is None else running.learnt
+
+    @property
+    def _mode(self) -> Mode:
+        return self.spec.rollout.mode
 
     def tick(self, now_ns: int, logs: LogCheck = NO_CHECK) -> tuple[SegmentDecision, ...]:
         """Judge what is due and decide; empty while no rollout runs. Splits decided here count as in force from now.
@@ -118,6 +150,12 @@ class ServiceEngine:
         promoted = {name for name, state in ramp.segments.items() if state.phase is Phase.PROMOTED}
         serving = {name: canary if name in promoted else base for name, (base, canary) in rollout.arms.items()}
         self.observer.finish(serving, now_ns)
+        self._take_over_learnt(ramp)
+
+    def _take_over_learnt(self, ramp: Ramp) -> None:
+        """The next rollout chooses by what this one has taught, just as after a restart. No more is learnt from it."""
+        if ramp.job is not None and ramp.is_finished:
+            self.learnt, ramp.job = ramp.job.learnt.rounded(), None
 
     def _doubt_absence(self, now_ns: int) -> None:
         """Without ticks for long, Envoys' dead-man switch may have taken people off the canary.
@@ -138,6 +176,7 @@ class ServiceEngine:
         if self.ramp is None:
             raise StateError(f"service {self.spec.name} has no rollout")
         decisions = self.ramp.command(order)
+        self._take_over_learnt(self.ramp)
         for decision in decisions:
             self.observer.set_split(decision.segment, decision.split_after_bp, now_ns)
         return decisions
@@ -180,6 +219,7 @@ class ServiceEngine:
                 "arms": {name: list(arms) for name, arms in self.rollout.arms.items()},
             },
             "ramp": self.ramp.state(),
+            "job": None if self.ramp.job is None else self.ramp.job.state(),
             "slow_ms": [None if np.isnan(x) else float(x) for x in self.observer.tracker.slow_ms],
             "behaviour": self.observer.behaviour.state(),
         }
@@ -203,6 +243,7 @@ class ServiceEngine:
             self.start(rollout)
             assert self.ramp is not None  # noqa: S101 -- `start` has just made it
             self.ramp.restore(body["ramp"], gap_s=max(now_ns - at_ns, 0) / NS)
+            self._restore_job(self.ramp, body["job"])
             slow_ms = np.array([np.nan if x is None else x for x in body["slow_ms"]], float)
             self.observer.tracker.slow_ms[:] = slow_ms.reshape(self.observer.tracker.slow_ms.shape)
             self.observer.behaviour.restore(body["behaviour"])
@@ -217,6 +258,15 @@ class ServiceEngine:
         for name, state in self.ramp.segments.items():
             if state.phase is not Phase.PINNED:
                 self.observer.set_split(name, state.split_bp, now_ns)
+
+    def _restore_job(self, ramp: Ramp, state: Mapping[str, Any] | None) -> None:
+        """Go on learning; what cannot be gone on with is no reason to hold a rollout."""
+        self.unlearnt = ""
+        if ramp.job is not None and state is not None:
+            try:
+                ramp.job.restore(state)
+            except StateError as error:
+                self.unlearnt = str(error)
 
 
 def _refuse(constant: str) -> float:

@@ -36,6 +36,7 @@ from analysis.evidence.log_loss import NO_CHECK, LogCheck, LogLoss
 from analysis.guard import SUSPICIOUS, GuardView, review
 from analysis.harm import HarmView
 from analysis.latencies import Latencies, WatchedLatencies
+from analysis.on_the_job import OnTheJob
 from analysis.outlook import Outlook
 from analysis.policy import PRIOR_RISK, Arm, Policy, PolicyView
 from analysis.reading import RECENT_TICKS, ROLLBACK_LATENCY_S, Reading, Standing
@@ -85,7 +86,8 @@ class Ramp:
     `reading` and `rollout`: the row of a shared reading that this rollout has; its own one if not given. `brief`: its
     decisions carry no numbers and no words of what is merely known, for simulations.
 
-    `risk`, `ahead`: what is known of the release and of the day, as `PolicyView` has them; may be set at any time.
+    `job`: learns from what the decisions come to. `risk`, `ahead`: what is known of the release and of the day, as
+    `PolicyView` has them; may be set at any time.
     """
 
     def __init__(
@@ -97,8 +99,10 @@ class Ramp:
         reading: Reading | None = None,
         rollout: int = 0,
         brief: bool = False,
+        job: OnTheJob | None = None,
     ) -> None:
         self.spec = spec
+        self.job = job
         self._policy = policy
         self._brief = brief
         self.risk, self.ahead = PRIOR_RISK, 1.0
@@ -206,14 +210,32 @@ class Ramp:
     def decide(self, alarm: Alarm, rng: np.random.Generator) -> tuple[SegmentDecision, ...]:
         """Decide for every segment by what the reading says now."""
         needed = np.zeros(len(self._names)) if self._brief else self._sessions_needed()
-        return tuple(self._decide(i, alarm, rng, float(needed[i])) for i in range(len(self._names)))
+        worth = np.zeros(len(self._names)) if self.job is None else self.reading.worth(self.rollout)
+        decisions = tuple(self._decide(i, alarm, rng, float(needed[i]), float(worth[i])) for i in range(len(needed)))
+        self._end_learning()
+        return decisions
+
+    def _learn(self, job: OnTheJob, index: int, view: PolicyView, worth: float) -> None:
+        """Let the policy see what its last decision has come to, before the next one is made."""
+        phase, ticks = self.segments[self._names[index]].phase, self._elapsed_s / self.spec.rollout.interval_s
+        if not phase.is_final:
+            job.see(index, view, rises=phase is Phase.RAMPING, worth=worth, ticks=ticks)
+
+    def _end_learning(self) -> None:
+        """Of segments that are over nothing more is learnt."""
+        if self.job is not None:
+            for index, state in enumerate(self.segments.values()):
+                if state.phase.is_final:
+                    self.job.end(index)
 
     def _sessions_needed(self) -> Floats:
         """(S,) more sessions that it takes to call each segment healthy at its split."""
         splits = np.array([state.split_bp for state in self.segments.values()]) / TOTAL_BP
         return self.wording.sessions_needed(np.arange(len(splits)), splits)
 
-    def _decide(self, index: int, alarm: Alarm, rng: np.random.Generator, needed: float) -> SegmentDecision:
+    def _decide(
+        self, index: int, alarm: Alarm, rng: np.random.Generator, needed: float, worth: float
+    ) -> SegmentDecision:
         state, now, at = self.segments[self._names[index]], self.reading.now, (self.rollout, index)
         state.cap_bp = int(now.caps_bp[at])
         suspicion = float(now.suspicion[at])
@@ -228,7 +250,10 @@ class Ramp:
                 split_after_bp=state.split_bp,
             )  # fmt: skip
         state.reward = float(now.reward.value[at])
-        proposal = self._policy.propose(self._policy_view(index, state), rng=rng)
+        known = self._policy_view(index, state)
+        if self.job is not None:
+            self._learn(self.job, index, known, worth)
+        proposal = self._policy.propose(known, rng=rng)
         view = self._guard_view(index, state, alarm, round(proposal.split * TOTAL_BP))
         return self._apply(index, self._told(index, state, review(view), needed), propensity=proposal.propensity)
 
@@ -408,7 +433,9 @@ class Ramp:
         names = [order.segment] if order.segment is not None else list(self.arms)
         if any(name not in self.arms for name in names):
             raise SpecError(f"segment {order.segment!r} is pinned and takes no part; legal: {', '.join(self.arms)}")
-        return tuple(self._obey(name, order) for name in names)
+        decisions = tuple(self._obey(name, order) for name in names)
+        self._end_learning()
+        return decisions
 
     def _obey(self, name: str, order: Order) -> SegmentDecision:
         state = self.segments[name]

@@ -22,7 +22,7 @@ from analysis.guard import ALARMING, UNKNOWN_CEILING_BP
 from analysis.harm import HarmLedger, to_bp
 from analysis.reactive import ReactiveRule
 from analysis.recent import Recent
-from analysis.reward import Reward, reward
+from analysis.reward import Reward, price_of_harm, reward
 from analysis.spec import TOTAL_BP, KpiKind, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window
 
@@ -50,6 +50,7 @@ SURPRISE = 1e-4  # chance of a look at the canary alone that takes the split bac
 CLEAN = 0.01  # … and below which nothing is promoted: waiting costs little
 SURPRISE_TICKS = 20  # ticks of the canary looked at
 RECENT_TICKS = 30  # ticks behind the excess that the reward sees
+SURELY = 2.0  # standard errors of an excess of late that are taken for noise where a policy learns from it
 HISTORY_TICKS = 120  # ticks of history kept, and behind a forecast
 
 EXCESS_KINDS = (KpiKind.ERROR_RATE, KpiKind.LATENCY, KpiKind.ABANDONMENT, KpiKind.ANOMALY)
@@ -357,6 +358,26 @@ class Reading:
             split=split, errors=errors, slowness=slowness, abandonment=abandonment, anomaly=anomaly,
             weight=self._weights,
         )  # fmt: skip
+
+    def worth(self, rollout: int) -> Floats:
+        """(S,) what a tick of each segment would be worth at a split of 1, as far as is known; see `Reward.worth`.
+
+        By the excess of late that is surely more than noise. NaN where nothing is known of a segment's canary yet.
+        """
+        n, bad = (x[rollout] for x in self.recent.sums(RECENT_TICKS))
+        known = (n > 0).all(axis=-1)
+        shares = (bad + 1) / (n + 2)
+        error = np.sqrt((shares * (1 - shares) / (n + 2)).sum(axis=-1))
+        seen = np.divide(bad, n, out=np.zeros_like(n), where=n > 0)
+        surely = np.where(known, np.maximum(seen[..., CANARY] - seen[..., BASELINE] - SURELY * error, 0.0), np.nan)
+        kinds = [next((k for k, kpi in enumerate(self.spec.kpis) if kpi.kind is kind), None) for kind in EXCESS_KINDS]
+        errors, slowness, abandonment, anomaly = (np.nan if k is None else surely[:, k] for k in kinds)
+        rate, interval_s = self.harm.rate[rollout], self.spec.rollout.interval_s
+        whole = reward(
+            split=1.0, errors=errors, slowness=slowness, abandonment=abandonment, anomaly=anomaly,
+            weight=self._weights * rate * interval_s * price_of_harm(self.spec.rollout.harm.budget, interval_s),
+        )  # fmt: skip
+        return np.where(known.any(axis=-1), whole.worth(rate / max(float(rate.sum()), 1e-9)), np.nan)
 
     # -- one rollout's segment -----------------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@ Floats = npt.NDArray[np.float64]
 PROGRESS = 1.0  # value of a tick at full exposure
 ERROR, SLOW, ABANDONED = 6.0, 3.0, 4.0  # cost of an excess share of 1 among the exposed
 ANOMALY = 1.0  # cost of an excess share of unusual sessions: a suspicion, not yet harm
+BUDGET_WORTH_S = 300.0
+"""Seconds of full progress that are worth as much as a whole harm budget: what trades time for harm in learning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,15 @@ class Reward:
     slowness: Floats
     abandonment: Floats
     anomaly: Floats
+
+    def worth(self, shares: npt.ArrayLike) -> Floats:
+        """What segments with these shares of the sessions give to the whole rollout: the sum, not clipped.
+
+        What is learnt by; linear in the split.
+        """
+        costs = self.errors + self.slowness + self.abandonment + self.anomaly
+        worth: Floats = np.asarray(shares, float) * self.progress + costs
+        return worth
 
 
 def reward(
@@ -50,6 +61,14 @@ def reward(
     progress = PROGRESS * np.asarray(split, float)
     value = np.clip(progress + sum(costs.values()), -1.0, 1.0)
     return Reward(value=value, progress=progress, **costs)
+
+
+def price_of_harm(budget: float, interval_s: float) -> float:
+    """What a weighted bad session costs where people's progress is weighed against it, in ticks of full progress.
+
+    So that a whole `budget` of them costs BUDGET_WORTH_S. A factor of `reward`'s weight, beside the sessions of a tick.
+    """
+    return BUDGET_WORTH_S / interval_s / budget / ERROR
 
 
 def _excess(share: npt.ArrayLike) -> Floats:

@@ -60,6 +60,7 @@ MARGIN = 0.05
 DOUBT = 6.0
 """... and how much more after a single visit, shrinking with the root of the visits: about two standard errors."""
 TRUSTED_VISITS = 100  # of an action in every active tile, before it is preferred to the whole step
+GAMMA = 0.99  # discount of a tick
 STEP_MAX, DRIFT_MAX = 0.002, 0.02
 """Bounds of learning on the job: how far one update, and all of them together, move a value from the shipped one."""
 
@@ -157,6 +158,12 @@ class Transition:
     gained: float
     discount: float
     following: State | None
+
+
+def discounted(gains: Floats, ticks: float = 1.0) -> tuple[float, float]:
+    """What rewards (n,), `ticks` apart, come to from the first one on, and the discount of what follows them."""
+    n = len(gains)
+    return float(gains @ GAMMA ** (np.arange(n) * ticks)), GAMMA ** (n * ticks)
 
 
 def learn_bounded(values: QValues, shipped: QValues, seen: Transition, *, rate: float) -> QValues:

@@ -11,15 +11,12 @@ import numpy.typing as npt
 from analysis.decision import Phase
 from analysis.policy import Policy
 from analysis.ramps import Ramps
-from analysis.reward import ERROR, reward
+from analysis.reward import price_of_harm, reward
 from analysis.simulation.counts import CountSimulator, Tick
 from analysis.simulation.draws import Release
 from analysis.spec import TOTAL_BP, KpiKind
 
 Floats = npt.NDArray[np.float64]
-
-BUDGET_WORTH_S = 300.0
-"""Seconds of full progress that are worth as much as a whole harm budget: what trades time for harm in the reward."""
 
 
 @dataclass(slots=True)
@@ -64,7 +61,7 @@ class Rollouts:
     def reward(self, split_bp: npt.NDArray[np.int64]) -> Floats:
         """(B,) rewards of the last tick, at the splits (B, S) that were in force, all segments together.
 
-        In ticks of full progress. The harm is weighted so that a budget's worth of it costs BUDGET_WORTH_S.
+        In ticks of full progress; see `reward.price_of_harm`.
         """
         spec, interval_s = self.release.spec, self.release.spec.rollout.interval_s
         errors, slowness, abandonment, anomaly = (
@@ -73,13 +70,11 @@ class Rollouts:
         sessions = self.release.load * self._shares * interval_s * self.release.scenario.traffic.rate_times(
             self.people.now_s - interval_s / 2
         )  # fmt: skip
-        price = BUDGET_WORTH_S / interval_s / spec.rollout.harm.budget / ERROR
         parts = reward(
             split=split_bp / TOTAL_BP, errors=errors, slowness=slowness, abandonment=abandonment, anomaly=anomaly,
-            weight=self._weights * sessions * price,
+            weight=self._weights * sessions * price_of_harm(spec.rollout.harm.budget, interval_s),
         )  # fmt: skip
-        costs = parts.errors + parts.slowness + parts.abandonment + parts.anomaly
-        total: Floats = (self._shares * parts.progress + costs).sum(axis=1)
+        total: Floats = parts.worth(self._shares).sum(axis=1)
         return total
 
     def _excess(self, kind: KpiKind) -> Floats:

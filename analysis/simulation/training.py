@@ -19,21 +19,20 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.decision import Phase
-from analysis.guard import SMALLEST_BP, STEP_BP, STEP_SHARE, SUSPICIOUS, UNKNOWN_CEILING_BP
+from analysis.on_the_job import has_a_choice
 from analysis.policy import LearnedPolicy, PolicyView, Proposal, QValues
-from analysis.policy.learned import N_TILES, SHARES, TILINGS, WHOLE, State, state_of
+from analysis.policy.learned import N_TILES, SHARES, TILINGS, WHOLE, State, discounted, state_of
 from analysis.policy.protocol import FLOOR
 from analysis.simulation.draws import Release, draw
 from analysis.simulation.rollouts import Rollouts
 from analysis.simulation.scoring import scores_of
-from analysis.spec import TOTAL_BP, ServiceSpec
+from analysis.spec import ServiceSpec
 
 Floats = npt.NDArray[np.float64]
 
 IN_STEP = 24  # rollouts of one release
 TICKS = 110  # after which an episode is cut off
 FOREVER = 60  # ticks for which it goes on as it stands then
-GAMMA = 0.99  # discount of a tick
 TRACE = 0.95  # λ
 EXPLORE_FIRST, EXPLORE_LAST = 0.6, 0.2  # chance of a random action; each keeps at least FLOOR
 SLOWEST_RATE = 0.03  # at which values that were learnt often still move
@@ -127,16 +126,6 @@ def play(release: Release, policy: LearnedPolicy, *, seed: tuple[int, ...]) -> E
     return Episode(traces=traces, rollout=rollout, rewards=np.array(rewards))
 
 
-def has_a_choice(view: PolicyView, spec: ServiceSpec) -> bool:
-    """Whether the guard would let the split rise if all of the room were used; as `guard` has it."""
-    ceiling_bp = min(view.cap * TOTAL_BP, spec.rollout.bake_split_bp)
-    if not view.healthy:
-        ceiling_bp = min(ceiling_bp, UNKNOWN_CEILING_BP)
-    split_bp = round(view.split * TOTAL_BP)
-    worth_bp = max(SMALLEST_BP, min(STEP_BP, split_bp // STEP_SHARE))
-    return view.suspicion < SUSPICIOUS and ceiling_bp - split_bp >= worth_bp
-
-
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 
@@ -169,8 +158,8 @@ def _errors(values: QValues, policy: LearnedPolicy, trace: list[_Decision], rewa
     for i in range(len(trace) - 1, -1, -1):
         decision = trace[i]
         gains = rewards[decision.tick + 1 : until[i] + 1]
-        gained = float(gains @ GAMMA ** np.arange(len(gains)))
-        target = gained + GAMMA ** len(gains) * following
+        gained, discount = discounted(gains)
+        target = gained + discount * following
         worth = values.of(decision.state)
         errors[i] = target - worth[decision.action]
         best = float(worth[policy.best(decision.state)])

@@ -17,6 +17,7 @@ from xds_server.rollout.publisher import Publisher
 from xds_server.rollout.rows import decision_row
 from xds_server.rollout.steered import SERINUS, SteeredService, held_because
 from xds_server.snapshot import InconsistentSnapshotError
+from xds_server.store.policies import PolicyStore
 from xds_server.store.records import DecisionRow, EngineState
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Execution:
     def __init__(self, fleet: Fleet, publisher: Publisher) -> None:
         self._fleet = fleet
         self._publisher = publisher
+        self._policies = PolicyStore(fleet.journal)
         self.on_splits: Callable[[SteeredService], None] = lambda _: None
         self.on_end: Callable[[SteeredService], None] = lambda _: None
 
@@ -178,7 +180,11 @@ class Execution:
         if ramp is None or row is None or not steered.is_running or not ramp.is_finished:
             return
         outcome = {name: str(state.phase) for name, state in ramp.segments.items()}
-        self._fleet.journal.finish_rollout(row.rollout, now_ns, outcome, "finished")
+        learnt = steered.engine.learnt
+        with self._fleet.journal.atomically():
+            self._fleet.journal.finish_rollout(row.rollout, now_ns, outcome, "finished")
+            if learnt is not None:
+                self._policies.save(steered.name, learnt.to_json(), at_unix_ns=now_ns)
         steered.row, steered.held = replace(row, state="finished", finished_unix_ns=now_ns, outcome=outcome), ""
         self.save(steered)
         log.info("rollout %s finished: %s", row.rollout, outcome)

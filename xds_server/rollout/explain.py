@@ -83,6 +83,8 @@ def _overview(service: pb.ServiceStatus, now_unix_ns: int) -> list[str]:
         lines.append(_spread(service.sample_ratio, service.canary))
     if service.HasField("log_check"):
         lines.append(_logs(service.log_check))
+    if service.HasField("policy_learning"):
+        lines.append(_learning(service.policy_learning))
     if service.in_force:
         lines.append(f"In force: every Envoy that carries its traffic has configuration {service.generation}.")
     else:
@@ -175,6 +177,18 @@ def _logs(check: pb.LogCheck) -> str:
     if total.lower > 0 and len(versions) > 1:
         line += "; " + ", ".join(f"about {_percent(each.lost)} of {each.version}'s" for each in versions)
     return f"{line}; {total.node} lacks most." if total.node and check.nodes > 1 else f"{line}."
+
+
+def _learning(learnt: pb.PolicyLearning) -> str:
+    """Tell how far the policy has moved from what it came with."""
+    if not learnt.moved:
+        return f"Policy learned: {learnt.updates:,} updates on the job; every value is as shipped."
+    towards = "larger" if learnt.leaning > 0 else "smaller"
+    return (
+        f"Policy learned: {learnt.updates:,} updates on the job have moved {learnt.moved:,} of its {learnt.values:,} "
+        f"values, the farthest by {learnt.farthest:.3g} of at most {learnt.bound:.3g}, on the whole towards {towards} "
+        "steps. What a rollout teaches counts from the next one on."
+    )
 
 
 def _is_mismatch(ratio: pb.SampleRatio) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from analysis.decision import Insufficient, Phase
 from analysis.evidence.log_loss import LogCheck, LogLoss
 from analysis.latencies import QUANTILES, Latencies
+from analysis.on_the_job import Moved
+from analysis.policy.learned import DRIFT_MAX
 from analysis.ramp import SegmentView
 from analysis.spec import TOTAL_BP
 from analysis.wording import RatioView
@@ -35,6 +37,8 @@ def service_status(steered: SteeredService, routed_by: Mapping[str, int]) -> pb.
     )
     if row is not None:
         status.rollout, status.canary, status.started_unix_ns = row.rollout, row.canary, row.started_unix_ns
+    if steered.engine.learning is not None:
+        status.policy_learning.CopyFrom(_policy_learning(steered.engine.learning.moved))
     ramp = steered.engine.ramp
     if ramp is None:
         status.segments.extend(_at_rest(steered))
@@ -44,6 +48,17 @@ def service_status(steered: SteeredService, routed_by: Mapping[str, int]) -> pb.
     status.sample_ratio.CopyFrom(_sample_ratio(ramp.wording.ratio_view(len(spec.segments))))
     status.segments.extend(_segment(steered, ramp.view(segment.name)) for segment in spec.segments)
     return status
+
+
+def _policy_learning(moved: Moved) -> pb.PolicyLearning:
+    return pb.PolicyLearning(
+        updates=moved.updates,
+        moved=moved.values,
+        values=moved.of,
+        farthest=moved.farthest,
+        bound=DRIFT_MAX,
+        leaning=moved.leaning,
+    )
 
 
 def add_coverage(status: pb.ServiceStatus, steered: SteeredService, now_s: float) -> None:

@@ -11,6 +11,7 @@ from xds_server.clock import Clock
 from xds_server.mesh import Service, ServiceSplits
 from xds_server.rollout.steered import SERINUS, SteeredService, held_because, reconciled
 from xds_server.store.journal import Journal
+from xds_server.store.policies import PolicyStore
 from xds_server.store.records import RolloutRow
 
 log = logging.getLogger(__name__)
@@ -23,10 +24,26 @@ def take_up(
     engine = ServiceEngine(service.spec, seed=_seed(service.name))
     steered = SteeredService(service=service, engine=engine, splits=reconciled(service, stored))
     steered.row, steered.good, steered.ticked_s = row, steered.splits, clock.monotonic()
+    lost = _take_learnt(engine, journal)
     if row is not None:
         _resume(steered, row, journal, clock.now_unix_ns())
         steered.follow_watch()
+    if lost := lost or engine.unlearnt:
+        log.warning("the policy of %s begins as shipped: %s", service.name, lost)
     return steered
+
+
+def _take_learnt(engine: ServiceEngine, journal: Journal) -> str:
+    """Let a policy go on from what earlier rollouts have taught; why it does not, if it does not."""
+    store, service = PolicyStore(journal), engine.spec.name
+    if engine.learnt is None or (kept := store.load(service)) is None:
+        return ""
+    try:
+        engine.take_learnt(kept)
+    except StateError as error:
+        store.forget(service)
+        return str(error)
+    return ""
 
 
 def begin(steered: SteeredService, row: RolloutRow) -> None:

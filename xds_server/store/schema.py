@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-VERSION: Final = 5
+VERSION: Final = 6
 """Goes into `user_version`. A change of the tables raises it and brings a migration from the version before."""
 
 APPLICATION_ID: Final = 0x53524E53  # "SRNS": tells the file from any other SQLite database
@@ -131,6 +131,13 @@ CREATE TABLE people (               -- what is remembered of keyed hashes, and h
     at_unix_ns INTEGER NOT NULL,
     payload BLOB NOT NULL,
     clustering BLOB
+);
+""",
+        5: """
+CREATE TABLE policy_values (        -- what the policy `learned` has learnt on the job
+    service TEXT PRIMARY KEY,
+    at_unix_ns INTEGER NOT NULL,
+    payload TEXT NOT NULL           -- JSON: the artefact's values, and which shipped ones they are learnt from
 );
 """,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
@@ -19,6 +20,7 @@ from xds_server.store import schema
 from xds_server.store.endpoints import EndpointStore
 from xds_server.store.journal import Journal
 from xds_server.store.learned import LearnedStore
+from xds_server.store.policies import KEPT_NS, PolicyStore
 from xds_server.store.records import DecisionRow, EngineState, ExcludedNode, RegistrationRow, RolloutRow
 
 SPLITS = ServiceSplits(
@@ -275,6 +277,7 @@ def test_a_journal_of_before_gets_the_tables_that_have_come_since(tmp_path: Path
         assert journal.excluded_nodes() == excluded
         assert EndpointStore(journal).registrations() == ()
         assert LearnedStore(journal).load() == {}
+        assert PolicyStore(journal).load("checkout") is None
         journal.close()
     connection = sqlite3.connect(tmp_path / "journal.sqlite")
     assert connection.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
@@ -435,3 +438,19 @@ def test_kill_9_in_the_middle_of_writing_leaves_a_consistent_journal(tmp_path: P
         assert state is not None
         assert state.payload == reached.to_bytes(8, "big") * 500
         journal.close()
+
+
+def test_what_a_policy_has_learnt_is_kept_by_service_and_not_for_ever(tmp_path: Path) -> None:
+    with contextlib.closing(Journal(tmp_path)) as journal:
+        store = PolicyStore(journal)
+        store.save("shop", "{1}", at_unix_ns=5)
+        store.save("cart", "{2}", at_unix_ns=6)
+        store.save("shop", "{3}", at_unix_ns=7)
+        assert [store.load(name) for name in ("shop", "cart", "other")] == ["{3}", "{2}", None]
+        store.forget("cart")
+        assert store.load("cart") is None
+    with contextlib.closing(Journal(tmp_path)) as journal:
+        store = PolicyStore(journal)
+        assert store.load("shop") == "{3}"
+        store.save("cart", "{4}", at_unix_ns=8 + KEPT_NS)
+        assert store.load("shop") is None

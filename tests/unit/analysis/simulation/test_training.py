@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from analysis.on_the_job import has_a_choice
 from analysis.policy import LearnedPolicy, QValues, WholeCapPolicy
 from analysis.policy.learned import N_TILES, SHARES, TILINGS, WHOLE, state_of
 from analysis.policy.protocol import PolicyView
@@ -17,7 +18,7 @@ from analysis.simulation.draws import draw
 from analysis.simulation.rollouts import Rollouts
 from analysis.simulation.scenario import Must
 from analysis.simulation.scoring import Score, compared, is_better
-from analysis.simulation.training import Episode, _Decision, has_a_choice, learn, train
+from analysis.simulation.training import Episode, _Decision, learn, train
 from xds_server.cli import app
 
 VIEW = PolicyView(split=0.1, cap=0.5, suspicion=0.0, worst_excess=0.1, anomaly=0.0, healthy=False)

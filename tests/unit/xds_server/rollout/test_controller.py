@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 
 from analysis.decision import Action
-from analysis.policy import PolicyView
+from analysis.on_the_job import Learnt
+from analysis.policy import PolicyView, load_values
 from analysis.policy.protocol import Proposal
 from analysis.ramp import Ramp
 from analysis.spec import TOTAL_BP
@@ -22,6 +24,7 @@ from xds_server.errors import RefusedError
 from xds_server.rollout.controller import Controller
 from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.store.journal import Journal
+from xds_server.store.policies import PolicyStore
 
 SERVICE = """
   {name}:
@@ -211,6 +214,53 @@ def test_a_finished_rollout_can_be_rolled_back_after_a_restart_and_nothing_else(
             assert await control.start_rollout(service="shop", canary="v2", who="test", reason="") == "shop-v2-2"
 
     asyncio.run(scenario())
+
+
+LEARNING = MESH.replace("interval: 200ms, warmup: 1h", "policy: learned, interval: 200ms, warmup: 1h")
+
+
+def test_what_a_rollout_teaches_is_kept_for_the_next_one_and_not_under_other_shipped_values(tmp_path, caplog):
+    shipped = load_values()
+    values = shipped.values.copy()
+    values[7, 3] -= 0.01
+    taught = Learnt(values=replace(shipped, values=values), shipped=shipped, updates=41)
+
+    async def rollout(updates: int) -> None:
+        async with controlling(tmp_path, LEARNING) as control:
+            engine = control._fleet.services["shop"].engine
+            assert engine.learnt is not None
+            assert engine.learnt.updates == updates
+            assert control.status("shop").services[0].policy_learning.updates == updates
+            await begin(control, "shop")
+            if not updates:
+                assert engine.ramp is not None
+                assert engine.ramp.job is not None
+                engine.ramp.job.learnt = taught
+            await act(control, Action.ROLLBACK)
+            assert control.status("shop").services[0].state == "finished"
+            learning = control.status("shop").services[0].policy_learning
+            assert (learning.updates, learning.moved) == (41, 1)
+            assert learning.farthest == pytest.approx(0.01)
+
+    asyncio.run(rollout(0))
+    asyncio.run(rollout(41))
+    with contextlib.closing(Journal(tmp_path)) as journal:
+        other = replace(shipped, values=shipped.values + 0.001)
+        text = Learnt(values=other, shipped=other, updates=3).to_json()
+        PolicyStore(journal).save("shop", text, at_unix_ns=time.time_ns())
+    for said in (1, 0):
+        caplog.clear()
+        asyncio.run(_only_started(tmp_path))
+        lines = [record.getMessage() for record in caplog.records if "begins as shipped" in record.getMessage()]
+        assert len(lines) == said, "once, since it is dropped"
+        assert all("of shop" in line and "other shipped values" in line for line in lines)
+
+
+async def _only_started(data):
+    async with controlling(data, LEARNING) as control:
+        learnt = control._fleet.services["shop"].engine.learnt
+        assert learnt is not None
+        assert learnt.updates == 0
 
 
 def test_without_any_envoy_nothing_is_in_force(tmp_path):

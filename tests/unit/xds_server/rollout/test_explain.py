@@ -222,3 +222,26 @@ def test_every_phase_and_tier_has_its_words() -> None:
 def test_examples_in_the_docstrings_hold() -> None:
     """Percentages and durations as people read them."""
     assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("moved", "leaning", "said"),
+    [
+        (0, 0.0, "Policy learned: 1,412 updates on the job; every value is as shipped."),
+        (
+            96, -0.002,
+            "Policy learned: 1,412 updates on the job have moved 96 of its 3,120 values, the farthest by 0.0123 of at "
+            "most 0.02, on the whole towards smaller steps. What a rollout teaches counts from the next one on.",
+        ),
+        (
+            96, 0.002,
+            "Policy learned: 1,412 updates on the job have moved 96 of its 3,120 values, the farthest by 0.0123 of at "
+            "most 0.02, on the whole towards larger steps. What a rollout teaches counts from the next one on.",
+        ),
+    ],
+)  # fmt: skip
+def test_how_far_a_policy_has_moved_is_told(moved: int, leaning: float, said: str) -> None:
+    learning = pb.PolicyLearning(updates=1_412, moved=moved, values=3_120, farthest=0.0123, bound=0.02, leaning=leaning)
+    told = explain(service(EU, policy_learning=learning), [], segment=None, now_unix_ns=NOW)
+    assert said in told.splitlines()
+    assert "Policy learned" not in explain(service(EU), [], segment=None, now_unix_ns=NOW)
