@@ -16,6 +16,7 @@ from analysis.evidence.log_loss import NO_CHECK, LogCheck
 from analysis.observer import LATENESS_S, Observer
 from analysis.on_the_job import Learnt, OnTheJob
 from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, QValues, ThompsonPolicy, load_values
+from analysis.profile.hours import ahead
 from analysis.profile.persons import PersonTable
 from analysis.ramp import Ramp, stale_after_s
 from analysis.reading import ROLLBACK_LATENCY_S
@@ -23,6 +24,7 @@ from analysis.session import NS
 from analysis.spec import KpiKind, Mode, ServiceSpec
 
 STATE_FORMAT = 4
+LOOK_AHEAD_NS = 60 * NS  # how long what is said of the next hour stands
 POLICIES = ("budget", "fixed", "learned", "thompson")
 
 
@@ -78,6 +80,7 @@ class ServiceEngine:
         self.ramp: Ramp | None = None
         self._frozen_thresholds = False
         self._ticked_ns: int | None = None
+        self._looked_ahead: int | None = None
 
     def observe(self, rows: npt.NDArray[np.void], labels: Sequence[str] = ()) -> None:
         """Take rows of this service (SAMPLE_DTYPE); `labels`: all that its vocabulary holds by now."""
@@ -93,6 +96,7 @@ class ServiceEngine:
         self.ramp = Ramp(self.spec, self.policy, rollout.arms, job=job)
         self.observer.begin(rollout.arms)
         self._frozen_thresholds = False
+        self._looked_ahead = None
 
     def take_learnt(self, kept: str) -> None:
         """Go on from what earlier rollouts have taught, as `Learnt.to_json` gave it; from the next start on.
@@ -127,6 +131,7 @@ class ServiceEngine:
             self._frozen_thresholds = self.observer.freeze_thresholds()
         if self._baseline_is_judged(now_s):
             self.observer.behaviour.fit(self._rng)
+        self._look_ahead(self.ramp, now_ns)
         decisions = tuple(
             self._told(decision) for decision in self.ramp.step(window, now_s=now_s, rng=self._rng, logs=logs)
         )
@@ -134,6 +139,12 @@ class ServiceEngine:
         if self.ramp.is_finished:
             self._finish(self.rollout, self.ramp, now_ns)
         return decisions
+
+    def _look_ahead(self, ramp: Ramp, now_ns: int) -> None:
+        """Let the ramp know what the next hour brings, by the profiles, which stand still while it runs."""
+        if (looked := now_ns // LOOK_AHEAD_NS) != self._looked_ahead:
+            self._looked_ahead = looked
+            ramp.ahead = ahead(self.observer.behaviour.hours(), looked * LOOK_AHEAD_NS)
 
     def _told(self, decision: SegmentDecision) -> SegmentDecision:
         """The decision, and where people leave the canary, in what their sessions were different there."""

@@ -349,6 +349,7 @@ class Observer:
         for segment in np.unique(segments).tolist():
             here = np.flatnonzero(segments == segment)
             sessions = self.tracker.columns.rows(slots[here])
+            self.behaviour.count(segment, sessions)
             self.behaviour.learn(segment, sessions[usual[here]], self._labels)
             p = self.behaviour.p_values(segment, sessions, self._labels)
             for arm in (BASELINE, CANARY):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from analysis.profile.drift import Drift, drift
 from analysis.profile.features import NAMES, Visits
-from analysis.profile.hours import HourOfWeek
+from analysis.profile.hours import WEEK_H, HourOfWeek
 from analysis.profile.oddity import CIRCLES, FEW, SIGNALS, TOGETHER, WAY
 from analysis.profile.paths import Rows
 from analysis.profile.profile import Profile, train
@@ -92,7 +92,15 @@ class BehaviourModel:
         model.reservoir.offer(usual, labels)
         if model.profile is None and len(usual):
             model.kept = None
-        model.hours.observe(usual["start_unix_ns"])
+
+    def count(self, segment: int, sessions: Rows) -> None:
+        """Count sessions of people in their hours of the week: on either version, usual or not."""
+        self._segments[segment].hours.observe(sessions["start_unix_ns"])
+
+    def hours(self) -> Floats:
+        """(S, 168) sessions an hour by hour of the week (see HourOfWeek), by the profiles in force; NaN: not known."""
+        profiles = [model.profile for model in self._segments]
+        return np.array([np.full(WEEK_H, np.nan) if each is None else each.hours for each in profiles])
 
     def is_fitted(self, segment: int) -> bool:
         return self._segments[segment].profile is not None
@@ -158,6 +166,8 @@ class BehaviourModel:
     @staticmethod
     def _set(model: _Segment, profile: Profile) -> None:
         model.profile, model.kept = profile, None
+        if model.hours.hour is None:  # after a restart
+            model.hours = HourOfWeek.going_on(profile.hours)
 
     def p_values(self, segment: int, sessions: Rows, labels: Sequence[str]) -> Floats:
         """Conformal p-values in (0, 1], one a session; NaN for all of them while the segment has no profile."""
@@ -189,7 +199,8 @@ class BehaviourModel:
         restored = []
         for kept in state:
             if "profile" in kept:
-                restored.append(_Segment(profile=Profile.from_bytes(base64.b64decode(kept["profile"]))))
+                restored.append(_Segment())
+                self._set(restored[-1], Profile.from_bytes(base64.b64decode(kept["profile"])))
             else:
                 restored.append(_Segment(reservoir=Reservoir.from_bytes(base64.b64decode(kept["sample"]))))
         if len(restored) != len(self._segments):

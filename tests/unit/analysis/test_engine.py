@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from analysis.decision import Action, Order
 from analysis.engine import POLICIES, Rollout, ServiceEngine, policy_named
 from analysis.errors import StateError
+from analysis.policy import BudgetPolicy, PolicyView, Proposal
+from analysis.profile.hours import HOUR_NS, WEEK_H
+from analysis.profile.profile import train
 from analysis.session import NS
 from analysis.simulation.people import LABELS
 from tests.simulated import shop
@@ -216,3 +220,60 @@ def test_a_canary_that_is_not_seen_right_after_an_absence_is_no_silence(
         verdicts.append(any(r.code == "silent" for d in decided for r in d.verdict.reasons))
     assert any(verdicts[:3]) is is_silent
     assert any(verdicts), "in the end it is silence"
+
+
+# -- the next hour -----------------------------------------------------------------------------------------------------
+
+
+class _Asked(BudgetPolicy):
+    """Remembers what it was told of the next hour."""
+
+    def __init__(self) -> None:
+        self.ahead: list[float] = []
+
+    def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal:
+        self.ahead.append(view.ahead)
+        return super().propose(view, rng=rng)
+
+
+def _profile(hours: np.ndarray) -> bytes:
+    """A profile of some people, as if it had been learnt from such hours."""
+    people, rows = shop(small_spec(), seed=1), []
+    observer = ServiceEngine(small_spec(), seed=1).observer
+    for at_s in range(1, 40):
+        observer.observe(people.advance(at_s, {}), LABELS)
+        observer.window(int((at_s + 0.3) * NS))
+        sessions, _ = observer.take_over()
+        rows.append(sessions)
+    sessions = np.concatenate(rows)
+    profile = train(sessions[:200], LABELS, age_s=12, rng=np.random.default_rng(1), hours=hours)
+    return profile.to_bytes()
+
+
+def test_the_policy_knows_the_next_hour_where_profiles_do() -> None:
+    hours = np.full(WEEK_H, 100.0)
+    hours[9:] = 300.0
+    data, begun_ns = _profile(hours), 9 * HOUR_NS - 30 * NS  # a minute on either side of nine o'clock
+    engine = ServiceEngine(small_spec(), seed=1, policy=(asked := _Asked()))
+    engine.start(Rollout(rollout="r1", canary="v2", started_ns=begun_ns, arms=ARMS))
+    assert engine.ramp is not None
+    engine.tick(begun_ns)
+    assert set(asked.ahead) == {1.0}, "nothing is known yet"
+    engine.observer.behaviour.adopt(0, data)
+    for at_s in range(60, 120, 20):
+        engine.tick(begun_ns + at_s * NS)
+    later = 300 / (100 * 59 / 60 + 300 / 60)
+    assert sorted(set(asked.ahead)) == pytest.approx([1.0, later, 3.0]), "looked at once a minute"
+    again = ServiceEngine(small_spec(), seed=1, policy=(then := _Asked()))
+    again.from_bytes(engine.to_bytes(begun_ns + 120 * NS), begun_ns + 120 * NS)
+    again.tick(begun_ns + 30 * 60 * NS + 30 * NS)
+    assert set(then.ahead) == {300 / 200}, "half an hour later, after a restart"
+
+
+def test_people_on_the_canary_count_in_their_hours_too() -> None:
+    engine, _ = _started(60)
+    assert engine.ramp is not None
+    assert engine.ramp.segments["default"].split_bp > 0
+    counted = [model.hours.open_n for model in engine.observer.behaviour._segments]
+    judged = engine.observer.tracker.columns.begun_n
+    assert sum(counted) > 0.5 * judged

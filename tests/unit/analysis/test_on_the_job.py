@@ -142,6 +142,18 @@ def test_what_is_not_known_or_was_not_watched_teaches_nothing(worth: float, last
     assert job.learnt.updates == 1
 
 
+def test_what_a_tick_is_worth_is_progress_less_harm_that_is_surely_there_and_unknown_before() -> None:
+    def worth(excess: float, weight: float, ticks: int) -> np.ndarray:
+        played = Played(_spec(weight), excess, 4).run(ticks)
+        return played.ramp.reading.worth(0)
+
+    assert np.isnan(worth(0.0, 1.0, 3)).all(), "nobody is on the canary"
+    assert worth(0.0, 1.0, 25) == pytest.approx([0.5, 0.5], abs=0.05), "each segment has half of the sessions"
+    harmful, dear = worth(0.3, 1.0, 20), worth(0.3, 4.0, 20)
+    assert (dear < harmful - 1.0).all()
+    assert (harmful < 0.0).all()
+
+
 def test_nothing_of_a_rollout_without_learning_is_other_than_of_one_with() -> None:
     """What is learnt counts from the next rollout on."""
     taught = Played(_spec(), 0.06, 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.errors import StateError
-from analysis.profile.hours import HOUR_NS, WEEK_H, HourOfWeek
+from analysis.profile.hours import ENOUGH_N, HOUR_NS, MOST_AHEAD, WEEK_H, HourOfWeek, ahead
 from analysis.profile.profile import MIN_N, Profile, train
 from analysis.profile.reservoir import Reservoir
 from analysis.profile.tails import UpperTail
@@ -78,6 +78,54 @@ def test_hours_of_the_week_are_rates_and_old_weeks_fade() -> None:
     assert (np.delete(rates, 5) < 0.2).all()
     hours.observe(np.array([(8 * WEEK_H + 60 * WEEK_H) * HOUR_NS]))  # a year of nothing: begin anew
     assert np.isnan(hours.rates()).all()
+
+
+def test_hours_that_have_not_passed_are_not_known_and_the_first_counts_as_far_as_it_was_watched() -> None:
+    hours = HourOfWeek()
+    hours.observe((np.linspace(0.5, 2.0, 150, endpoint=False) * HOUR_NS).astype(np.int64))
+    hours.advance(2)
+    rates = hours.rates()
+    assert rates[:2] == pytest.approx([100.0, 100.0], rel=0.05)
+    assert np.isnan(rates[2:]).all()
+    again = HourOfWeek.going_on(rates)
+    np.testing.assert_allclose(again.rates()[:2], rates[:2], rtol=0.01)
+    assert np.isnan(again.rates()[2:]).all()
+    again.advance(2 * WEEK_H)  # begins there: what was kept stays
+    assert again.rates()[:2] == pytest.approx(rates[:2], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("hour", "said"),
+    [
+        (8.0, 4.0),  # 400 in the ninth hour after 100 in each before
+        (8.5, 400 / 250),
+        (9.0, 1.0),
+        (9.5, 1.0),
+        (30.0, 1.0),
+        (WEEK_H + 8.0, 4.0),
+        (50.0, 1.0),  # not known
+        (49.5, 1.0),  # … nor is half of what comes
+        (47.0, 1 / MOST_AHEAD),  # all is over
+        (45.0, 1.0),
+    ],
+)
+def test_the_next_hour_beside_the_last_one(hour: float, said: float) -> None:
+    rates = np.full((2, WEEK_H), 50.0)
+    rates[:, 8:30] = 200.0
+    rates[:, 29:46] = 200.0
+    rates[:, 47:50] = 0.0
+    rates[:, 46] = 200.0
+    rates[:, 50:60] = np.nan
+    rates = np.vstack([rates, np.where(np.arange(WEEK_H) == 8, 1e6, np.nan)])  # a segment that knows too little
+    assert ahead(rates, round(hour * HOUR_NS)) == pytest.approx(said)
+
+
+def test_of_few_sessions_and_of_none_nothing_is_said_of_the_next_hour() -> None:
+    rates = np.full((1, WEEK_H), 0.4 * ENOUGH_N)
+    rates[:, 8] = 0.55 * ENOUGH_N
+    assert ahead(rates, 8 * HOUR_NS) == 1.0
+    assert ahead(2 * rates, 8 * HOUR_NS) == pytest.approx(0.55 / 0.4)
+    assert ahead(np.full((2, WEEK_H), np.nan), 0) == 1.0
 
 
 def test_tails_go_on_beyond_what_was_seen() -> None:
