@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-decisions bench-flags bench-ingest bench-xds contest contest-full clean
+.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-decisions bench-experiments bench-flags bench-ingest bench-xds contest contest-full clean
 
 setup: $(STAMP)
 
@@ -57,6 +57,11 @@ bench-behaviour: $(STAMP)
 # the runs.
 bench-decisions: $(STAMP)
 	$(BIN)/python -m benchmarks.decisions $(BENCH)
+
+# What the analysis of A/B tests promises, on real experiments where they lie (SERINUS_DATA) and in simulation:
+# benchmarks/README.md. BENCH=--quick takes a tenth of the simulated runs.
+bench-experiments: $(STAMP)
+	$(BIN)/python -m benchmarks.experiments $(BENCH)
 
 # Serinus against its peers in the simulator: benchmarks/contest/README.md. CONTEST=--quick takes a few minutes.
 contest: $(STAMP)

@@ -43,6 +43,7 @@ from xds_server.arguments import (
     writable,
 )
 from xds_server.cli_endpoint import endpoint_app
+from xds_server.cli_experiment import experiment_app
 from xds_server.cli_profile import profile_app
 from xds_server.cli_segment import segment_app
 from xds_server.cli_simulate import simulate
@@ -73,6 +74,7 @@ app.add_typer(node_app, name="node")
 app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(segment_app, name="segment")
 app.add_typer(profile_app, name="profile")
+app.add_typer(experiment_app, name="experiment")
 app.add_typer(train_app, name="train")
 app.command()(simulate)
 

@@ -5,6 +5,8 @@ SerinusError
 │   ├── JournalLockedError   another control plane has it
 │   ├── JournalDamagedError  the file is damaged, or not Serinus's
 │   └── JournalTooNewError   written by a newer Serinus
+├── TableError               a table of an experiment that cannot be read (experiment_table)
+├── PlotError                plots need what is not installed (experiment_page)
 ├── ListenError              a port cannot be listened on
 ├── TlsError                 a certificate, key or certificate authority cannot be used
 ├── ServerError              the control plane does not answer, or refuses (raised in clients)

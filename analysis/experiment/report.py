@@ -32,8 +32,8 @@ class EffectRow:
     """One variant against the control, by one metric in one segment (or ALL), at one look. Units: the metric's.
 
     `low`, `high`: the confidence sequence at the row's part of alpha. `p`: always-valid p-value of this row alone;
-    `p_adjusted`: the same after closed testing over goals and variants (FWER); `discovery`: whether e-BH keeps it (FDR
-    of alpha) among them; both for goals only, 1 and False for guardrails. None: nothing can be said yet.
+    `p_adjusted`: the same after closed testing over goals and variants (FWER), None for a guardrail; `discovery`:
+    whether e-BH keeps it (FDR of alpha) among them, never a guardrail. None elsewhere: nothing can be said yet.
     """
 
     segment: str
@@ -48,7 +48,7 @@ class EffectRow:
     high: float | None
     log_e: float
     p: float
-    p_adjusted: float
+    p_adjusted: float | None
     discovery: bool
 
 
@@ -124,7 +124,7 @@ class Course:
                         effect=_number(pairs.effect[row, m, v, 0]), low=_number(pairs.low[row, m, v, 0]),
                         high=_number(pairs.high[row, m, v, 0]), log_e=float(pairs.log_e[row, m, v, 0]),
                         p=math.exp(-float(highest[row, m, v, 0])),
-                        p_adjusted=math.exp(-float(self._highest_closed[row, m, v])),
+                        p_adjusted=None if metric.is_guardrail else math.exp(-float(self._highest_closed[row, m, v])),
                         discovery=bool(discoveries[row, m, v]),
                     )  # fmt: skip
 
