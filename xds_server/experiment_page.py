@@ -153,7 +153,7 @@ def _draw_effects(axes: Any, by_variant: Mapping[str, Sequence[Row]]) -> None:
     for place, (variant, rows) in enumerate(by_variant.items()):
         known = [row for row in rows if row["effect"] is not None]
         at = [row["at_s"] for row in known]
-        axes.plot(at, [row["effect"] for row in known], color=f"C{place}", label=variant)
+        axes.plot(at, [row["effect"] for row in known], ".-", color=f"C{place}", label=variant)
         axes.fill_between(
             at, [row["low"] for row in known], [row["high"] for row in known], color=f"C{place}", alpha=0.2
         )

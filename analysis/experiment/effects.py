@@ -17,7 +17,8 @@ covariate in the tallies has θ = 0.
 
 Intervals are those of `sequence.py`, of both variants' own variances (Welch), for each pair of variants by itself.
 Nothing is said (NaN) before there are LEAST_N people in both variants and LEAST_EVENTS effective events are to be
-expected in the smaller one: from there on the asymptotic theory is good enough (measured: tests and benchmarks).
+expected in the smaller one (or, of a mean, LARGE_N people in both): from there on the asymptotic theory is good enough
+(measured: tests and benchmarks).
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ LEAST_N = 50
 LEAST_EVENTS = 10.0
 """Events of a rate are the rarer of yes and no; of a mean (sum)²/(sum of squares), the same where all that is not 0 is
 one size."""
+LARGE_N = 10_000
+"""So many people in both variants are enough for a mean whatever its events: outcomes on both sides of 0 have none."""
 LEAST_IN_STRATUM = 2  # people of a variant, for a variance of its own
 LEAST_FOR_THETA = 100.0  # degrees of freedom behind a coefficient, before it is used
 
@@ -218,7 +221,8 @@ class Effects:
         smaller = np.minimum(n[..., :, None], n[..., None, :])
         kish = np.divide(both_y**2, both_yy, out=np.zeros_like(both_y), where=both_yy > 0)
         events = np.where(self._is_rate[:, None, None], np.minimum(both_y, both_n - both_y), kish)
-        settled: Flags = (smaller >= LEAST_N) & (events * smaller >= LEAST_EVENTS * both_n)
+        is_large = (smaller >= LARGE_N) & ~self._is_rate[:, None, None]
+        settled: Flags = (smaller >= LEAST_N) & (events * smaller >= LEAST_EVENTS * both_n) | is_large
         return settled & ~np.eye(n.shape[-1], dtype=bool)
 
     def _note_highest(self) -> None:

@@ -16,7 +16,7 @@ from analysis.experiment.design import Experiment
 from analysis.experiment.effects import Effects
 from analysis.experiment.multiplicity import closed, e_bh
 from analysis.experiment.posterior import Posterior, posterior
-from analysis.experiment.tally import Tally
+from analysis.experiment.tally import N, Tally
 from analysis.experiment.verdict import Verdict, judge
 
 Floats = npt.NDArray[np.float64]
@@ -146,9 +146,10 @@ def analyse(
     """The report of a finished or running experiment from its tallies by time, as `as_data` gives it.
 
     `shares` (S, V) by the same times: what newcomers were shared out by. `totals`: each tally is all that is known by
-    then and no tick of its own; then nothing can be stratified by tick.
+    then and no tick of its own; then nothing can be stratified by tick, and what it does not tell is as it was before.
     """
     effects, course = Effects(experiment), Course(experiment)
+    ticks = _carried(ticks) if totals else ticks
     for at_s in sorted(ticks):
         course.allot(at_s, shares[at_s])
         if totals:
@@ -165,6 +166,19 @@ def analyse(
         course, effects, judge(effects, now_s=last), sample_ratio(stages),
         MultipleExposure(people=multiple, of=exposed + multiple), rng,
     )  # fmt: skip
+
+
+def _carried(totals: Mapping[float, Tally]) -> dict[float, Tally]:
+    """Totals in which cells without people have those of the time before: metrics are not always told together."""
+    carried: dict[float, Tally] = {}
+    before: Tally | None = None
+    for at_s in sorted(totals):
+        now = totals[at_s]
+        if before is not None:
+            cells = np.where(now.cells[..., N, None] > 0, now.cells, before.cells)
+            now = Tally(cells, np.maximum(now.exposed, before.exposed), np.maximum(now.multiple, before.multiple))
+        carried[at_s] = before = now
+    return carried
 
 
 def _stages(tally: Tally, shares: npt.ArrayLike) -> Iterable[Stage]:

@@ -18,7 +18,7 @@ def _analyse(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["experiment", "analyse", *map(str, arguments)], env={"COLUMNS": "200"})
 
 
-def _table(path: Path, *, lift: float = 0.1, head: str = HEAD) -> Path:
+def _table(path: Path, *, lift: float = 0.1, head: str = HEAD, name: str = "shop") -> Path:
     """Twenty ticks of two variants: conversions, and revenue as a guardrail."""
     rng, lines = np.random.default_rng(1), [head]
     for at in range(20):
@@ -26,8 +26,8 @@ def _table(path: Path, *, lift: float = 0.1, head: str = HEAD) -> Path:
             n = int(rng.binomial(300, 0.5))
             bought = rng.random(n) < rate
             paid = bought * rng.lognormal(2.0, 0.5, n)
-            lines.append(f"shop,{variant},conversion,{at},{n},{bought.sum()},{bought.sum()}")
-            lines.append(f"shop,{variant},revenue,{at},{n},{paid.sum():.6f},{(paid**2).sum():.6f}")
+            lines.append(f"{name},{variant},conversion,{at},{n},{bought.sum()},{bought.sum()}")
+            lines.append(f"{name},{variant},revenue,{at},{n},{paid.sum():.6f},{(paid**2).sum():.6f}")
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -66,15 +66,27 @@ def test_control_direction_and_level_are_what_is_asked_for(table: Path, tmp_path
     assert json.loads(out.read_text())["experiments"][0]["effects"][0]["metric"] == "revenue"
 
 
-def test_the_page_has_its_plots_within_it_and_trusts_no_name(table: Path, tmp_path: Path) -> None:
+def test_the_page_has_its_plots_within_it_and_trusts_no_name(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    assert _analyse(table, "--html", page).exit_code == 0
+    assert _analyse(_table(tmp_path / "t.csv", name="<i>shop $x$"), "--html", page).exit_code == 0
     text = page.read_text()
     assert text.count("<svg") == 3
-    assert "<b></td>" not in text.replace("&lt;b&gt;", "")
     assert "&lt;b&gt;" in text
-    assert 'src="' not in text
-    assert "<link" not in text
+    assert "&lt;i&gt;shop $x$" in text
+    assert text.count("<b>") == text.count("<p><b>") == 1  # ours
+    for foreign in ("<i>", 'src="', "<link", "<script"):
+        assert foreign not in text
+
+
+def test_people_with_several_variants_are_counted_once_each_and_too_many_are_flagged(tmp_path: Path) -> None:
+    lines = [HEAD + ",exposed,multiple"]
+    lines += [f"x,{variant},{metric},0,500,50,50,600,{n}" for variant, n in (("a", 9), ("b", 21)) for metric in "cd"]
+    path, out = tmp_path / "t.csv", tmp_path / "out.json"
+    path.write_text("\n".join(lines))
+    assert "several variants: 30 people (2.44%), TOO MANY" in _analyse(path, "--json", out).stdout
+    checks = json.loads(out.read_text())["experiments"][0]["checks"]
+    assert checks["multiple_exposure"]["of"] == 1_230
+    assert checks["sample_ratio"]["observed"] == [600, 600]
 
 
 def test_totals_and_parquet_say_the_same_as_ticks(tmp_path: Path) -> None:

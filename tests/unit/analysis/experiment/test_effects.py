@@ -114,6 +114,14 @@ def test_nothing_is_said_of_few_people_and_few_events() -> None:
     assert np.isfinite(many.pairs().effect[0, 0, 1, 0])
 
 
+def test_outcomes_on_both_sides_of_zero_need_many_people_and_no_events() -> None:
+    effects = Effects(experiment(metrics=(Metric(name="change", kind=Kind.MEAN),)))
+    rng, some = np.random.default_rng(1), np.array([4_000])
+    for is_known in (False, False, True):
+        effects.update(moments(rng.normal(0, 1, (1, 8_000)), np.zeros((1, 8_000)), some), [0.5, 0.5])
+        assert np.isfinite(effects.pairs().effect[0, 0, 1, 0]) == is_known
+
+
 @pytest.mark.parametrize("fill", [0.0, np.nan, np.inf])
 def test_nothing_and_no_numbers_never_crash(fill: float) -> None:
     plan = experiment(3, runs=2, metrics=(Metric(name="c"), Metric(name="r", kind=Kind.MEAN)))

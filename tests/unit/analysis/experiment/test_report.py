@@ -54,6 +54,13 @@ def test_totals_are_taken_each_as_the_whole() -> None:
     assert whole["checks"]["sample_ratio"]["observed"] == ticked["checks"]["sample_ratio"]["observed"]
 
 
+def test_totals_that_are_not_told_again_stay() -> None:
+    first = rates(np.array([[1_000, 1_000]]), np.array([[100, 200]]))
+    report = _analyse({0.0: first, 1.0: rates(np.zeros((1, 2)), np.zeros((1, 2)))}, totals=True)
+    assert report["effects"][0]["n"] == 1_000
+    assert report["checks"]["sample_ratio"]["observed"] == (1_000, 1_000)
+
+
 def test_nothing_is_a_report_too() -> None:
     report = json.loads(json.dumps(_analyse({0.0: rates(np.zeros((1, 2)), np.zeros((1, 2)))}), allow_nan=False))
     assert report["effects"][0]["effect"] is None
@@ -75,6 +82,17 @@ def test_the_course_is_bounded_and_keeps_its_ends() -> None:
     assert len(course.looks) <= MAX_LOOKS
     assert (course.looks[0].at_s, course.looks[-1].at_s) == (0.0, 3 * MAX_LOOKS - 1)
     assert len(course.shared["s0"]) <= MAX_LOOKS
+
+
+def test_what_was_proven_once_stays_so_and_a_discovery_is_of_its_look() -> None:
+    course, effects = Course(experiment()), Effects(experiment())
+    rows = []
+    for n, yes in ((1_000, [100, 250]), (5_000, [900, 910])):
+        effects.replace(rates(np.array([[n, n]]), np.array([yes])))
+        rows += course.note(effects, float(n)).rows
+    assert rows[0].p_adjusted == rows[1].p_adjusted < 0.001
+    assert rows[0].p == rows[1].p < 0.001
+    assert [row.discovery for row in rows] == [True, False]
 
 
 def test_one_of_many_metrics_is_corrected_for_the_others() -> None:
