@@ -25,7 +25,7 @@ from benchmarks.experiments.simulated import World, play, rates, revenue
 
 ROOT = Path(__file__).parents[2]
 SEED = 20_262
-RUNS = 1_000  # in a simulated row
+RUNS = 500  # in a simulated row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
