@@ -106,13 +106,12 @@ def _reports(told: list[Told], *, totals: bool) -> Iterable[dict[str, Any]]:
 
 
 def _show(reports: list[dict[str, Any]]) -> None:
-    from rich.console import Console
+    from xds_server.console import show
 
-    console = Console()
     for report in reports:
-        console.print(_effects(report))
+        show(_effects(report))
         for line in _said(report):
-            console.print(line, highlight=False, markup=False)
+            typer.echo(line)
 
 
 def _effects(report: Mapping[str, Any]) -> Table:

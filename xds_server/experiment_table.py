@@ -141,8 +141,8 @@ def _check_columns(path: Path, names: list[str]) -> None:
 def _row(where: str, row: Mapping[str, Any]) -> _Row:
     texts = {name: str(row.get(name, "default")).strip() for name in TEXTS}
     for name, text in texts.items():
-        if not text:
-            raise TableError(f"{where}: {name} is empty; legal: a name")
+        if not text or not text.isprintable():
+            raise TableError(f"{where}: {name} is {text!r}; legal: a name of letters that can be shown")
     numbers = {
         name: _number(where, name, row[name])
         for name in (*MOMENTS, "exposed", "multiple", "share")

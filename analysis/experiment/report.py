@@ -162,10 +162,9 @@ def analyse(
     stages = [stage for at_s, tally in counted.items() for stage in _stages(tally, shares[at_s])]
     multiple = sum((int(tally.multiple.sum()) for tally in counted.values()), 0)
     exposed = sum((int(tally.exposed.sum()) for tally in counted.values()), 0)
-    return as_data(
-        course, effects, judge(effects, now_s=last), sample_ratio(stages),
-        MultipleExposure(people=multiple, of=exposed + multiple), rng,
-    )  # fmt: skip
+    ratio, met_several = sample_ratio(stages), MultipleExposure(people=multiple, of=exposed + multiple)
+    trusted = not (ratio.is_mismatch or ratio.is_proven or met_several.is_too_many)
+    return as_data(course, effects, judge(effects, now_s=last, trusted=trusted), ratio, met_several, rng)
 
 
 def _carried(totals: Mapping[float, Tally]) -> dict[float, Tally]:

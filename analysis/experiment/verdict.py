@@ -18,7 +18,7 @@ Flags = npt.NDArray[np.bool_]
 class Standing(StrEnum):
     RUNNING = "running"
     WINNER = "winner"  # promote it
-    WAITING = "waiting"  # it has won, but its guardrails are not proven yet
+    WAITING = "waiting"  # it is ahead, but its guardrails are not proven yet, or the people not to be trusted
     FUTILE = "futile"  # the end has come without a winner: the control stays
 
 
@@ -31,7 +31,7 @@ class Verdict:
     withdrawn: dict[str, str]
 
 
-def judge(effects: Effects, *, now_s: float, pairs: Pairs | None = None) -> tuple[Verdict, ...]:
+def judge(effects: Effects, *, now_s: float, trusted: bool = True, pairs: Pairs | None = None) -> tuple[Verdict, ...]:
     """The verdict of each segment, and last of all of them together.
 
     A variant is withdrawn once its interval against some other one excludes zero on the worse side in the deciding
@@ -42,10 +42,11 @@ def judge(effects: Effects, *, now_s: float, pairs: Pairs | None = None) -> tupl
     others has left out the truth at some look, so that the chance of it is at most alpha. A guardrail's withdrawals are
     wrong with that chance again, each. The control is never withdrawn: guardrails are held against it.
 
-    `pairs`: from `decisive`, if they are at hand.
+    `trusted`: whether people are where they were sent (`checks.py`); where not, nobody wins. `pairs`: those of
+    `decisive`, if they are at hand.
     """
     pairs = decisive(effects) if pairs is None else pairs
-    return tuple(_judge(effects.experiment, pairs, row, now_s) for row in range(len(pairs.low)))
+    return tuple(_judge(effects.experiment, pairs, row, now_s, trusted=trusted) for row in range(len(pairs.low)))
 
 
 def decisive(effects: Effects) -> Pairs:
@@ -63,7 +64,7 @@ def decisive(effects: Effects) -> Pairs:
     ))  # fmt: skip
 
 
-def _judge(experiment: Experiment, pairs: Pairs, row: int, now_s: float) -> Verdict:
+def _judge(experiment: Experiment, pairs: Pairs, row: int, now_s: float, *, trusted: bool) -> Verdict:
     names = [variant.name for variant in experiment.variants]
     sign = experiment.metrics[experiment.primary].better.sign
     behind = _is_below(pairs, row, experiment.primary, sign, 0.0)
@@ -76,7 +77,7 @@ def _judge(experiment: Experiment, pairs: Pairs, row: int, now_s: float) -> Verd
     winner = _winner(names, behind, withdrawn)
     if winner is None:
         standing = Standing.FUTILE if now_s >= experiment.end_s else Standing.RUNNING
-    elif _is_within(experiment, pairs, row, winner):
+    elif trusted and _is_within(experiment, pairs, row, winner):
         standing = Standing.WINNER
     else:
         standing = Standing.FUTILE if now_s >= experiment.end_s else Standing.WAITING

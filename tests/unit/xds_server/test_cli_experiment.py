@@ -141,7 +141,8 @@ def test_shares_that_move_are_taken_from_the_table(tmp_path: Path) -> None:
         (HEAD + "\nx,a,c,0,2.5,1,1\n", "line 2: n is 2.5; legal: a whole number from 0 on"),
         (HEAD + "\nx,a,c,0,-2,1,1\n", "line 2: n is -2; legal: a whole number from 0 on"),
         (HEAD + "\nx,a,c,0,2,2,1\n", "line 2: sum_sq is 1; legal: from sum²/n = 2 on"),
-        (HEAD + "\nx,,c,0,2,2,2\n", "line 2: variant is empty; legal: a name"),
+        (HEAD + "\nx,,c,0,2,2,2\n", "line 2: variant is ''; legal: a name"),
+        (HEAD + "\nx,\x1b[31m,c,0,2,2,2\n", "line 2: variant is '\\x1b[31m'; legal: a name"),
         (HEAD + "\nx,a,c,0,2,2,2\n", "experiment x: 1 variants; legal: 2 to 10"),
         (HEAD + "\nx,a,c,0,2,2,2\nx,b,c,0,2,2,2\nx,a,c,0,2,2,2\n", "line 4: the same experiment, segment, variant"),
         (

@@ -84,6 +84,13 @@ def test_the_course_is_bounded_and_keeps_its_ends() -> None:
     assert len(course.shared["s0"]) <= MAX_LOOKS
 
 
+def test_nobody_wins_with_people_that_are_not_where_they_were_sent() -> None:
+    ticks = {0.0: rates(np.array([[1_000, 1_200]]), np.array([[100, 300]]))}
+    report = _analyse(ticks)
+    assert report["checks"]["sample_ratio"]["mismatch"]
+    assert (report["verdicts"][ALL]["standing"], report["verdicts"][ALL]["winner"]) == ("waiting", "b")
+
+
 def test_what_was_proven_once_stays_so_and_a_discovery_is_of_its_look() -> None:
     course, effects = Course(experiment()), Effects(experiment())
     rows = []
