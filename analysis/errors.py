@@ -2,7 +2,8 @@
 
 AnalysisError
 ├── SpecError        a specification that contradicts itself
-└── StateError       stored state that cannot be read (other format, damaged)
+├── StateError       stored state that cannot be read (other format, damaged)
+└── RecordError      a record of a deployment that contradicts itself, or cannot be read
 
 Missing or thin data is never an error: it is a value (`decision.Insufficient`).
 """
@@ -18,3 +19,7 @@ class SpecError(AnalysisError, ValueError):
 
 class StateError(AnalysisError):
     """Stored state whose format version or content cannot be read."""
+
+
+class RecordError(AnalysisError, ValueError):
+    """A record of a deployment that contradicts itself or cannot be read; the message names which and why."""

@@ -5,7 +5,7 @@ SerinusError
 │   ├── JournalLockedError   another control plane has it
 │   ├── JournalDamagedError  the file is damaged, or not Serinus's
 │   └── JournalTooNewError   written by a newer Serinus
-├── TableError               a table of an experiment that cannot be read (experiment_table)
+├── TableError               a table of an experiment or of deployments that cannot be read or written
 ├── PlotError                plots need what is not installed (experiment_page)
 ├── ListenError              a port cannot be listened on
 ├── TlsError                 a certificate, key or certificate authority cannot be used
@@ -42,6 +42,10 @@ class JournalDamagedError(JournalError):
 
 class JournalTooNewError(JournalError):
     """The journal was written by a newer Serinus."""
+
+
+class TableError(SerinusError):
+    """A table of deployments cannot be read or written; the message names file, row, cause and what is legal."""
 
 
 class ListenError(SerinusError):
