@@ -10,18 +10,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.decision import Order, Phase, SegmentDecision
+from analysis.decision import Order, Phase, SegmentDecision, verdict_name
 from analysis.errors import StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck
 from analysis.observer import LATENESS_S, Observer
-from analysis.on_the_job import Learnt, OnTheJob
+from analysis.on_the_job import Learnt, OnTheJob, fingerprint
 from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, QValues, ThompsonPolicy, load_values
 from analysis.profile.hours import ahead
 from analysis.profile.persons import PersonTable
 from analysis.ramp import Ramp, stale_after_s
 from analysis.reading import ROLLBACK_LATENCY_S
+from analysis.segment import SegmentState
 from analysis.session import NS
 from analysis.spec import KpiKind, Mode, ServiceSpec
+from analysis.tape import (
+    Adopted,
+    Confirmed,
+    Doubted,
+    Event,
+    Lost,
+    Ordered,
+    PutBack,
+    Resumed,
+    Said,
+    Started,
+    Tape,
+    Ticked,
+    digest_of,
+    rng_of,
+)
+from analysis.window import Window
 
 STATE_FORMAT = 4
 LOOK_AHEAD_NS = 60 * NS  # how long what is said of the next hour stands
@@ -50,6 +68,11 @@ def learned_policy(values: QValues, mode: Mode) -> LearnedPolicy:
     return LearnedPolicy.shadow(values) if mode is Mode.OBSERVE else LearnedPolicy(values)
 
 
+def artefacts_of(policy: str) -> dict[str, str]:
+    """What the policy of that name decides with, beside the specification and what it has learnt on the job."""
+    return {"q_values": fingerprint(load_values())} if policy == LearnedPolicy.name else {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
     """One rollout: its identity (which salts the hash), when it began, and (baseline, canary) of each segment in it."""
@@ -64,15 +87,19 @@ class ServiceEngine:
     """Watches one service all the time and steers its rollout while one runs.
 
     One owner; never touched by two threads. Where the specification asks for the policy `learned` and none is given,
-    each rollout teaches it, and the next one chooses by what was learnt.
+    each rollout teaches it, and the next one chooses by what was learnt. `tape`: takes down what each rollout is given;
+    None: nobody wants it.
     """
 
-    def __init__(self, spec: ServiceSpec, *, seed: int, policy: Policy | None = None) -> None:
+    def __init__(self, spec: ServiceSpec, *, seed: int, policy: Policy | None = None, tape: Tape | None = None) -> None:
         self.spec = spec
+        self._seed = seed
+        self.tape = tape
         self.policy = policy if policy is not None else policy_named(spec.rollout.policy, spec.rollout.mode)
         is_taught = policy is None and spec.rollout.policy == LearnedPolicy.name
         self.learnt = Learnt.nothing(load_values()) if is_taught else None  # by the rollouts that are over
         self.unlearnt = ""  # why what a stored rollout was teaching is lost, if it is
+        self._artefacts = artefacts_of(spec.rollout.policy) if policy is None else {"policy": "another one, given"}
         self._rng = np.random.default_rng(seed)
         self.observer = Observer(spec)
         self.people = PersonTable()
@@ -94,6 +121,13 @@ class ServiceEngine:
         if self.learnt is not None:
             job, self.policy = OnTheJob(self.spec, self.learnt), learned_policy(self.learnt.chosen_by, self._mode)
         self.ramp = Ramp(self.spec, self.policy, rollout.arms, job=job)
+        if self.tape is not None:
+            self.tape.note(
+                Started(
+                    at_ns=rollout.started_ns, started_ns=rollout.started_ns, arms=rollout.arms, spec=self.spec,
+                    seed=self._seed, artefacts=self._artefacts, learnt=None if job is None else job.state(),
+                )
+            )  # fmt: skip
         self.observer.begin(rollout.arms)
         self._frozen_thresholds = False
         self._looked_ahead = None
@@ -132,9 +166,7 @@ class ServiceEngine:
         if self._baseline_is_judged(now_s):
             self.observer.behaviour.fit(self._rng)
         self._look_ahead(self.ramp, now_ns)
-        decisions = tuple(
-            self._told(decision) for decision in self.ramp.step(window, now_s=now_s, rng=self._rng, logs=logs)
-        )
+        decisions = tuple(self._told(decision) for decision in self._step(self.ramp, window, now_ns, now_s, logs))
         self._record(decisions, now_ns)
         if self.ramp.is_finished:
             self._finish(self.rollout, self.ramp, now_ns)
@@ -145,6 +177,40 @@ class ServiceEngine:
         if (looked := now_ns // LOOK_AHEAD_NS) != self._looked_ahead:
             self._looked_ahead = looked
             ramp.ahead = ahead(self.observer.behaviour.hours(), looked * LOOK_AHEAD_NS)
+
+    def _step(
+        self, ramp: Ramp, window: Window, now_ns: int, now_s: float, logs: LogCheck
+    ) -> tuple[SegmentDecision, ...]:
+        """Let the ramp decide, and take down by what."""
+        risk, ahead = ramp.risk, ramp.ahead
+        try:
+            decisions = ramp.step(window, now_s=now_s, rng=rng_of(self._seed, now_ns), logs=logs)
+        except Exception as error:
+            self._note(Lost(at_ns=now_ns, reason=f"the engine failed: {error!r}"))
+            raise
+        if self.tape is not None:
+            suspicion = ramp.reading.now.suspicion[0].tolist()
+            thresholds = [ramp.wording.log_threshold(index) for index in range(len(suspicion))]
+            self.tape.note(
+                Ticked(
+                    at_ns=now_ns, window=window, logs=logs, risk=risk, ahead=ahead,
+                    said=tuple(
+                        Said(
+                            verdict=verdict_name(each.verdict), phase=str(each.phase),
+                            split_before_bp=each.split_before_bp, split_after_bp=each.split_after_bp,
+                        )
+                        for each in decisions
+                    ),
+                    suspicion=tuple(suspicion),
+                    log_e=tuple(share * log_e for share, log_e in zip(suspicion, thresholds, strict=True)),
+                    digest=digest_of(decisions),
+                )
+            )  # fmt: skip
+        return decisions
+
+    def _note(self, event: Event) -> None:
+        if self.tape is not None:
+            self.tape.note(event)
 
     def _told(self, decision: SegmentDecision) -> SegmentDecision:
         """The decision, and where people leave the canary, in what their sessions were different there."""
@@ -180,13 +246,16 @@ class ServiceEngine:
         until_ns = now_ns + int(2 * ROLLBACK_LATENCY_S * NS)
         self.observer.doubt(since_ns, until_ns)
         if self.ramp is not None and self.rollout is not None:
-            self.ramp.doubt(until_s=(until_ns - self.rollout.started_ns) / NS)
+            until_s = (until_ns - self.rollout.started_ns) / NS
+            self.ramp.doubt(until_s=until_s)
+            self._note(Doubted(at_ns=now_ns, until_s=until_s))
 
     def command(self, order: Order, now_ns: int) -> tuple[SegmentDecision, ...]:
         """Carry out a person's order on the running rollout. Raises SpecError; StateError where none runs."""
         if self.ramp is None:
             raise StateError(f"service {self.spec.name} has no rollout")
         decisions = self.ramp.command(order)
+        self._note(Ordered(at_ns=now_ns, order=order, digest=digest_of(decisions)))
         self._take_over_learnt(self.ramp)
         for decision in decisions:
             self.observer.set_split(decision.segment, decision.split_after_bp, now_ns)
@@ -197,7 +266,37 @@ class ServiceEngine:
         if self.ramp is None:
             raise StateError(f"service {self.spec.name} has no rollout")
         self.ramp.confirm(segment)
+        self._note(Confirmed(at_ns=now_ns, segment=segment))
         self.observer.settle(segment, now_ns)
+
+    def adopt(self, segment: str, split_bp: int, now_ns: int) -> None:
+        """Go on from the split that Envoys really have. Raises StateError where no rollout runs."""
+        if self.ramp is None:
+            raise StateError(f"service {self.spec.name} has no rollout")
+        self.ramp.adopt(segment, split_bp)
+        self._note(Adopted(at_ns=now_ns, segment=segment, split_bp=split_bp))
+        self.observer.set_split(segment, split_bp, now_ns)
+
+    def positions(self) -> dict[str, SegmentState]:
+        """Where each segment stands now; for `put_back`."""
+        return {} if self.ramp is None else {name: replace(state) for name, state in self.ramp.segments.items()}
+
+    def put_back(self, positions: Mapping[str, SegmentState], now_ns: int) -> None:
+        """Forget what has been decided for these segments since `positions`, because it was not done.
+
+        Those are of before the last tick or order.
+        """
+        ramp = self.ramp
+        moved = {} if ramp is None else {name: s for name, s in positions.items() if ramp.segments[name] != s}
+        if ramp is None or not moved:  # it may have failed before it decided anything
+            return
+        self._note(PutBack(at_ns=now_ns, segments=tuple(moved)))
+        for name, state in moved.items():
+            if ramp.segments[name].split_bp != state.split_bp:
+                self.observer.set_split(name, state.split_bp, now_ns)
+                if state.confirmed:  # what Envoys have never left is in force still
+                    self.observer.settle(name, now_ns)
+            ramp.segments[name] = state
 
     def _record(self, decisions: tuple[SegmentDecision, ...], now_ns: int) -> None:
         assert self.ramp is not None  # noqa: S101 -- only called while a rollout runs
@@ -253,7 +352,9 @@ class ServiceEngine:
             )
             self.start(rollout)
             assert self.ramp is not None  # noqa: S101 -- `start` has just made it
-            self.ramp.restore(body["ramp"], gap_s=max(now_ns - at_ns, 0) / NS)
+            gap_s = max(now_ns - at_ns, 0) / NS
+            self.ramp.restore(body["ramp"], gap_s=gap_s)
+            self._note(Resumed(at_ns=now_ns, state=body["ramp"], gap_s=gap_s))
             self._restore_job(self.ramp, body["job"])
             slow_ms = np.array([np.nan if x is None else x for x in body["slow_ms"]], float)
             self.observer.tracker.slow_ms[:] = slow_ms.reshape(self.observer.tracker.slow_ms.shape)

@@ -3,7 +3,8 @@
 AnalysisError
 ├── SpecError        a specification that contradicts itself
 ├── StateError       stored state that cannot be read (other format, damaged)
-└── RecordError      a record of a deployment that contradicts itself, or cannot be read
+├── RecordError      a record of a deployment that contradicts itself, or cannot be read
+└── ReplayError      a recorded rollout that cannot be decided again
 
 Missing or thin data is never an error: it is a value (`decision.Insufficient`).
 """
@@ -23,3 +24,7 @@ class StateError(AnalysisError):
 
 class RecordError(AnalysisError, ValueError):
     """A record of a deployment that contradicts itself or cannot be read; the message names which and why."""
+
+
+class ReplayError(AnalysisError):
+    """A recorded rollout that cannot be decided again here; the message names what is another one, in one line."""

@@ -142,7 +142,8 @@ class Ramp:
         `logs`: what the access logs lack by now, as far as is known.
         """
         self.logs = logs
-        newcomers = np.array([(0, *key, n) for key, n in window.newcomers.items()], np.int64).reshape(-1, 5)
+        # Sorted, since sums of floats depend on the order: a window from the journal must give the same ones.
+        newcomers = np.array([(0, *key, n) for key, n in sorted(window.newcomers.items())], np.int64).reshape(-1, 5)
         (decisions,) = step([self], self.reading, window, newcomers, now_s=now_s, rngs=[rng])
         self._latencies.learn(window, self._watched())
         return decisions

@@ -5,7 +5,9 @@ SerinusError
 │   ├── JournalLockedError   another control plane has it
 │   ├── JournalDamagedError  the file is damaged, or not Serinus's
 │   └── JournalTooNewError   written by a newer Serinus
-├── TableError               a table of an experiment or of deployments that cannot be read or written
+├── HistoryError             what is kept of a past deployment cannot be read
+├── HistoryTableError        a table of deployments that cannot be read or written
+├── TableError               a table of an experiment that cannot be read (experiment_table)
 ├── PlotError                plots need what is not installed (experiment_page)
 ├── ListenError              a port cannot be listened on
 ├── TlsError                 a certificate, key or certificate authority cannot be used
@@ -42,6 +44,10 @@ class JournalDamagedError(JournalError):
 
 class JournalTooNewError(JournalError):
     """The journal was written by a newer Serinus."""
+
+
+class HistoryError(SerinusError):
+    """What is kept of a past deployment cannot be read: damaged, or of another version; the message says which."""
 
 
 class TableError(SerinusError):

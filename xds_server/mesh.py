@@ -252,12 +252,22 @@ class AccessRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryBounds:
+    """How much is kept of past deployments: for how long, of how many, and in how many bytes; the oldest go first."""
+
+    keep_s: float = 365 * 86_400.0
+    rollouts: int = 2_000
+    bytes: int = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
     """`dead_man_s`: how long Envoys go on with canaries when the control plane is gone; None: for ever.
 
     `access`: the first rule that fits a peer's certificate says what it may; None: every peer may do everything.
     `browsers`: origins of the pages whose browsers may send events over HTTP.
     `traced`: share of the requests that Envoys trace, 0 to 1; None: they have no tracer.
+    `history`: how much is kept of past deployments.
     `files`: what was read beside the mesh file, and is part of it.
     """
 
@@ -270,6 +280,7 @@ class Mesh:
     browsers: frozenset[str] = frozenset()
     traced: float | None = None
     jwt: Mapping[str, JwtProvider] = field(default_factory=dict)
+    history: HistoryBounds = field(default_factory=HistoryBounds)
     files: tuple[str, ...] = ()
 
 

@@ -31,6 +31,7 @@ from xds_server.mesh import (
     Gateway,
     HeaderIdentity,
     HealthCheck,
+    HistoryBounds,
     Identity,
     JwtProvider,
     MatchKind,
@@ -85,6 +86,9 @@ def build_mesh(shape: MeshShape, path: str, jwks: Mapping[str, str]) -> Mesh:
         gateways=MappingProxyType(gateways),
         sidecars=MappingProxyType({n: Sidecar(node=n, listen=s.listen) for n, s in shape.sidecars.items()}),
         dead_man_s=shape.dead_man,
+        history=HistoryBounds(
+            keep_s=shape.history.keep, rollouts=shape.history.rollouts, bytes=shape.history.megabytes * 1_000_000
+        ),
         traced=None if shape.tracing is None else shape.tracing.sampling,
         browsers=frozenset(shape.browsers or ()),
         access=None if shape.access is None else tuple(_access(rule) for rule in shape.access),

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from analysis.spec import HarmSpec, RolloutSpec
-from xds_server.mesh import Address, ErrorRule, HealthCheck, Network, Right, Route
+from xds_server.mesh import Address, ErrorRule, HealthCheck, HistoryBounds, Network, Right, Route
 from xds_server.units import (
     CLAIM,
     DOMAIN,
@@ -354,6 +354,14 @@ class TracingShape(Shape):
     sampling: Annotated[float, share("0%", "100%")] = 0.01
 
 
+class HistoryShape(Shape):
+    """How much is kept of past deployments; whichever bound is reached first, the oldest go."""
+
+    keep: Annotated[float, duration("1h", "4000d")] = HistoryBounds().keep_s
+    rollouts: Annotated[int, whole(1, 100_000)] = HistoryBounds().rollouts
+    megabytes: Annotated[int, whole(1, 1_000_000)] = HistoryBounds().bytes // 1_000_000
+
+
 class MeshShape(Shape):
     services: Annotated[dict[Name, ServiceShape], Field(min_length=1)]
     gateways: dict[Name, GatewayShape] = Field(default_factory=dict)
@@ -361,5 +369,6 @@ class MeshShape(Shape):
     dead_man: Annotated[float | None, duration("10s", "24h"), GIVEN] = None
     access: Annotated[list[AccessShape] | None, Field(min_length=1), GIVEN] = None
     tracing: Annotated[TracingShape | None, GIVEN] = None
+    history: HistoryShape = HistoryShape()
     browsers: Annotated[list[Annotated[str, ORIGIN]] | None, Field(min_length=1), GIVEN] = None
     jwt: dict[Name, JwtShape] = Field(default_factory=dict)

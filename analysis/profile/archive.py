@@ -24,7 +24,7 @@ DAMAGE = (
     NotImplementedError,
     OSError,
     OverflowError,
-    RecursionError,
+    RuntimeError,  # a flipped bit may say that a member is encrypted
     TypeError,
     ValueError,
     zipfile.BadZipFile,

@@ -9,6 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis.errors import RecordError
+from analysis.history import archive
+from analysis.history.record import RolloutRecord
 from tests.deployments import deployment, deployments
 from xds_server.errors import TableError
 from xds_server.history_table import read_tables, write_tables
@@ -24,6 +27,25 @@ def test_export_and_import_give_the_same_records(ending: str, data: st.DataObjec
     with TemporaryDirectory() as directory:
         write_tables(records, Path(directory), ending)
         assert read_tables([Path(directory)]) == records
+
+
+@settings(max_examples=40, deadline=None)
+@given(record=deployments("a"))
+def test_stored_records_are_the_same_again(record: RolloutRecord) -> None:
+    assert archive.from_bytes(archive.to_bytes(record)) == record
+
+
+@settings(max_examples=150, deadline=None)
+@given(at=st.floats(0, 1), byte=st.integers(0, 255), cut=st.booleans())
+def test_damaged_records_are_refused_in_one_line_or_read(at: float, byte: int, *, cut: bool) -> None:
+    whole = archive.to_bytes(deployment())
+    place = int(at * (len(whole) - 1))
+    said = ""
+    try:
+        archive.from_bytes(whole[:place] if cut else whole[:place] + bytes([byte]) + whole[place + 1 :])
+    except RecordError as error:
+        said = str(error)
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize("ending", FORMATS)

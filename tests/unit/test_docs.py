@@ -194,7 +194,7 @@ ROWS = rows()
 def test_every_key_of_a_mesh_file_is_documented_and_no_other() -> None:
     assert set(ROWS) == set(KEYS)
     words = {name for definition in mesh_schema()["$defs"].values() for name in definition["properties"]}
-    at_the_top = {"access", "browsers", "dead_man", "gateways", "jwt", "sidecars", "tracing"}
+    at_the_top = {"access", "browsers", "dead_man", "gateways", "history", "jwt", "sidecars", "tracing"}
     assert words == {key.rpartition(".")[2] for key in KEYS} - at_the_top
 
 

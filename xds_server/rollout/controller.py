@@ -11,8 +11,9 @@ from dataclasses import replace
 from functools import partial
 
 from analysis.decision import Action, Order
-from analysis.errors import SpecError
+from analysis.errors import RecordError, SpecError
 from analysis.evidence.log_loss import LogCheck
+from analysis.history.record import Attribute, check_attributes
 from analysis.spec import TOTAL_BP
 from xds_server import __version__
 from xds_server.ads.cache import AdsCache
@@ -145,8 +146,14 @@ class Controller:
 
     # --- people's commands (the control API's Steering)
 
-    async def start_rollout(self, *, service: str, canary: str, who: str, reason: str) -> str:
-        """Start a rollout of `canary` in every segment that is not on it yet."""
+    async def start_rollout(
+        self, *, service: str, canary: str, who: str, reason: str, attributes: Mapping[str, Attribute] | None = None
+    ) -> str:
+        """Start a rollout of `canary` in every segment that is not on it yet; see `Steering.start_rollout`."""
+        try:
+            check_attributes(attributes or {})
+        except RecordError as error:
+            raise BadRequestError(str(error)) from error
         async with self._in_turn(service) as steered:
             if canary not in steered.service.versions:
                 raise UnknownNameError("version", canary, steered.service.versions)
@@ -165,6 +172,7 @@ class Controller:
             row = RolloutRow(
                 rollout=self._new_name(service, canary), service=service, baseline=serving[taking_part[-1]],
                 canary=canary, state="running", started_unix_ns=now_ns, who=who, reason=reason,
+                attributes=dict(attributes or {}),
             )  # fmt: skip
             segments = {
                 name: SegmentSplit(baseline=version, canary=canary if name in taking_part else None)
@@ -175,6 +183,7 @@ class Controller:
             with self._fleet.journal.atomically():
                 self._fleet.journal.start_rollout(row)
                 self._fleet.journal.save_splits(service, splits)
+            steered.take_tape()  # what came since the last rollout ended is of no rollout
             steered.row, steered.splits, steered.held = row, splits, ""
             steered.said.clear()
             steered.unwritten.clear()

@@ -17,8 +17,9 @@ from xds_server.rollout.publisher import Publisher
 from xds_server.rollout.rows import decision_row
 from xds_server.rollout.steered import SERINUS, SteeredService, held_because
 from xds_server.snapshot import InconsistentSnapshotError
+from xds_server.store.history import HistoryStore
 from xds_server.store.policies import PolicyStore
-from xds_server.store.records import DecisionRow, EngineState
+from xds_server.store.records import DecisionRow, EngineState, RolloutRow
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Execution:
 
     def __init__(self, fleet: Fleet, publisher: Publisher) -> None:
         self._fleet = fleet
+        self.history = HistoryStore(fleet.journal)
         self._publisher = publisher
         self._policies = PolicyStore(fleet.journal)
         self.on_splits: Callable[[SteeredService], None] = lambda _: None
@@ -136,7 +138,14 @@ class Execution:
             self._fleet.journal.commit(steered.name, splits, [*steered.unwritten, *rows], state=state)
             if steered.unwritten:
                 self._fleet.journal.set_state(steered.row.rollout, steered.row.state)
+            self._append_tape(steered, steered.row)
+        steered.taped.clear()
         steered.unwritten, steered.saved_s = [], self._fleet.clock.monotonic()
+
+    def _append_tape(self, steered: SteeredService, row: RolloutRow) -> None:
+        """Store what the engine was given, with the state that it led to: a crash loses both or neither."""
+        steered.take_tape()
+        self.history.append(row.rollout, row.started_unix_ns, steered.taped)
 
     def _adopt(self, steered: SteeredService, changed: Sequence[SegmentDecision]) -> None:
         """Put changed splits before the Envoys."""
@@ -170,7 +179,10 @@ class Execution:
         if steered.unwritten:
             self._write(steered, steered.splits, (), now_ns)
         else:
-            self._fleet.journal.save_state(steered.row.rollout, payload, now_ns)
+            with self._fleet.journal.atomically(durably=False):
+                self._fleet.journal.save_state(steered.row.rollout, payload, now_ns)
+                self._append_tape(steered, steered.row)
+            steered.taped.clear()
             steered.saved_s = self._fleet.clock.monotonic()
         self._fleet.telemetry.journal_written("state")
 
@@ -182,9 +194,11 @@ class Execution:
         outcome = {name: str(state.phase) for name, state in ramp.segments.items()}
         learnt = steered.engine.learnt
         with self._fleet.journal.atomically():
+            self._append_tape(steered, row)
             self._fleet.journal.finish_rollout(row.rollout, now_ns, outcome, "finished")
             if learnt is not None:
                 self._policies.save(steered.name, learnt.to_json(), at_unix_ns=now_ns)
+        steered.taped.clear()
         steered.row, steered.held = replace(row, state="finished", finished_unix_ns=now_ns, outcome=outcome), ""
         self.save(steered)
         log.info("rollout %s finished: %s", row.rollout, outcome)

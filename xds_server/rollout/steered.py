@@ -14,16 +14,19 @@ from analysis.engine import ServiceEngine
 from analysis.sample import SAMPLE_DTYPE
 from analysis.segment import SegmentState
 from analysis.spec import TOTAL_BP
+from analysis.tape import Lost
 from xds_server.mesh import SegmentSplit, Service, ServiceSplits
 from xds_server.rollout.coverage import Coverage
 from xds_server.store.journal import Journal
-from xds_server.store.records import DecisionRow, RolloutRow
+from xds_server.store.records import DecisionRow, EventRow, RolloutRow
+from xds_server.tape_form import encode, kind_of
 
 SERINUS = "serinus"  # who gives an order that no person gave
 HELD = "held: "  # how the reason of what Serinus itself has stopped begins
 WATCHED_TICK = 0.25  # of the mesh file's interval, while any segment is watched more closely
 TOLD_ANYWAY_S = 30.0  # how long flags go by what was in force, while Envoys that carry traffic lag behind
 SHORTEST_TICK_S = 1.0  # … but no shorter: all services' ticks share a core
+MOST_TAPED = 2_000  # events that wait for a journal that works again
 INBOX_LIMIT = 1_000_000  # rows, of 38 bytes or so: other services' ticks drain what a slow one's has yet to take
 
 
@@ -52,6 +55,7 @@ class SteeredService:
     ticked_s: float = 0.0  # monotonic time of the last tick's end
     ticking: asyncio.Task[None] | None = None
     coverage: Coverage = field(default_factory=Coverage)
+    taped: list[EventRow] = field(default_factory=list)  # what the rollout was given, as yet unwritten
 
     @property
     def name(self) -> str:
@@ -69,20 +73,27 @@ class SteeredService:
 
     def positions(self) -> dict[str, SegmentState]:
         """Where each segment stands in the engine now; for `put_back`."""
-        ramp = self.engine.ramp
-        return {} if ramp is None else {name: replace(state) for name, state in ramp.segments.items()}
+        return self.engine.positions()
 
     def put_back(self, positions: Mapping[str, SegmentState], now_ns: int) -> None:
         """Let the engine forget what it has decided for these segments since `positions`, because it was not done."""
-        ramp = self.engine.ramp
-        for name, state in positions.items():
-            if ramp is None:
-                return
-            if ramp.segments[name].split_bp != state.split_bp:
-                self.engine.observer.set_split(name, state.split_bp, now_ns)
-                if state.confirmed:  # what Envoys have never left is in force still
-                    self.engine.observer.settle(name, now_ns)
-            ramp.segments[name] = state
+        self.engine.put_back(positions, now_ns)
+
+    def take_tape(self) -> None:
+        """Put what the engine was given into the form in which it is stored; of a finished rollout nothing is."""
+        events = [] if self.engine.tape is None else self.engine.tape.take()
+        if not self.is_running:
+            self.taped.clear()
+            return
+        for event in events:
+            self.taped.append(
+                EventRow(at_unix_ns=event.at_ns, kind=kind_of(event), payload=encode(event, self.engine.spec))
+            )
+        if len(self.taped) > MOST_TAPED:
+            lost = Lost(at_ns=self.taped[-1].at_unix_ns, reason="the journal took nothing for too long")
+            self.taped[:] = [
+                EventRow(at_unix_ns=lost.at_ns, kind=kind_of(lost), payload=encode(lost, self.engine.spec))
+            ]
 
     def follow_watch(self) -> bool:
         """Take over which segments the engine watches; whether that is new. While it ticks it must not be asked."""

@@ -7,6 +7,7 @@ import logging
 from analysis.decision import Action, Order
 from analysis.engine import Rollout, ServiceEngine
 from analysis.errors import StateError
+from analysis.tape import Tape
 from xds_server.clock import Clock
 from xds_server.mesh import Service, ServiceSplits
 from xds_server.rollout.steered import SERINUS, SteeredService, held_because, reconciled
@@ -21,7 +22,7 @@ def take_up(
     service: Service, stored: ServiceSplits | None, row: RolloutRow | None, *, journal: Journal, clock: Clock
 ) -> SteeredService:
     """The service at exactly the splits that are stored; `row`: its newest rollout."""
-    engine = ServiceEngine(service.spec, seed=_seed(service.name))
+    engine = ServiceEngine(service.spec, seed=_seed(service.name), tape=Tape())
     steered = SteeredService(service=service, engine=engine, splits=reconciled(service, stored))
     steered.row, steered.good, steered.ticked_s = row, steered.splits, clock.monotonic()
     lost = _take_learnt(engine, journal)
@@ -94,8 +95,7 @@ def _match_splits(steered: SteeredService, now_ns: int) -> None:
         return
     for name, split in steered.splits.segments.items():
         if name in ramp.arms:
-            ramp.adopt(name, split.canary_bp)
-            steered.engine.observer.set_split(name, split.canary_bp, now_ns)
+            steered.engine.adopt(name, split.canary_bp, now_ns)
 
 
 def _seed(name: str) -> int:

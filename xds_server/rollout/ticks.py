@@ -107,6 +107,7 @@ class Ticks:
         seen = await asyncio.to_thread(seen_in, rows, len(steered.service.spec.segments))
         steered.coverage.add(seen, self._fleet.clock.monotonic())
         decisions = await asyncio.to_thread(_advance, steered.engine, rows, now_ns, labels, logs)
+        await asyncio.to_thread(steered.take_tape)  # packing it takes about as long as a small tick
         if steered.held:  # it may have come to be held while the engine was at it
             decisions = self._execution.without_rises(steered, decisions, before, now_ns)
         self._carry_out(steered, decisions, before, now_ns)

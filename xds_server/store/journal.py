@@ -15,7 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ BUSY_MS: Final = 200  # a write waits so long for somebody else's tool that has 
 
 _DECISION_COLUMNS: Final = tuple(column.name for column in fields(DecisionRow) if column.name != "id")
 _ROLLOUT_COLUMNS: Final = tuple(column.name for column in fields(RolloutRow))
+_JSON_COLUMNS: Final = ("outcome", "attributes")
 _SELECT_DECISIONS: Final = f"SELECT {', '.join(_DECISION_COLUMNS)}, id FROM decisions"  # noqa: S608 (our own names)
 _SELECT_ROLLOUTS: Final = f"SELECT {', '.join(_ROLLOUT_COLUMNS)} FROM rollouts"  # noqa: S608
 
@@ -99,8 +100,9 @@ class Journal:
         ValueError
             If the service has a running rollout, or the name is taken.
         """
-        values = [*astuple(row)]
-        values[_ROLLOUT_COLUMNS.index("outcome")] = json.dumps(dict(row.outcome))
+        values = [getattr(row, column) for column in _ROLLOUT_COLUMNS]
+        for column in _JSON_COLUMNS:
+            values[_ROLLOUT_COLUMNS.index(column)] = json.dumps(dict(getattr(row, column)))
         with self.atomically():
             try:
                 self._writer.execute(_insert("rollouts", _ROLLOUT_COLUMNS), values)
@@ -276,7 +278,7 @@ class Journal:
     def _rollout(self, row: tuple[Any, ...]) -> RolloutRow:
         values = dict(zip(_ROLLOUT_COLUMNS, row, strict=True))
         with decoded(self.path):
-            return RolloutRow(**{**values, "outcome": json.loads(values["outcome"])})
+            return RolloutRow(**{**values, **{column: json.loads(values[column]) for column in _JSON_COLUMNS}})
 
     def _prune(self) -> None:
         self._unpruned += 1

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRow:
-    """One rollout. `finished_unix_ns` None: running. `outcome`: segment to phase, filled in when it finishes."""
+    """One rollout. `finished_unix_ns` None: running. `outcome`: segment to phase, filled in when it finishes.
+
+    `attributes`: what was known of the release before it had traffic.
+    """
 
     rollout: str
     service: str
@@ -20,6 +23,7 @@ class RolloutRow:
     outcome: Mapping[str, str] = field(default_factory=dict)
     who: str = ""
     reason: str = ""
+    attributes: Mapping[str, str | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,3 +92,35 @@ class RegistrationRow:
     asked_s: float
     since_unix_ns: int
     is_stale: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """One event of a rollout's tape, as `tape_form.encode` made it."""
+
+    at_unix_ns: int
+    kind: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelRow:
+    """What an operator says of a rollout: `bad`, `good` or `unknown`."""
+
+    rollout: str
+    at_unix_ns: int
+    verdict: str
+    who: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedRow:
+    """A deployment that another tool has recorded; `payload`: as `analysis.history.archive` makes it."""
+
+    rollout: str
+    service: str
+    began_unix_ns: int
+    at_unix_ns: int
+    who: str
+    payload: bytes

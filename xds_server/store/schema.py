@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-VERSION: Final = 6
+VERSION: Final = 7
 """Goes into `user_version`. A change of the tables raises it and brings a migration from the version before."""
 
 APPLICATION_ID: Final = 0x53524E53  # "SRNS": tells the file from any other SQLite database
@@ -138,6 +138,38 @@ CREATE TABLE policy_values (        -- what the policy `learned` has learnt on t
     service TEXT PRIMARY KEY,
     at_unix_ns INTEGER NOT NULL,
     payload TEXT NOT NULL           -- JSON: the artefact's values, and which shipped ones they are learnt from
+);
+""",
+        6: """
+ALTER TABLE rollouts ADD COLUMN attributes TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE tapes (                -- rollouts of which it is kept what they were given, tick by tick
+    rollout TEXT PRIMARY KEY,
+    began_unix_ns INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    is_full INTEGER NOT NULL
+);
+CREATE TABLE tape_events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    rollout TEXT NOT NULL,
+    at_unix_ns INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    payload BLOB NOT NULL
+);
+CREATE INDEX tape_events_by_rollout ON tape_events (rollout, id);
+CREATE TABLE imported_rollouts (    -- deployments that other tools have recorded
+    rollout TEXT PRIMARY KEY,
+    service TEXT NOT NULL,
+    began_unix_ns INTEGER NOT NULL,
+    at_unix_ns INTEGER NOT NULL,
+    who TEXT NOT NULL,
+    payload BLOB NOT NULL
+);
+CREATE TABLE labels (               -- what operators say of rollouts: bad, good or unknown
+    rollout TEXT PRIMARY KEY,
+    at_unix_ns INTEGER NOT NULL,
+    verdict TEXT NOT NULL,
+    who TEXT NOT NULL,
+    reason TEXT NOT NULL
 );
 """,
     }

@@ -1,0 +1,189 @@
+"""Past deployments in the journal's file: what each rollout was given, what others have recorded, what people say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from xds_server.mesh import HistoryBounds
+from xds_server.store.journal import Journal
+from xds_server.store.records import EventRow, ImportedRow, LabelRow
+
+ONE_PART: Final = 4  # a rollout's tape may take one part in so many of all that may be kept
+EVENTS_AT_ONCE: Final = 1_000  # that are deleted in one transaction: the loop's own writes wait for it
+_S: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """How much there is. `began_unix_ns` None: nothing."""
+
+    rollouts: int
+    bytes: int
+    began_unix_ns: int | None
+
+
+class HistoryStore:
+    """The history of all services. Every method raises JournalError. `bounds` may be changed at any time."""
+
+    def __init__(self, journal: Journal, bounds: HistoryBounds | None = None) -> None:
+        self._journal = journal
+        self.bounds = bounds if bounds is not None else HistoryBounds()
+
+    # what rollouts were given
+
+    def append(self, rollout: str, began_unix_ns: int, rows: Sequence[EventRow]) -> None:
+        """Add events to a rollout's tape; call it in the transaction that stores what they led to.
+
+        A tape that takes more than its part ends, and says so.
+        """
+        if not rows:
+            return
+        with self._journal.atomically(durably=False) as connection:
+            connection.execute("INSERT OR IGNORE INTO tapes VALUES (?, ?, 0, 0)", (rollout, began_unix_ns))
+            found = connection.execute("SELECT bytes, is_full FROM tapes WHERE rollout = ?", (rollout,)).fetchone()
+            taken, is_full = int(found[0]), bool(found[1])
+            if is_full:
+                return
+            size = sum(len(row.payload) for row in rows)
+            is_full = taken + size > self.bounds.bytes // ONE_PART
+            if not is_full:
+                connection.executemany(
+                    "INSERT INTO tape_events VALUES (NULL, ?, ?, ?, ?)",
+                    [(rollout, row.at_unix_ns, row.kind, row.payload) for row in rows],
+                )
+            connection.execute(
+                "UPDATE tapes SET bytes = bytes + ?, is_full = ? WHERE rollout = ?",
+                (0 if is_full else size, is_full, rollout),
+            )
+
+    def tape(self, rollout: str) -> Iterator[EventRow]:
+        """A rollout's events in order; none where none are kept."""
+        last = 0
+        while True:
+            with self._journal.atomically(durably=False) as connection:
+                found = connection.execute(
+                    "SELECT id, at_unix_ns, kind, payload FROM tape_events WHERE rollout = ? AND id > ? ORDER BY id"
+                    " LIMIT ?",
+                    (rollout, last, EVENTS_AT_ONCE),
+                ).fetchall()
+            for identifier, at, kind, payload in found:
+                last = identifier
+                yield EventRow(at_unix_ns=at, kind=kind, payload=payload)
+            if len(found) < EVENTS_AT_ONCE:
+                return
+
+    def is_full(self, rollout: str) -> bool:
+        """Whether the rollout's tape ended before it did, since it took more than its part."""
+        with self._journal.atomically(durably=False) as connection:
+            found = connection.execute("SELECT is_full FROM tapes WHERE rollout = ?", (rollout,)).fetchone()
+        return found is not None and bool(found[0])
+
+    # what others have recorded
+
+    def put_imported(self, rows: Iterable[ImportedRow]) -> None:
+        """Keep these deployments: all of them, or none. Raises ValueError where one is known already."""
+        with self._journal.atomically() as connection:
+            for row in rows:
+                known = connection.execute(_IS_KNOWN, {"name": row.rollout}).fetchone()
+                if known is not None:
+                    raise ValueError(row.rollout)
+                connection.execute(
+                    "INSERT INTO imported_rollouts VALUES (?, ?, ?, ?, ?, ?)",
+                    (row.rollout, row.service, row.began_unix_ns, row.at_unix_ns, row.who, row.payload),
+                )
+
+    def imported(self) -> tuple[str, ...]:
+        """The names of the deployments that others have recorded, oldest first."""
+        with self._journal.atomically(durably=False) as connection:
+            rows = connection.execute(
+                "SELECT rollout FROM imported_rollouts ORDER BY began_unix_ns, rollout"
+            ).fetchall()
+        return tuple(str(row[0]) for row in rows)
+
+    def one_imported(self, rollout: str) -> ImportedRow | None:
+        with self._journal.atomically(durably=False) as connection:
+            row = connection.execute(
+                "SELECT service, began_unix_ns, at_unix_ns, who, payload FROM imported_rollouts WHERE rollout = ?",
+                (rollout,),
+            ).fetchone()
+        if row is None:
+            return None
+        service, began, at, who, payload = row
+        return ImportedRow(
+            rollout=rollout, service=service, began_unix_ns=began, at_unix_ns=at, who=who, payload=payload
+        )  # fmt: skip
+
+    # what people say
+
+    def put_label(self, row: LabelRow) -> None:
+        """Keep what is said of a rollout now, in place of what was said before."""
+        with self._journal.atomically() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?)",
+                (row.rollout, row.at_unix_ns, row.verdict, row.who, row.reason),
+            )
+
+    def labels(self) -> dict[str, LabelRow]:
+        """What people say, by rollout."""
+        with self._journal.atomically(durably=False) as connection:
+            rows = connection.execute("SELECT rollout, at_unix_ns, verdict, who, reason FROM labels").fetchall()
+        return {
+            rollout: LabelRow(rollout=rollout, at_unix_ns=at, verdict=verdict, who=who, reason=reason)
+            for rollout, at, verdict, who, reason in rows
+        }
+
+    # bounds
+
+    def kept(self) -> Kept:
+        with self._journal.atomically(durably=False) as connection:
+            rollouts, size, began = connection.execute(
+                f"SELECT COUNT(*), SUM(bytes), MIN(began) FROM ({_ALL})"  # noqa: S608 (our own names)
+            ).fetchone()
+        return Kept(rollouts=rollouts, bytes=int(size or 0), began_unix_ns=began)
+
+    def prune(self, now_unix_ns: int) -> tuple[str, ...]:
+        """Forget the oldest deployments that are beyond the bounds, but no running one; return their names.
+
+        In small transactions, for a thread beside the loop.
+        """
+        with self._journal.atomically(durably=False) as connection:
+            rows = connection.execute(f"{_ALL} ORDER BY began DESC, rollout").fetchall()
+            running = {
+                row[0] for row in connection.execute("SELECT rollout FROM rollouts WHERE finished_unix_ns IS NULL")
+            }
+        gone, size = [], 0
+        for i, (rollout, began, taken) in enumerate(rows):
+            size += taken
+            is_old = began < now_unix_ns - int(self.bounds.keep_s * _S)
+            if (is_old or i >= self.bounds.rollouts or size > self.bounds.bytes) and rollout not in running:
+                gone.append(str(rollout))
+        for rollout in gone:
+            self._forget(rollout)
+        return tuple(gone)
+
+    def _forget(self, rollout: str) -> None:
+        while True:
+            with self._journal.atomically(durably=False) as connection:
+                deleted = connection.execute(
+                    "DELETE FROM tape_events WHERE id IN (SELECT id FROM tape_events WHERE rollout = ? LIMIT ?)",
+                    (rollout, EVENTS_AT_ONCE),
+                ).rowcount
+                if deleted < EVENTS_AT_ONCE:
+                    connection.execute("DELETE FROM tapes WHERE rollout = ?", (rollout,))
+                    connection.execute("DELETE FROM imported_rollouts WHERE rollout = ?", (rollout,))
+                    connection.execute(
+                        "DELETE FROM labels WHERE rollout = ? AND rollout NOT IN (SELECT rollout FROM rollouts)",
+                        (rollout,),
+                    )
+                    return
+
+
+_IS_KNOWN: Final = (
+    "SELECT 1 FROM rollouts WHERE rollout = :name UNION SELECT 1 FROM imported_rollouts WHERE rollout = :name"
+)
+_ALL: Final = (
+    "SELECT rollout, began_unix_ns AS began, bytes FROM tapes"
+    " UNION ALL SELECT rollout, began_unix_ns, LENGTH(payload) FROM imported_rollouts"
+)
