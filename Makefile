@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-decisions bench-experiments bench-flags bench-ingest bench-xds contest contest-full clean
+.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-decisions bench-experiments bench-flags bench-history bench-ingest bench-xds contest contest-full clean
 
 setup: $(STAMP)
 
@@ -62,6 +62,10 @@ bench-decisions: $(STAMP)
 # benchmarks/README.md. BENCH=--quick takes a tenth of the simulated runs.
 bench-experiments: $(STAMP)
 	$(BIN)/python -m benchmarks.experiments $(BENCH)
+
+# What it costs to take down what a rollout is given: docs/history.md. Half a minute.
+bench-history: $(STAMP)
+	$(BIN)/python -m benchmarks.history $(BENCH)
 
 # Serinus against its peers in the simulator: benchmarks/contest/README.md. CONTEST=--quick takes a few minutes.
 contest: $(STAMP)

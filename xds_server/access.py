@@ -43,6 +43,8 @@ RIGHTS: Final[tuple[tuple[str, Right], ...]] = (
     ("serinus.control.v1.Control/Watch", "observe"),
     ("serinus.control.v1.Control/Explain", "observe"),
     ("serinus.control.v1.Control/", "control"),
+    ("serinus.control.v1.History/Get", "observe"),
+    ("serinus.control.v1.History/", "control"),
     ("serinus.registry.v1.Registry/List", "observe"),
     ("serinus.registry.v1.Registry/Remove", "control"),
     ("serinus.registry.v1.", "register"),

@@ -33,6 +33,7 @@ from xds_server.flags.growthbook import GrowthBook
 from xds_server.flags.ofrep import Ofrep
 from xds_server.garbage import settle
 from xds_server.health import add_health
+from xds_server.history_api import add_history
 from xds_server.ingest import Ingest
 from xds_server.ingest.als import FLUSH_S, add_als
 from xds_server.ingest.lrs import add_lrs
@@ -142,6 +143,9 @@ def _watch(parts: _Parts) -> None:
         nodes=cache.connected_n,
     )
     telemetry.watch_profiles(sessions=controller.profiling.sessions, people=controller.profiling.people)
+    telemetry.watch_history(
+        rollouts=lambda: controller.past.kept.rollouts, stored_bytes=lambda: controller.past.kept.bytes
+    )
     telemetry.watch_learned(lambda: {str(result): n for result, n in controller.resolver.counts.items()})
     sources = parts.sources
     telemetry.watch_endpoints(published=sources.published_n, stale=sources.stale_n, events=sources.events)
@@ -189,6 +193,7 @@ def _add_services(main: grpc.aio.Server, otlp: grpc.aio.Server, parts: _Parts, s
     logs = add_als(main, ingest, until=stop)
     loads = add_lrs(main, ingest, rolling=controller.rolling, until=stop)
     add_control(main, controller, until=stop)
+    add_history(main, controller.past)
     laggards = partial(cache.laggards, ResourceType.EDS)
     add_registry(main, parts.sources, laggards, clock=SystemClock(), until=stop)
     add_csds(main, cache, until=stop)

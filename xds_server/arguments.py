@@ -94,6 +94,19 @@ def split_bp(text: str) -> int:
     return round(percent * 100)
 
 
+def attributes(texts: list[str]) -> dict[str, str]:
+    """Attributes of a release by name, each from `KEY=VALUE`."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not (separator and name and value):
+            raise typer.BadParameter(f"'{text}' is not KEY=VALUE", param_hint="--attribute")
+        if name in found:
+            raise typer.BadParameter(f"'{name}' is given twice", param_hint="--attribute")
+        found[name] = value
+    return found
+
+
 def writable(file: Path | None) -> Path | None:
     """Refuse before the work what could not be written after it."""
     if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):

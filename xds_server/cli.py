@@ -37,6 +37,7 @@ from xds_server.arguments import (
     ServiceName,
     Who,
     address,
+    attributes,
     optional_address,
     split_bp,
     together,
@@ -44,6 +45,7 @@ from xds_server.arguments import (
 )
 from xds_server.cli_endpoint import endpoint_app
 from xds_server.cli_experiment import experiment_app
+from xds_server.cli_history import history_app
 from xds_server.cli_profile import profile_app
 from xds_server.cli_segment import segment_app
 from xds_server.cli_simulate import simulate
@@ -71,6 +73,7 @@ node_app = typer.Typer(help="Envoys of a running control plane.", **_TYPER)
 train_app = typer.Typer(help="Train what Serinus decides with.", **_TYPER)
 app.add_typer(rollout_app, name="rollout")
 app.add_typer(node_app, name="node")
+app.add_typer(history_app, name="history")
 app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(segment_app, name="segment")
 app.add_typer(profile_app, name="profile")
@@ -325,24 +328,6 @@ def status(
 
 
 @app.command(cls=RemoteCommand)
-def history(
-    service: AnyService = "",
-    rollout: Annotated[str, typer.Option(help="Only this rollout.", show_default=False)] = "",
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 200,
-    as_json: AsJson = False,
-    server: Server = DEFAULT_SERVER,
-) -> None:
-    """List what was decided, by the engine and by people, oldest first."""
-    from xds_server.client import connected, plain
-    from xds_server.console import history_view, show
-    from xds_server.pb import control_pb2 as pb
-
-    with connected(server) as client:
-        reply = client.call("GetHistory", pb.GetHistoryRequest(service=service, rollout=rollout, limit=limit))
-    _print_json(plain(reply)) if as_json else show(history_view(reply.decisions))
-
-
-@app.command(cls=RemoteCommand)
 def explain(
     service: ServiceName,
     segment: Annotated[str, typer.Argument(metavar="SEGMENT", help="Only this one, in full.", show_default=False)] = "",
@@ -362,6 +347,12 @@ def explain(
 def rollout_start(
     service: ServiceName,
     canary: Annotated[str, typer.Option(metavar="VERSION", help="The version to roll out.", show_default=False)],
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="What is known of the release, such as lines_changed=120.", show_default=False
+        ),
+    ] = None,
     reason: Reason = "",
     who: Who = "",
     as_json: AsJson = False,
@@ -371,7 +362,9 @@ def rollout_start(
     from xds_server.client import operator
     from xds_server.pb import control_pb2 as pb
 
-    request = pb.StartRolloutRequest(service=service, canary=canary, who=who or operator(), reason=reason)
+    request = pb.StartRolloutRequest(
+        service=service, canary=canary, who=who or operator(), reason=reason, attributes=attributes(attribute or [])
+    )
     _steer(server, "StartRollout", request, as_json=as_json)
 
 

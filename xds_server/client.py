@@ -43,6 +43,11 @@ class Client:
         with self._answered():
             return getattr(self._stub, method)(request, timeout=timeout_s)
 
+    def stream(self, method: str, request: object) -> Iterator[Any]:
+        """Yield the replies to one call that come one after the other."""
+        with self._answered():
+            yield from getattr(self._stub, method)(request)
+
     def watch(self, service: str) -> Iterator[pb.Status]:
         """Yield the status now and at each change, for as long as the control plane lives, or until Ctrl-C."""
         with self._answered():

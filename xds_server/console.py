@@ -86,6 +86,8 @@ def _service(service: pb.ServiceStatus) -> Table:
         title.append(f" no rollout, everybody on {service.baseline}", style="")
     if service.mode == "observe":
         title.append(" (observes only)")
+    if service.attributes:
+        title.append(f" ({', '.join(f'{name}={value}' for name, value in sorted(service.attributes.items()))})")
     table = Table(title=title, title_justify="left", title_style="", expand=False)
     for name, justify in (
         ("segment", "left"),
@@ -166,10 +168,10 @@ def _doubts(endpoints: pb.VersionEndpoints) -> Iterator[str]:
         yield f"{version} keeps its {endpoints.endpoints} endpoints: {endpoints.refused}"
 
 
-def history_view(decisions: Iterable[pb.DecisionRecord]) -> Table:
-    """Return a row a decision, oldest first."""
+def history_view(reply: pb.HistoryReply) -> Group:
+    """Return a row a decision, oldest first, and a line for each rollout of which more is known."""
     table = Table("time", "service", "segment", "verdict", "split", "who", "in force", "reason")
-    for row in decisions:
+    for row in reply.decisions:
         verdict = f"{row.verdict} ({row.tier})" if row.tier else row.verdict
         table.add_row(
             _time(row.at_unix_ns),
@@ -181,12 +183,21 @@ def history_view(decisions: Iterable[pb.DecisionRecord]) -> Table:
             f"+{(row.in_force_unix_ns - row.at_unix_ns) / 1e9:.1f} s" if row.in_force_unix_ns else "",
             row.reason,
         )
-    return table
+    return Group(table, *(Text(f"{each.rollout}: {told}") for each in reply.rollouts if (told := _known(each))))
+
+
+def _known(rollout: pb.RolloutSummary) -> str:
+    """What is known of a release, and what an operator says of it."""
+    parts = [f"{name}={value}" for name, value in sorted(rollout.attributes.items())]
+    if rollout.label:
+        reason = f": {rollout.label_reason}" if rollout.label_reason else ""
+        parts.append(f"{rollout.label}, says {rollout.labelled_by}{reason}")
+    return ", ".join(parts)
 
 
 def rollouts_view(rollouts: Iterable[pb.RolloutSummary]) -> Table:
     """Return a row a rollout, oldest first."""
-    table = Table("rollout", "service", "canary", "baseline", "state", "started", "finished", "outcome")
+    table = Table("rollout", "service", "canary", "baseline", "state", "started", "finished", "outcome", "known")
     for row in rollouts:
         table.add_row(
             row.rollout,
@@ -197,6 +208,7 @@ def rollouts_view(rollouts: Iterable[pb.RolloutSummary]) -> Table:
             _time(row.started_unix_ns),
             _time(row.finished_unix_ns) if row.finished_unix_ns else "",
             ", ".join(f"{segment} {phase}" for segment, phase in sorted(row.outcome.items())),
+            _known(row),
         )
     return table
 

@@ -5,19 +5,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, Protocol, TypeAlias
 
 import grpc
 
 from analysis.decision import Action
+from analysis.history.record import Attribute, attribute
 from xds_server import access
 from xds_server.answering import answering, bound, require
 from xds_server.errors import BadRequestError, UnknownNameError
 from xds_server.pb import control_pb2 as pb
 from xds_server.pb import control_pb2_grpc as pb_grpc
 from xds_server.rollout.explain import explain
-from xds_server.store.records import DecisionRow, RolloutRow
+from xds_server.store.records import DecisionRow, LabelRow, RolloutRow
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["Control"].full_name
 MAX_WATCHERS: Final = 64
@@ -42,8 +43,10 @@ _Context: TypeAlias = grpc.aio.ServicerContext
 class Steering(Protocol):
     """What steers the rollouts, as the control API needs it. A command it cannot obey raises a SteeringError."""
 
-    async def start_rollout(self, *, service: str, canary: str, who: str, reason: str) -> str:
-        """Start a rollout and return its name."""
+    async def start_rollout(
+        self, *, service: str, canary: str, who: str, reason: str, attributes: Mapping[str, Attribute] | None = None
+    ) -> str:
+        """Start a rollout and return its name. `attributes`: what is known of the release."""
 
     async def act(
         self, *, service: str, segment: str | None, action: Action, split_bp: int, who: str, reason: str
@@ -80,6 +83,9 @@ class Steering(Protocol):
     async def rollouts(self) -> Sequence[RolloutRow]:
         """Return all rollouts, oldest first."""
 
+    async def labels(self) -> Mapping[str, LabelRow]:
+        """Return what operators say of rollouts, by name."""
+
     async def history(self, *, service: str | None, rollout: str | None, limit: int) -> Sequence[DecisionRow]:
         """Return the newest decisions, oldest first."""
 
@@ -106,6 +112,7 @@ class ControlServicer(pb_grpc.ControlServicer):
                 canary=request.canary,
                 who=access.current().signed(request.who),
                 reason=request.reason,
+                attributes={name: attribute(text) for name, text in request.attributes.items()},
             )
             status = self._service(request.service)
             message = f"rollout {rollout} of {request.canary} started"
@@ -160,8 +167,12 @@ class ControlServicer(pb_grpc.ControlServicer):
     async def ListRollouts(self, request: pb.ListRolloutsRequest, context: _Context) -> pb.ListRolloutsReply:
         del request
         async with answering(context):
-            rows = await self._steering.rollouts()
-            return pb.ListRolloutsReply(rollouts=[_summary(row) for row in rows if access.current().sees(row.service)])
+            return pb.ListRolloutsReply(rollouts=await self._summaries())
+
+    async def _summaries(self) -> list[pb.RolloutSummary]:
+        """The rollouts that the peer may see, oldest first."""
+        rows, labels = await self._steering.rollouts(), await self._steering.labels()
+        return [_summary(row, labels.get(row.rollout)) for row in rows if access.current().sees(row.service)]
 
     async def GetHistory(self, request: pb.GetHistoryRequest, context: _Context) -> pb.HistoryReply:
         async with answering(context):
@@ -170,7 +181,11 @@ class ControlServicer(pb_grpc.ControlServicer):
             rows = await self._steering.history(
                 service=request.service or None, rollout=request.rollout or None, limit=request.limit or DEFAULT_HISTORY
             )
-            return pb.HistoryReply(decisions=[_record(row) for row in rows if access.current().sees(row.service)])
+            seen = [row for row in rows if access.current().sees(row.service)]
+            names = {row.rollout for row in seen}
+            return pb.HistoryReply(
+                decisions=map(_record, seen), rollouts=[s for s in await self._summaries() if s.rollout in names]
+            )
 
     async def Explain(self, request: pb.ExplainRequest, context: _Context) -> pb.Explanation:
         async with answering(context):
@@ -270,7 +285,7 @@ def _only(status: pb.Status, name: str) -> pb.ServiceStatus:
     raise UnknownNameError("service", name, [service.service for service in status.services])
 
 
-def _summary(row: RolloutRow) -> pb.RolloutSummary:
+def _summary(row: RolloutRow, label: LabelRow | None) -> pb.RolloutSummary:
     return pb.RolloutSummary(
         rollout=row.rollout,
         service=row.service,
@@ -280,6 +295,10 @@ def _summary(row: RolloutRow) -> pb.RolloutSummary:
         started_unix_ns=row.started_unix_ns,
         finished_unix_ns=row.finished_unix_ns or 0,
         outcome=dict(row.outcome),
+        attributes=row.attribute_texts,
+        label=label.verdict if label is not None else "",
+        labelled_by=label.who if label is not None else "",
+        label_reason=label.reason if label is not None else "",
     )
 
 

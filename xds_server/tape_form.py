@@ -33,8 +33,8 @@ def kind_of(event: Event) -> str:
     return type(event).__name__.lower()
 
 
-def encode(event: Event, spec: ServiceSpec) -> bytes:
-    """The bytes of an event of a rollout of that specification."""
+def encode(event: Event, spec: ServiceSpec | None) -> bytes:
+    """The bytes of an event of a rollout; `spec`: its specification, which only ticks need."""
     window = b""
     match event:
         case Started():
@@ -42,6 +42,8 @@ def encode(event: Event, spec: ServiceSpec) -> bytes:
         case Ordered(order=order):
             body = {**_plain(event), "order": asdict(order), "digest": event.digest.hex()}
         case Ticked(logs=logs):
+            if spec is None:
+                raise HistoryError("a tick without a specification")
             body = {**_plain(event), "logs": _logs_body(logs), "digest": event.digest.hex()}
             body["said"] = [
                 [each.verdict, each.phase, each.split_before_bp, each.split_after_bp] for each in event.said

@@ -183,6 +183,11 @@ class Telemetry:
         )
         self._gauge("serinus.xds.nodes", "Envoys and gRPC clients connected.", (), lambda: [((), nodes())])
 
+    def watch_history(self, *, rollouts: Callable[[], int], stored_bytes: Callable[[], int]) -> None:
+        """Show how much is kept of past deployments, as of the last look."""
+        self._gauge("serinus.history.rollouts", "Past deployments kept.", (), lambda: [((), rollouts())])
+        self._gauge("serinus.history.bytes", "Bytes of them in the journal.", (), lambda: [((), stored_bytes())])
+
     def watch_loads(self, *, lost: PairReading, streams: Callable[[], int], nodes: Callable[[], int]) -> None:
         """Show what Envoys' load reports say: `lost`, the share that access logs lack, by (service, version)."""
         self._gauge(

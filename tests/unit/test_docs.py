@@ -93,7 +93,8 @@ def verbs(command: Any, words: tuple[str, ...] = ("serinus",)) -> Iterator[tuple
         yield words, command
         return
     for name, inner in command.commands.items():
-        yield from verbs(inner, (*words, name))
+        is_default = name == getattr(command, "default", None)  # what the group does without a verb
+        yield from verbs(inner, words if is_default else (*words, name))
 
 
 VERBS = dict(verbs(get_command(app)))
@@ -322,6 +323,7 @@ def metric_names() -> Iterator[str]:
         published=lambda: {("s", "v"): 1}, stale=lambda: {("s", "v"): 0}, events=lambda: {("file", "refused"): 1}
     )
     telemetry.watch_profiles(sessions=lambda: {("s", "default"): 1}, people=lambda: {"s": 1})
+    telemetry.watch_history(rollouts=lambda: 1, stored_bytes=lambda: 1)
     telemetry.watch_learned(lambda: {"learned": 1})
     telemetry.watch_sessions(
         begun=lambda: {"s": 1}, bots=lambda: {"s": 1}, followed=lambda: {"s": 1}, evicted=lambda: {"s": 1}

@@ -24,6 +24,66 @@ ACTION_PROMOTE: Action
 ACTION_ROLLBACK: Action
 ACTION_FREEZE: Action
 
+class LabelRequest(_message.Message):
+    __slots__ = ("rollout", "verdict", "who", "reason")
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    rollout: str
+    verdict: str
+    who: str
+    reason: str
+    def __init__(self, rollout: _Optional[str] = ..., verdict: _Optional[str] = ..., who: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class LabelReply(_message.Message):
+    __slots__ = ("message",)
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    message: str
+    def __init__(self, message: _Optional[str] = ...) -> None: ...
+
+class GetRecordsRequest(_message.Message):
+    __slots__ = ("service", "rollout")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    rollout: str
+    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ...) -> None: ...
+
+class RecordPart(_message.Message):
+    __slots__ = ("data", "is_last", "problem", "who")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    IS_LAST_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    WHO_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    is_last: bool
+    problem: str
+    who: str
+    def __init__(self, data: _Optional[bytes] = ..., is_last: _Optional[bool] = ..., problem: _Optional[str] = ..., who: _Optional[str] = ...) -> None: ...
+
+class GetTapeRequest(_message.Message):
+    __slots__ = ("rollout",)
+    ROLLOUT_FIELD_NUMBER: _ClassVar[int]
+    rollout: str
+    def __init__(self, rollout: _Optional[str] = ...) -> None: ...
+
+class TapeEvent(_message.Message):
+    __slots__ = ("at_unix_ns", "kind", "payload")
+    AT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    at_unix_ns: int
+    kind: str
+    payload: bytes
+    def __init__(self, at_unix_ns: _Optional[int] = ..., kind: _Optional[str] = ..., payload: _Optional[bytes] = ...) -> None: ...
+
+class ImportReply(_message.Message):
+    __slots__ = ("message",)
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    message: str
+    def __init__(self, message: _Optional[str] = ...) -> None: ...
+
 class ProfileRequest(_message.Message):
     __slots__ = ("service", "segment")
     SERVICE_FIELD_NUMBER: _ClassVar[int]
@@ -219,16 +279,25 @@ class ExcludeNodeReply(_message.Message):
     def __init__(self, message: _Optional[str] = ...) -> None: ...
 
 class StartRolloutRequest(_message.Message):
-    __slots__ = ("service", "canary", "who", "reason")
+    __slots__ = ("service", "canary", "who", "reason", "attributes")
+    class AttributesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     CANARY_FIELD_NUMBER: _ClassVar[int]
     WHO_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     service: str
     canary: str
     who: str
     reason: str
-    def __init__(self, service: _Optional[str] = ..., canary: _Optional[str] = ..., who: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+    attributes: _containers.ScalarMap[str, str]
+    def __init__(self, service: _Optional[str] = ..., canary: _Optional[str] = ..., who: _Optional[str] = ..., reason: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ActRequest(_message.Message):
     __slots__ = ("service", "segment", "action", "split_bp", "who", "reason")
@@ -313,7 +382,7 @@ class MeshStatus(_message.Message):
     def __init__(self, path: _Optional[str] = ..., read_unix_ns: _Optional[int] = ..., refused: _Optional[str] = ..., waiting: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ServiceStatus(_message.Message):
-    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio", "log_check", "notes", "seen_s", "policy_learning")
+    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio", "log_check", "notes", "seen_s", "policy_learning", "attributes")
     class RoutedByEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -321,6 +390,13 @@ class ServiceStatus(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class AttributesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     SERVICE_FIELD_NUMBER: _ClassVar[int]
     ROLLOUT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -341,6 +417,7 @@ class ServiceStatus(_message.Message):
     NOTES_FIELD_NUMBER: _ClassVar[int]
     SEEN_S_FIELD_NUMBER: _ClassVar[int]
     POLICY_LEARNING_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     service: str
     rollout: str
     state: str
@@ -361,7 +438,8 @@ class ServiceStatus(_message.Message):
     notes: _containers.RepeatedScalarFieldContainer[str]
     seen_s: float
     policy_learning: PolicyLearning
-    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., log_check: _Optional[_Union[LogCheck, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., seen_s: _Optional[float] = ..., policy_learning: _Optional[_Union[PolicyLearning, _Mapping]] = ...) -> None: ...
+    attributes: _containers.ScalarMap[str, str]
+    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., log_check: _Optional[_Union[LogCheck, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., seen_s: _Optional[float] = ..., policy_learning: _Optional[_Union[PolicyLearning, _Mapping]] = ..., attributes: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class PolicyLearning(_message.Message):
     __slots__ = ("updates", "moved", "values", "farthest", "bound", "leaning")
@@ -586,8 +664,15 @@ class ListRolloutsReply(_message.Message):
     def __init__(self, rollouts: _Optional[_Iterable[_Union[RolloutSummary, _Mapping]]] = ...) -> None: ...
 
 class RolloutSummary(_message.Message):
-    __slots__ = ("rollout", "service", "baseline", "canary", "state", "started_unix_ns", "finished_unix_ns", "outcome")
+    __slots__ = ("rollout", "service", "baseline", "canary", "state", "started_unix_ns", "finished_unix_ns", "outcome", "attributes", "label", "labelled_by", "label_reason")
     class OutcomeEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class AttributesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -602,6 +687,10 @@ class RolloutSummary(_message.Message):
     STARTED_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    LABELLED_BY_FIELD_NUMBER: _ClassVar[int]
+    LABEL_REASON_FIELD_NUMBER: _ClassVar[int]
     rollout: str
     service: str
     baseline: str
@@ -610,7 +699,11 @@ class RolloutSummary(_message.Message):
     started_unix_ns: int
     finished_unix_ns: int
     outcome: _containers.ScalarMap[str, str]
-    def __init__(self, rollout: _Optional[str] = ..., service: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., state: _Optional[str] = ..., started_unix_ns: _Optional[int] = ..., finished_unix_ns: _Optional[int] = ..., outcome: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    attributes: _containers.ScalarMap[str, str]
+    label: str
+    labelled_by: str
+    label_reason: str
+    def __init__(self, rollout: _Optional[str] = ..., service: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., state: _Optional[str] = ..., started_unix_ns: _Optional[int] = ..., finished_unix_ns: _Optional[int] = ..., outcome: _Optional[_Mapping[str, str]] = ..., attributes: _Optional[_Mapping[str, str]] = ..., label: _Optional[str] = ..., labelled_by: _Optional[str] = ..., label_reason: _Optional[str] = ...) -> None: ...
 
 class GetHistoryRequest(_message.Message):
     __slots__ = ("service", "rollout", "limit")
@@ -623,10 +716,12 @@ class GetHistoryRequest(_message.Message):
     def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class HistoryReply(_message.Message):
-    __slots__ = ("decisions",)
+    __slots__ = ("decisions", "rollouts")
     DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUTS_FIELD_NUMBER: _ClassVar[int]
     decisions: _containers.RepeatedCompositeFieldContainer[DecisionRecord]
-    def __init__(self, decisions: _Optional[_Iterable[_Union[DecisionRecord, _Mapping]]] = ...) -> None: ...
+    rollouts: _containers.RepeatedCompositeFieldContainer[RolloutSummary]
+    def __init__(self, decisions: _Optional[_Iterable[_Union[DecisionRecord, _Mapping]]] = ..., rollouts: _Optional[_Iterable[_Union[RolloutSummary, _Mapping]]] = ...) -> None: ...
 
 class DecisionRecord(_message.Message):
     __slots__ = ("id", "at_unix_ns", "service", "rollout", "segment", "verdict", "tier", "split_before_bp", "split_after_bp", "generation", "reason", "detail_json", "who", "in_force_unix_ns", "observed_only")

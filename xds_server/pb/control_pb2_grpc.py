@@ -665,3 +665,211 @@ class Control:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class HistoryStub:
+    """Past deployments: what each was given, what came of it, what people say of it.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Label = channel.unary_unary(
+                '/serinus.control.v1.History/Label',
+                request_serializer=xds__server_dot_pb_dot_control__pb2.LabelRequest.SerializeToString,
+                response_deserializer=xds__server_dot_pb_dot_control__pb2.LabelReply.FromString,
+                _registered_method=True)
+        self.GetRecords = channel.unary_stream(
+                '/serinus.control.v1.History/GetRecords',
+                request_serializer=xds__server_dot_pb_dot_control__pb2.GetRecordsRequest.SerializeToString,
+                response_deserializer=xds__server_dot_pb_dot_control__pb2.RecordPart.FromString,
+                _registered_method=True)
+        self.GetTape = channel.unary_stream(
+                '/serinus.control.v1.History/GetTape',
+                request_serializer=xds__server_dot_pb_dot_control__pb2.GetTapeRequest.SerializeToString,
+                response_deserializer=xds__server_dot_pb_dot_control__pb2.TapeEvent.FromString,
+                _registered_method=True)
+        self.Import = channel.stream_unary(
+                '/serinus.control.v1.History/Import',
+                request_serializer=xds__server_dot_pb_dot_control__pb2.RecordPart.SerializeToString,
+                response_deserializer=xds__server_dot_pb_dot_control__pb2.ImportReply.FromString,
+                _registered_method=True)
+
+
+class HistoryServicer:
+    """Past deployments: what each was given, what came of it, what people say of it.
+    """
+
+    def Label(self, request, context):
+        """What an operator says of a rollout, whatever was said before. NOT_FOUND: no such rollout.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRecords(self, request, context):
+        """Records of deployments that are over (analysis.history.archive), in parts; each record's last part says so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTape(self, request, context):
+        """What one rollout was given, in order (xds_server.tape_form). NOT_FOUND: no such rollout.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Import(self, request_iterator, context):
+        """Keeps records that others have made: all of them, or none. FAILED_PRECONDITION: one is known, or there is no room.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_HistoryServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Label': grpc.unary_unary_rpc_method_handler(
+                    servicer.Label,
+                    request_deserializer=xds__server_dot_pb_dot_control__pb2.LabelRequest.FromString,
+                    response_serializer=xds__server_dot_pb_dot_control__pb2.LabelReply.SerializeToString,
+            ),
+            'GetRecords': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetRecords,
+                    request_deserializer=xds__server_dot_pb_dot_control__pb2.GetRecordsRequest.FromString,
+                    response_serializer=xds__server_dot_pb_dot_control__pb2.RecordPart.SerializeToString,
+            ),
+            'GetTape': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetTape,
+                    request_deserializer=xds__server_dot_pb_dot_control__pb2.GetTapeRequest.FromString,
+                    response_serializer=xds__server_dot_pb_dot_control__pb2.TapeEvent.SerializeToString,
+            ),
+            'Import': grpc.stream_unary_rpc_method_handler(
+                    servicer.Import,
+                    request_deserializer=xds__server_dot_pb_dot_control__pb2.RecordPart.FromString,
+                    response_serializer=xds__server_dot_pb_dot_control__pb2.ImportReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'serinus.control.v1.History', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('serinus.control.v1.History', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class History:
+    """Past deployments: what each was given, what came of it, what people say of it.
+    """
+
+    @staticmethod
+    def Label(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/serinus.control.v1.History/Label',
+            xds__server_dot_pb_dot_control__pb2.LabelRequest.SerializeToString,
+            xds__server_dot_pb_dot_control__pb2.LabelReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRecords(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/serinus.control.v1.History/GetRecords',
+            xds__server_dot_pb_dot_control__pb2.GetRecordsRequest.SerializeToString,
+            xds__server_dot_pb_dot_control__pb2.RecordPart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTape(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/serinus.control.v1.History/GetTape',
+            xds__server_dot_pb_dot_control__pb2.GetTapeRequest.SerializeToString,
+            xds__server_dot_pb_dot_control__pb2.TapeEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Import(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/serinus.control.v1.History/Import',
+            xds__server_dot_pb_dot_control__pb2.RecordPart.SerializeToString,
+            xds__server_dot_pb_dot_control__pb2.ImportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

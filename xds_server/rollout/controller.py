@@ -33,6 +33,7 @@ from xds_server.rollout.dead_man import beat_forever
 from xds_server.rollout.execution import Execution
 from xds_server.rollout.fleet import Fleet
 from xds_server.rollout.learnt import LearnedSegments
+from xds_server.rollout.past import PastDeployments
 from xds_server.rollout.profile_views import profile_evaluation, profile_reply
 from xds_server.rollout.profiling import Profiling
 from xds_server.rollout.publisher import Publisher
@@ -45,7 +46,7 @@ from xds_server.snapshot import InconsistentSnapshotError
 from xds_server.store.journal import Journal
 from xds_server.store.learned import LearnedStore
 from xds_server.store.profiles import ProfileStore
-from xds_server.store.records import DecisionRow, RolloutRow
+from xds_server.store.records import DecisionRow, LabelRow, RolloutRow
 from xds_server.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ class Controller:
         self._execution = Execution(self._fleet, self._publisher)
         self.resolver = _resolver(journal, clock)
         self.learnt = LearnedSegments(self._fleet, LearnedStore(journal), self.resolver)
+        self.past = PastDeployments(self._fleet, self._execution.history)
+        self._execution.history.bounds = mesh.history
         self._publisher.learned = self.learnt.table
         self._publisher.watched = self._watched
         self.resolver.held = self._held_segment
@@ -141,6 +144,7 @@ class Controller:
                 tasks.create_task(beats, name="the dead-man switch's beat")
                 tasks.create_task(self._ticks.run(), name="ticks")
                 tasks.create_task(self.profiling.run(), name="profiles")
+                tasks.create_task(self.past.run(), name="history")
         finally:
             self._fleet.cancel()
 
@@ -383,9 +387,11 @@ class Controller:
         self._put(services)
         self._sources.adapt(mesh, files)
         self._publisher.mesh = mesh
+        self.past.bound(mesh.history)
         self._execution.publish(urgent=False)
 
     def _on_end(self, steered: SteeredService) -> None:
+        self._fleet.spawn(self.past.prune())
         self.learnt.rollout_ended(steered)
         self._adopt_what_waited(steered)
 
@@ -483,6 +489,10 @@ class Controller:
     async def rollouts(self) -> Sequence[RolloutRow]:
         """All rollouts, oldest first."""
         return await asyncio.to_thread(self._fleet.journal.rollouts)
+
+    async def labels(self) -> Mapping[str, LabelRow]:
+        """What operators say of rollouts."""
+        return await self.past.labels()
 
     async def history(self, *, service: str | None, rollout: str | None, limit: int) -> Sequence[DecisionRow]:
         """The newest decisions, oldest first."""

@@ -27,6 +27,7 @@ def service_status(steered: SteeredService, routed_by: Mapping[str, int]) -> pb.
     status = pb.ServiceStatus(
         service=steered.name,
         state=row.state if row is not None else "idle",
+        attributes=row.attribute_texts if row is not None else {},
         mode=str(spec.rollout.mode),
         baseline=row.baseline if row is not None else spec.baseline,
         generation=steered.splits.generation,

@@ -17,7 +17,7 @@ from analysis.tape import Event, Started, Ticked
 from xds_server.errors import HistoryError
 from xds_server.store.history import HistoryStore
 from xds_server.store.journal import Journal
-from xds_server.store.records import DecisionRow, EventRow, ImportedRow, LabelRow, RolloutRow
+from xds_server.store.records import DecisionRow, EventRow, LabelRow, RolloutRow
 from xds_server.tape_form import decode
 
 NS: Final = 1e9
@@ -43,23 +43,15 @@ class Deployments:
         self._journal = journal
         self._store = store
 
-    def names(self, service: str | None = None) -> list[str]:
-        """Rollouts that have ended, oldest first, then what was imported."""
-        ended = [row.rollout for row in self._journal.rollouts() if row.finished_unix_ns is not None and
-                 service in (None, row.service)]  # fmt: skip
-        imported = [name for name in self._store.imported() if service in (None, self._imported(name).service)]
-        return ended + imported
-
-    def _imported(self, rollout: str) -> ImportedRow:
-        row = self._store.one_imported(rollout)
-        if row is None:
-            raise HistoryError(f"deployment {rollout} is not kept any more")
-        return row
+    def names(self, service: str | None = None) -> dict[str, str]:
+        """Rollouts that have ended, oldest first, then what was imported; with their services."""
+        ended = {row.rollout: row.service for row in self._journal.rollouts() if row.finished_unix_ns is not None}
+        found = ended | self._store.imported()
+        return {name: of for name, of in found.items() if service in (None, of)}
 
     def services(self) -> dict[str, str]:
-        """The service of each deployment."""
-        mine = {row.rollout: row.service for row in self._journal.rollouts()}
-        return mine | {name: self._imported(name).service for name in self._store.imported()}
+        """The service of each deployment, running ones as well."""
+        return {row.rollout: row.service for row in self._journal.rollouts()} | self._store.imported()
 
     def record(self, rollout: str) -> RolloutRecord:
         """One deployment. Raises HistoryError where what is kept of it cannot be read, or nothing is."""
@@ -67,7 +59,10 @@ class Deployments:
         try:
             row = next((row for row in self._journal.rollouts() if row.rollout == rollout), None)
             if row is None:
-                return labelled(archive.from_bytes(self._imported(rollout).payload), label)
+                data = self._store.imported_record(rollout)
+                if data is None:
+                    raise HistoryError("it is not kept any more")  # noqa: TRY301 -- told with its name below
+                return labelled(archive.from_bytes(data), label)
             decisions = self._journal.history(rollout=rollout, limit=MOST_DECISIONS)
             return assembled(row, label, decisions, decoded(self._store.tape(rollout)))
         except (HistoryError, RecordError) as error:

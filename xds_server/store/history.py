@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from analysis.tape import Lost
 from xds_server.mesh import HistoryBounds
 from xds_server.store.journal import Journal
 from xds_server.store.records import EventRow, ImportedRow, LabelRow
+from xds_server.tape_form import encode, kind_of
 
 ONE_PART: Final = 4  # a rollout's tape may take one part in so many of all that may be kept
 EVENTS_AT_ONCE: Final = 1_000  # that are deleted in one transaction: the loop's own writes wait for it
@@ -46,39 +48,33 @@ class HistoryStore:
             taken, is_full = int(found[0]), bool(found[1])
             if is_full:
                 return
-            size = sum(len(row.payload) for row in rows)
-            is_full = taken + size > self.bounds.bytes // ONE_PART
-            if not is_full:
-                connection.executemany(
-                    "INSERT INTO tape_events VALUES (NULL, ?, ?, ?, ?)",
-                    [(rollout, row.at_unix_ns, row.kind, row.payload) for row in rows],
-                )
+            is_full = taken + sum(len(row.payload) for row in rows) > self.bounds.bytes // ONE_PART
+            kept = [_end(rows[0].at_unix_ns)] if is_full else rows
+            connection.executemany(
+                "INSERT INTO tape_events VALUES (NULL, ?, ?, ?, ?)",
+                [(rollout, row.at_unix_ns, row.kind, row.payload) for row in kept],
+            )
             connection.execute(
                 "UPDATE tapes SET bytes = bytes + ?, is_full = ? WHERE rollout = ?",
-                (0 if is_full else size, is_full, rollout),
+                (sum(len(row.payload) for row in kept), is_full, rollout),
             )
 
     def tape(self, rollout: str) -> Iterator[EventRow]:
         """A rollout's events in order; none where none are kept."""
         last = 0
-        while True:
-            with self._journal.atomically(durably=False) as connection:
-                found = connection.execute(
-                    "SELECT id, at_unix_ns, kind, payload FROM tape_events WHERE rollout = ? AND id > ? ORDER BY id"
-                    " LIMIT ?",
-                    (rollout, last, EVENTS_AT_ONCE),
-                ).fetchall()
-            for identifier, at, kind, payload in found:
-                last = identifier
-                yield EventRow(at_unix_ns=at, kind=kind, payload=payload)
-            if len(found) < EVENTS_AT_ONCE:
-                return
+        while found := self.some_events(rollout, last):
+            yield from (row for _, row in found)
+            last = found[-1][0]
 
-    def is_full(self, rollout: str) -> bool:
-        """Whether the rollout's tape ended before it did, since it took more than its part."""
+    def some_events(self, rollout: str, after: int) -> list[tuple[int, EventRow]]:
+        """The next events of a rollout behind a number, 0 at first; with their numbers."""
         with self._journal.atomically(durably=False) as connection:
-            found = connection.execute("SELECT is_full FROM tapes WHERE rollout = ?", (rollout,)).fetchone()
-        return found is not None and bool(found[0])
+            found = connection.execute(
+                "SELECT id, at_unix_ns, kind, payload FROM tape_events WHERE rollout = ? AND id > ?"
+                " ORDER BY id LIMIT ?",
+                (rollout, after, EVENTS_AT_ONCE),
+            ).fetchall()
+        return [(number, EventRow(at_unix_ns=at, kind=kind, payload=payload)) for number, at, kind, payload in found]
 
     # what others have recorded
 
@@ -90,30 +86,20 @@ class HistoryStore:
                 if known is not None:
                     raise ValueError(row.rollout)
                 connection.execute(
-                    "INSERT INTO imported_rollouts VALUES (?, ?, ?, ?, ?, ?)",
-                    (row.rollout, row.service, row.began_unix_ns, row.at_unix_ns, row.who, row.payload),
+                    "INSERT INTO imported_rollouts VALUES (?, ?, ?, ?, ?)",
+                    (row.rollout, row.service, row.at_unix_ns, row.who, row.payload),
                 )
 
-    def imported(self) -> tuple[str, ...]:
-        """The names of the deployments that others have recorded, oldest first."""
+    def imported(self) -> dict[str, str]:
+        """The deployments that others have recorded, in the order in which they came, with their services."""
         with self._journal.atomically(durably=False) as connection:
-            rows = connection.execute(
-                "SELECT rollout FROM imported_rollouts ORDER BY began_unix_ns, rollout"
-            ).fetchall()
-        return tuple(str(row[0]) for row in rows)
+            return dict(connection.execute("SELECT rollout, service FROM imported_rollouts ORDER BY rowid").fetchall())
 
-    def one_imported(self, rollout: str) -> ImportedRow | None:
+    def imported_record(self, rollout: str) -> bytes | None:
+        """One of them; None: it is not there any more."""
         with self._journal.atomically(durably=False) as connection:
-            row = connection.execute(
-                "SELECT service, began_unix_ns, at_unix_ns, who, payload FROM imported_rollouts WHERE rollout = ?",
-                (rollout,),
-            ).fetchone()
-        if row is None:
-            return None
-        service, began, at, who, payload = row
-        return ImportedRow(
-            rollout=rollout, service=service, began_unix_ns=began, at_unix_ns=at, who=who, payload=payload
-        )  # fmt: skip
+            row = connection.execute("SELECT payload FROM imported_rollouts WHERE rollout = ?", (rollout,)).fetchone()
+        return None if row is None else bytes(row[0])
 
     # what people say
 
@@ -180,10 +166,15 @@ class HistoryStore:
                     return
 
 
+def _end(at_ns: int) -> EventRow:
+    lost = Lost(at_ns=at_ns, reason="it takes a quarter of all that may be kept of past deployments, and ends here")
+    return EventRow(at_unix_ns=at_ns, kind=kind_of(lost), payload=encode(lost, None))
+
+
 _IS_KNOWN: Final = (
     "SELECT 1 FROM rollouts WHERE rollout = :name UNION SELECT 1 FROM imported_rollouts WHERE rollout = :name"
 )
 _ALL: Final = (
     "SELECT rollout, began_unix_ns AS began, bytes FROM tapes"
-    " UNION ALL SELECT rollout, began_unix_ns, LENGTH(payload) FROM imported_rollouts"
+    " UNION ALL SELECT rollout, at_unix_ns, LENGTH(payload) FROM imported_rollouts"
 )

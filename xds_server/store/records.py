@@ -25,6 +25,11 @@ class RolloutRow:
     reason: str = ""
     attributes: Mapping[str, str | float] = field(default_factory=dict)
 
+    @property
+    def attribute_texts(self) -> dict[str, str]:
+        """The attributes as people read them."""
+        return {name: f"{value:.12g}" if isinstance(value, float) else value for name, value in self.attributes.items()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionRow:
@@ -116,11 +121,10 @@ class LabelRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedRow:
-    """A deployment that another tool has recorded; `payload`: as `analysis.history.archive` makes it."""
+    """A deployment that another tool has recorded, and when it came; `payload`: of `analysis.history.archive`."""
 
     rollout: str
     service: str
-    began_unix_ns: int
     at_unix_ns: int
     who: str
     payload: bytes

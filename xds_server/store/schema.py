@@ -159,8 +159,7 @@ CREATE INDEX tape_events_by_rollout ON tape_events (rollout, id);
 CREATE TABLE imported_rollouts (    -- deployments that other tools have recorded
     rollout TEXT PRIMARY KEY,
     service TEXT NOT NULL,
-    began_unix_ns INTEGER NOT NULL,
-    at_unix_ns INTEGER NOT NULL,
+    at_unix_ns INTEGER NOT NULL,    -- when they were imported
     who TEXT NOT NULL,
     payload BLOB NOT NULL
 );

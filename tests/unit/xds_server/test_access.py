@@ -119,7 +119,7 @@ def test_looking_is_not_steering() -> None:
     rights = {m: next(r for b, r in RIGHTS if m.startswith(b)) for m in methods() if m.startswith("serinus.control")}
     assert {method.partition("/")[2] for method, right in rights.items() if right == "observe"} == {
         *("Explain", "GetHistory", "GetProfile", "GetProfileEvaluation", "GetStatus"),
-        *("ListRollouts", "ListSegments", "WatchStatus"),
+        *("GetRecords", "GetTape", "ListRollouts", "ListSegments", "WatchStatus"),
     }
 
 

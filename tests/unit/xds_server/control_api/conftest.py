@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import grpc
 import pytest
 
 from analysis.decision import Action
+from analysis.history.record import Attribute
 from xds_server.control import add_control
 from xds_server.errors import BadRequestError, RefusedError, UnknownNameError
 from xds_server.pb import control_pb2 as pb
-from xds_server.store.records import DecisionRow, RolloutRow
+from xds_server.store.records import DecisionRow, LabelRow, RolloutRow
 
 NOW = 1_700_000_000_000_000_000
 SEGMENTS = ("power", "default")
@@ -28,9 +29,12 @@ class HandSteering:
         self.decisions: list[DecisionRow] = []
         self.splits = dict.fromkeys(SEGMENTS, 0)
         self.adopted: dict[str, str] = {}
+        self.said: dict[str, LabelRow] = {}
         self._changed = asyncio.Event()
 
-    async def start_rollout(self, *, service: str, canary: str, who: str, reason: str) -> str:
+    async def start_rollout(
+        self, *, service: str, canary: str, who: str, reason: str, attributes: Mapping[str, Attribute] | None = None
+    ) -> str:
         self._known(service)
         if canary not in {"v1", "v2"}:
             raise UnknownNameError("version of checkout", canary, ("v1", "v2"))
@@ -45,6 +49,7 @@ class HandSteering:
             started_unix_ns=NOW,
             who=who,
             reason=reason,
+            attributes=dict(attributes or {}),
         )
         self._tell()
         return self.row.rollout
@@ -132,6 +137,9 @@ class HandSteering:
 
     async def rollouts(self) -> Sequence[RolloutRow]:
         return [self.row] if self.row else []
+
+    async def labels(self) -> Mapping[str, LabelRow]:
+        return self.said
 
     async def history(self, *, service: str | None, rollout: str | None, limit: int) -> Sequence[DecisionRow]:
         if service:

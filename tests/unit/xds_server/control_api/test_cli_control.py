@@ -10,12 +10,33 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.unit.xds_server.control_api.conftest import HandSteering
+from xds_server.store.records import LabelRow
+
 SERINUS = Path(sys.executable).with_name("serinus")
 
 
 def serinus(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "TERM": "dumb", "SERINUS_SERVER": address}
     return subprocess.run([str(SERINUS), *arguments], capture_output=True, text=True, timeout=60, check=False, env=env)
+
+
+def test_what_is_known_of_a_release_is_shown_with_it(steering: HandSteering, address: str) -> None:
+    told = ("--attribute", "lines_changed=120", "--attribute", "team=payments=eu")
+    assert serinus(address, "rollout", "start", "checkout", "--canary", "v2", *told).returncode == 0
+    assert steering.row is not None
+    assert steering.row.attributes == {"lines_changed": 120.0, "team": "payments=eu"}
+    serinus(address, "rollout", "set", "checkout", "--split", "1%")
+    steering.said["checkout-1"] = LabelRow(
+        rollout="checkout-1", at_unix_ns=0, verdict="bad", who="ann", reason="wrong [prices]"
+    )
+    line = "checkout-1: lines_changed=120, team=payments=eu, bad, says ann: wrong [prices]"
+    assert line in serinus(address, "history").stdout
+    (listed,) = json.loads(serinus(address, "rollout", "list", "--json").stdout)["rollouts"]
+    assert listed["attributes"] == {"lines_changed": "120", "team": "payments=eu"}
+    assert (listed["label"], listed["labelled_by"], listed["label_reason"]) == ("bad", "ann", "wrong [prices]")
+    for wrong in (("--attribute", "lines"), ("--attribute", "a=1", "--attribute", "a=2")):
+        assert serinus(address, "rollout", "start", "checkout", "--canary", "v2", *wrong).returncode == 2
 
 
 def test_a_person_steers_a_rollout_and_reads_what_happened(address: str) -> None:

@@ -15,7 +15,7 @@ from analysis.evidence.log_loss import NO_CHECK
 from analysis.history import archive
 from analysis.history.record import Verdict, label_of
 from analysis.replay import replay
-from analysis.tape import Started, Ticked
+from analysis.tape import Lost, Started, Ticked
 from analysis.window import empty
 from tests.deployments import deployment
 from tests.unit.analysis.rows import small_spec
@@ -27,7 +27,7 @@ from xds_server.store.assembling import Deployments, decoded
 from xds_server.store.history import HistoryStore
 from xds_server.store.journal import Journal
 from xds_server.store.records import EventRow, ImportedRow, LabelRow
-from xds_server.tape_form import encode, kind_of
+from xds_server.tape_form import decode, encode, kind_of
 
 DAY_NS = 86_400 * 10**9
 
@@ -42,10 +42,10 @@ def event(size: int = 10, at_ns: int = 0) -> EventRow:
     return EventRow(at_unix_ns=at_ns, kind="lost", payload=b"x" * size)
 
 
-def imported(name: str, began_ns: int = 0) -> ImportedRow:
+def imported(name: str) -> ImportedRow:
     payload = archive.to_bytes(deployment(rollout=name))
     return ImportedRow(
-        rollout=name, service="shop", began_unix_ns=began_ns, at_unix_ns=5, who="ann", payload=payload
+        rollout=name, service="shop", at_unix_ns=5, who="ann", payload=payload
     )  # fmt: skip
 
 
@@ -76,9 +76,12 @@ def test_a_tape_that_takes_more_than_its_part_ends(journal: Journal) -> None:
     store.append("a", 0, [event(60)])
     store.append("a", 0, [event(60)])  # 100 bytes are its part
     store.append("a", 0, [event(1)])
-    assert len(list(store.tape("a"))) == 1
-    assert store.is_full("a")
-    assert not store.is_full("b")
+    kept = list(store.tape("a"))
+    assert len(kept) == 2
+    (_, end) = kept
+    told = decode(end.kind, end.payload, None)
+    assert isinstance(told, Lost)
+    assert told.reason.startswith("it takes a quarter of all")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_an_import_is_kept_whole_or_not_at_all(journal: Journal) -> None:
     for known in ("a", "live"):
         with pytest.raises(ValueError, match=known):
             store.put_imported([imported("b"), imported(known)])
-    assert store.imported() == ("a",)
+    assert store.imported() == {"a": "shop"}
     assert Deployments(journal, store).record("a") == deployment(rollout="a")
 
 
@@ -143,8 +146,8 @@ def test_a_rollout_of_which_nothing_was_seen_is_a_record_all_the_same(journal: J
     journal.start_rollout(replace(rollout("a"), attributes={"lines": 3.0, "team": "x"}))
     journal.finish_rollout("a", 20, {"default": "rolled_back"}, "finished")
     deployments = Deployments(journal, HistoryStore(journal))
-    assert deployments.names() == ["a"]
-    assert deployments.names("another") == []
+    assert deployments.names() == {"a": "checkout"}
+    assert deployments.names("another") == {}
     record = deployments.record("a")
     assert (len(record.at_s), record.segments, record.attributes) == (0, ("default",), {"lines": 3.0, "team": "x"})
     assert label_of(record).bad is None

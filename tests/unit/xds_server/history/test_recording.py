@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from analysis.decision import Action
 from analysis.replay import replay
 from analysis.sample import SAMPLE_DTYPE
 from analysis.tape import Ticked
 from tests.controlling import controlling
+from xds_server.errors import BadRequestError
 from xds_server.rollout.controller import Controller
 from xds_server.store.assembling import Deployments, decoded
 from xds_server.store.history import HistoryStore
@@ -46,6 +48,21 @@ def people(now_ns: int, n: int, rng: np.random.Generator) -> np.ndarray:
     rows["version"] = rows["bucket"] < SPLIT_BP
     rows["error"] = rng.random(n) < np.where(rows["version"] == 1, 0.2, 0.02)
     return rows
+
+
+def test_attributes_of_a_release_are_bounded(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with controlling(tmp_path, MESH) as control:
+            for wrong in ({"two words": 1.0}, {"a": "x" * 201}, {f"a{i}": 1.0 for i in range(51)}):
+                with pytest.raises(BadRequestError, match="attribute"):
+                    await control.start_rollout(service="shop", canary="v2", who="ann", reason="", attributes=wrong)
+            name = await control.start_rollout(
+                service="shop", canary="v2", who="ann", reason="", attributes={"lines": 12.0, "team": "x"}
+            )
+            assert dict(control.status("shop").services[0].attributes) == {"lines": "12", "team": "x"}
+            assert (await control.past.service_of(name)) == "shop"
+
+    asyncio.run(scenario())
 
 
 async def come(control: Controller, seconds: float, rng: np.random.Generator) -> None:
