@@ -19,7 +19,7 @@ from xds_server.history_table.writing import FORMATS
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_export_and_import_give_the_same_records(ending: str, data: st.DataObject) -> None:
     names = data.draw(st.lists(st.text("abc", min_size=1), max_size=3, unique=True))

@@ -147,6 +147,12 @@ class HistoryStore:
                 gone.append(str(rollout))
         for rollout in gone:
             self._forget(rollout)
+        with self._journal.atomically(durably=False) as connection:
+            connection.execute(
+                "DELETE FROM labels WHERE rollout NOT IN"
+                " (SELECT rollout FROM rollouts UNION SELECT rollout FROM tapes"
+                " UNION SELECT rollout FROM imported_rollouts)"
+            )
         return tuple(gone)
 
     def _forget(self, rollout: str) -> None:
@@ -159,10 +165,6 @@ class HistoryStore:
                 if deleted < EVENTS_AT_ONCE:
                     connection.execute("DELETE FROM tapes WHERE rollout = ?", (rollout,))
                     connection.execute("DELETE FROM imported_rollouts WHERE rollout = ?", (rollout,))
-                    connection.execute(
-                        "DELETE FROM labels WHERE rollout = ? AND rollout NOT IN (SELECT rollout FROM rollouts)",
-                        (rollout,),
-                    )
                     return
 
 
