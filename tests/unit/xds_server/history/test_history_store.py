@@ -193,7 +193,7 @@ def test_a_journal_of_before_gets_the_new_tables(tmp_path: Path) -> None:
         for table in ("tapes", "tape_events", "imported_rollouts", "labels"):
             raw.execute(f"DROP TABLE {table}")
         raw.execute("ALTER TABLE rollouts DROP COLUMN attributes")
-        raw.execute("PRAGMA user_version = 5")
+        raw.execute("PRAGMA user_version = 6")
         raw.commit()
     with contextlib.closing(Journal(tmp_path)) as journal:
         assert journal.rollouts() == (rollout("old"),)
