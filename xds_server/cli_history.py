@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from xds_server.arguments import DEFAULT_SERVER, AnyService, AsJson, Reason, RemoteCommand, Server, Who
-from xds_server.errors import TableError
+from xds_server.errors import HistoryTableError
 
 if TYPE_CHECKING:
     from analysis.history.record import RolloutRecord
@@ -129,7 +129,7 @@ def import_(
 
     try:
         records = read_tables(files)
-    except TableError as error:
+    except HistoryTableError as error:
         typer.echo(f"serinus: {error}", err=True)
         raise typer.Exit(2) from error
     with _connected(server) as client:

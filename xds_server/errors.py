@@ -50,7 +50,7 @@ class HistoryError(SerinusError):
     """What is kept of a past deployment cannot be read: damaged, or of another version; the message says which."""
 
 
-class TableError(SerinusError):
+class HistoryTableError(SerinusError):
     """A table of deployments cannot be read or written; the message names file, row, cause and what is legal."""
 
 

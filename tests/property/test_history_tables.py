@@ -13,7 +13,7 @@ from analysis.errors import RecordError
 from analysis.history import archive
 from analysis.history.record import RolloutRecord
 from tests.deployments import deployment, deployments
-from xds_server.errors import TableError
+from xds_server.errors import HistoryTableError
 from xds_server.history_table import read_tables, write_tables
 from xds_server.history_table.writing import FORMATS
 
@@ -64,6 +64,6 @@ def test_damaged_files_are_refused_in_one_line_or_read(
         said = ""
         try:
             read_tables([Path(directory)])
-        except TableError as error:
+        except HistoryTableError as error:
             said = str(error)
         assert "\n" not in said

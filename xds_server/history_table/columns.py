@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from xds_server.errors import TableError
+from xds_server.errors import HistoryTableError
 
 MOST_ROWS: Final = 20_000_000  # of one file; all of them are held in memory at once
 LONGEST: Final = 20_000  # characters of a text
@@ -27,8 +27,8 @@ class Columns:
     def __len__(self) -> int:
         return len(next(iter(self.values.values()), ()))
 
-    def wrong(self, row: int, message: str) -> TableError:
-        return TableError(f"{self.path}: {self.place(row)}: {message}")
+    def wrong(self, row: int, message: str) -> HistoryTableError:
+        return HistoryTableError(f"{self.path}: {self.place(row)}: {message}")
 
     def text(self, row: int, column: str, *, required: bool = False) -> str:
         """A cell as text; the empty one where it is empty or the column is not there."""
@@ -82,13 +82,13 @@ def read_columns(path: Path) -> Columns:
 
     Raises
     ------
-    TableError
+    HistoryTableError
         The file cannot be read, is damaged, or has more than MOST_ROWS rows.
     """
     try:
         return _parquet(path) if path.suffix == ".parquet" else _csv(path)
     except OSError as error:
-        raise TableError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise HistoryTableError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _csv(path: Path) -> Columns:
@@ -102,13 +102,15 @@ def _csv(path: Path) -> Columns:
                 if not row:
                     continue
                 if len(row) != len(header):
-                    raise TableError(f"{path}: line {reader.line_num}: {len(row)} cells; the header has {len(header)}")
+                    raise HistoryTableError(
+                        f"{path}: line {reader.line_num}: {len(row)} cells; the header has {len(header)}"
+                    )
                 rows.append(row)
                 lines.append(reader.line_num)
                 if len(rows) > MOST_ROWS:
-                    raise TableError(f"{path}: more than {MOST_ROWS} rows; give it in parts")
+                    raise HistoryTableError(f"{path}: more than {MOST_ROWS} rows; give it in parts")
         except (csv.Error, UnicodeDecodeError) as error:
-            raise TableError(f"{path}: line {reader.line_num + 1}: not CSV in UTF-8 ({error})") from error
+            raise HistoryTableError(f"{path}: line {reader.line_num + 1}: not CSV in UTF-8 ({error})") from error
     _check_header(path, header)
     columns = [*zip(*rows, strict=True)] if rows else [() for _ in header]
     return Columns(
@@ -121,32 +123,36 @@ def _parquet(path: Path) -> Columns:
         import pyarrow as pa
         from pyarrow import parquet
     except ModuleNotFoundError as error:
-        raise TableError(f"{path}: reading Parquet needs pyarrow: install serinus[history], or give CSV") from error
+        raise HistoryTableError(
+            f"{path}: reading Parquet needs pyarrow: install serinus[history], or give CSV"
+        ) from error
     with path.open("rb") as file:
         try:
             opened = parquet.ParquetFile(file)
             if opened.metadata.num_rows > MOST_ROWS:
-                raise TableError(f"{path}: more than {MOST_ROWS} rows; give it in parts")
+                raise HistoryTableError(f"{path}: more than {MOST_ROWS} rows; give it in parts")
             table = opened.read()
             _check_header(path, table.column_names)
             values = {name: table.column(name).to_pylist() for name in table.column_names}
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise TableError(f"{path}: not a Parquet file that can be read ({' '.join(str(error).split())})") from error
+            raise HistoryTableError(
+                f"{path}: not a Parquet file that can be read ({' '.join(str(error).split())})"
+            ) from error
     return Columns(path=path, values=values, place=lambda row: f"row {row + 1}")
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
     if not header:
-        raise TableError(f"{path} is empty; a header with the columns' names is expected")
+        raise HistoryTableError(f"{path} is empty; a header with the columns' names is expected")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise TableError(f"{path}: column {twice[0]!r} is there twice")
+        raise HistoryTableError(f"{path}: column {twice[0]!r} is there twice")
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[object]], kinds: Mapping[str, type]) -> None:
     """Write one file, CSV or Parquet by its ending. `kinds`: str, int or float of each column; None is an empty cell.
 
-    The file is complete or, after an error, not there. Raises TableError.
+    The file is complete or, after an error, not there. Raises HistoryTableError.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -156,9 +162,9 @@ def write_columns(path: Path, columns: Mapping[str, Sequence[object]], kinds: Ma
             _write_csv(part, columns)
         part.replace(path)
     except OSError as error:
-        raise TableError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise HistoryTableError(f"{path} cannot be written: {error.strerror or error}") from error
     except UnicodeEncodeError as error:
-        raise TableError(f"{path} cannot be written: {error.object[error.start]!r} is no character") from error
+        raise HistoryTableError(f"{path} cannot be written: {error.object[error.start]!r} is no character") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -175,7 +181,7 @@ def _write_parquet(path: Path, columns: Mapping[str, Sequence[object]], kinds: M
         import pyarrow as pa
         from pyarrow import parquet
     except ModuleNotFoundError as error:
-        raise TableError("writing Parquet needs pyarrow: install serinus[history], or export as CSV") from error
+        raise HistoryTableError("writing Parquet needs pyarrow: install serinus[history], or export as CSV") from error
     types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
     arrays = [pa.array(values, types[kinds[name]]) for name, values in columns.items()]
     parquet.write_table(pa.table(arrays, names=list(columns)), path, compression="zstd")

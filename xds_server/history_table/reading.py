@@ -25,7 +25,7 @@ from analysis.history.record import (
 )
 from analysis.spec import TOTAL_BP
 from analysis.window import CANARY
-from xds_server.errors import TableError
+from xds_server.errors import HistoryTableError
 from xds_server.history_table.columns import Columns, read_columns
 from xds_server.history_table.names import ARMS, ATTRIBUTE, DECISIONS, OUTCOME, PER_SEGMENT, ROLLOUTS, SERIES, SESSIONS
 
@@ -47,7 +47,7 @@ def read_tables(paths: Iterable[Path]) -> list[RolloutRecord]:
 
     Raises
     ------
-    TableError
+    HistoryTableError
         Anything in any of them is wrong; the message names file, row, column, the value given and what is legal.
     """
     tables: dict[str, list[Columns]] = {kind: [] for kind in _KNOWN}
@@ -55,7 +55,7 @@ def read_tables(paths: Iterable[Path]) -> list[RolloutRecord]:
         columns = read_columns(path)
         tables[_kind(columns)].append(columns)
     if not tables["rollouts"]:
-        raise TableError(
+        raise HistoryTableError(
             f"no table of rollouts among the files: one with the columns {', '.join(_REQUIRED['rollouts'])}"
         )
     drafts = _drafts(tables["rollouts"])
@@ -72,7 +72,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
         if path.is_dir():
             inside = sorted(each for each in path.iterdir() if each.suffix in (".csv", ".parquet"))
             if not inside:
-                raise TableError(f"{path}: no .csv and no .parquet file in it")
+                raise HistoryTableError(f"{path}: no .csv and no .parquet file in it")
             found += inside
         else:
             found.append(path)
@@ -83,15 +83,15 @@ def _kind(columns: Columns) -> str:
     kind = next((kind for kind, column in _TELLS.items() if column in columns.values), None)
     if kind is None:
         told = "; ".join(f"{kind}: {', '.join(required)}" for kind, required in _REQUIRED.items())
-        raise TableError(f"{columns.path}: none of the tables by its columns; needed are {told}")
+        raise HistoryTableError(f"{columns.path}: none of the tables by its columns; needed are {told}")
     missing = [name for name in _REQUIRED[kind] if name not in columns.values]
     if missing:
-        raise TableError(f"{columns.path}: a table of {kind} needs column {missing[0]!r} as well")
+        raise HistoryTableError(f"{columns.path}: a table of {kind} needs column {missing[0]!r} as well")
     for name in columns.values:
         further = kind == "rollouts" and name.startswith((ATTRIBUTE, OUTCOME))
         if name not in _KNOWN[kind] and not further:
             more = f", {ATTRIBUTE}NAME, {OUTCOME}SEGMENT" if kind == "rollouts" else ""
-            raise TableError(f"{columns.path}: unknown column {name!r}; legal: {', '.join(_KNOWN[kind])}{more}")
+            raise HistoryTableError(f"{columns.path}: unknown column {name!r}; legal: {', '.join(_KNOWN[kind])}{more}")
     return kind
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from analysis.history.record import Attribute, RolloutRecord
 from analysis.window import BASELINE, CANARY
-from xds_server.errors import TableError
+from xds_server.errors import HistoryTableError
 from xds_server.history_table.columns import write_columns
 from xds_server.history_table.names import ARMS, ATTRIBUTE, DECISIONS, OUTCOME, PER_SEGMENT, ROLLOUTS, SERIES, SESSIONS
 
@@ -23,12 +23,12 @@ _Row = Mapping[str, object]
 def write_tables(records: Sequence[RolloutRecord], directory: Path, ending: str) -> list[Path]:
     """Write the tables `rollouts`, `series` and `decisions` into a directory, which is made; return the files.
 
-    `ending`: one of FORMATS. Raises TableError.
+    `ending`: one of FORMATS. Raises HistoryTableError.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TableError(f"{directory} cannot be made: {error.strerror or error}") from error
+        raise HistoryTableError(f"{directory} cannot be made: {error.strerror or error}") from error
     kinds, rows = _rollouts(records)
     written = [_write(directory / f"rollouts.{ending}", kinds, rows)]
     written.append(_write(directory / f"series.{ending}", SERIES, (row for each in records for row in _series(each))))

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.history.record import Verdict
 from tests.deployments import deployment
-from xds_server.errors import TableError
+from xds_server.errors import HistoryTableError
 from xds_server.history_table import read_tables, write_tables
 
 ROLLOUTS = "rollout,service,baseline,canary,started_unix_s,interval_s,label,attribute.lines,attribute.lang,outcome.eu\n"
@@ -72,7 +72,7 @@ def test_tables_of_another_tool_are_read(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, rollouts: str, series: str, message: str) -> None:
-    with pytest.raises(TableError) as caught:
+    with pytest.raises(HistoryTableError) as caught:
         read_tables(tables(tmp_path, rollouts, series))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -90,18 +90,18 @@ def test_unknown_and_missing_columns_are_refused(tmp_path: Path) -> None:
         (SERIES, "no table of rollouts among the files"),
     ):
         path.write_text(header)
-        with pytest.raises(TableError, match=message):
+        with pytest.raises(HistoryTableError, match=message):
             read_tables([path])
-    with pytest.raises(TableError, match=r"no \.csv and no \.parquet file in it"):
+    with pytest.raises(HistoryTableError, match=r"no \.csv and no \.parquet file in it"):
         read_tables([tmp_path.joinpath("none").mkdir() or tmp_path / "none"])  # type: ignore[func-returns-value]
-    with pytest.raises(TableError, match=r"gone\.csv cannot be read: No such file"):
+    with pytest.raises(HistoryTableError, match=r"gone\.csv cannot be read: No such file"):
         read_tables([tmp_path / "gone.csv"])
 
 
 def test_an_export_that_fails_leaves_the_older_one(tmp_path: Path) -> None:
     write_tables([deployment()], tmp_path, "csv")
     broken = deployment(rollout="\ud800")  # cannot be written as UTF-8
-    with pytest.raises(TableError, match="is no character"):
+    with pytest.raises(HistoryTableError, match="is no character"):
         write_tables([broken], tmp_path, "csv")
     assert read_tables([tmp_path]) == [deployment()]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["decisions.csv", "rollouts.csv", "series.csv"]
