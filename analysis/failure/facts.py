@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 Attribute = str | float
 
+PRIOR_RISK = 0.1
+"""Probability that a release fails of which nothing is known."""
+
 FIRST_MINUTES_S = 300.0  # after the first exposure; what comes later is the evidence's alone
 MOST_ATTRIBUTES = 16  # of a release that are looked at, the first ones by name
 LONGEST_TEXT = 200  # characters of a name or a value
