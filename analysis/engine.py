@@ -13,6 +13,7 @@ import numpy.typing as npt
 from analysis.decision import Order, Phase, SegmentDecision, verdict_name
 from analysis.errors import StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck
+from analysis.failure.foresight import Foresight
 from analysis.observer import LATENESS_S, Observer
 from analysis.on_the_job import Learnt, OnTheJob, fingerprint
 from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, QValues, ThompsonPolicy, load_values
@@ -113,14 +114,19 @@ class ServiceEngine:
         """Take rows of this service (SAMPLE_DTYPE); `labels`: all that its vocabulary holds by now."""
         self.observer.observe(rows, labels)
 
-    def start(self, rollout: Rollout) -> None:
-        """Begin a rollout; nobody is exposed before the first decision that says so."""
+    def start(self, rollout: Rollout, foresight: Foresight | None = None) -> None:
+        """Begin a rollout; nobody is exposed before the first decision that says so.
+
+        `foresight`: where its risk comes from; without one it is that of a release of which nothing is known.
+        """
         self.rollout = rollout
         self._ticked_ns = rollout.started_ns
         job = None
         if self.learnt is not None:
             job, self.policy = OnTheJob(self.spec, self.learnt), learned_policy(self.learnt.chosen_by, self._mode)
         self.ramp = Ramp(self.spec, self.policy, rollout.arms, job=job)
+        if foresight is not None:
+            self.ramp.foresee(foresight)
         if self.tape is not None:
             self.tape.note(
                 Started(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis.decision import Advance, Hold, Phase, Promote, Reason, Reduce, Rollback, Tier, Verdict, Withdraw
+from analysis.failure.facts import PRIOR_RISK
 from analysis.forecast.trend import Forecast
 from analysis.spec import TOTAL_BP, RolloutSpec
+from analysis.splits import SMALLEST_BP, worth_bp
 
 SUSPICIOUS = 0.5  # share of the proof at which the split stops rising
 ALARMING = 0.75  # … and at which it is halved
@@ -16,8 +18,7 @@ BREACH_SURE = 0.9  # probability at which a foreseen breach counts
 BREACH_LIKELY = 0.5  # … and at which nothing rises any more
 UNKNOWN_CEILING_BP = TOTAL_BP // 2
 """While nothing is known the split stops at one half: beyond it a session teaches less (w·(1-w)) and harms more."""
-SMALLEST_BP = 10  # a smaller split, or a smaller step, is not worth a push
-STEP_SHARE, STEP_BP = 4, 100  # nor is a step of less than a quarter of the split, or of 1 pp where that is more
+LEAST_BREACH_SURE, MOST_BREACH_SURE = 0.6, 0.98  # whatever the risk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,10 +173,22 @@ def _forward(view: GuardView) -> Verdict:
     if view.unhealthy is not None:
         ceiling = min(ceiling, UNKNOWN_CEILING_BP)
     split_bp = min(view.proposal_bp, ceiling)
-    worth_bp = max(SMALLEST_BP, min(STEP_BP, view.split_bp // STEP_SHARE))
-    if split_bp >= view.split_bp + worth_bp or view.split_bp < split_bp == bake_bp:
+    if split_bp >= view.split_bp + worth_bp(view.split_bp) or view.split_bp < split_bp == bake_bp:
         return Advance(split_bp=split_bp, reasons=(_reason("allowed", f"the budget allows {view.cap_bp / 100:.0f} %"),))
     return Hold(reasons=(view.unhealthy or _reason("budget", f"the budget allows {view.cap_bp / 100:.0f} %"),))
+
+
+def forecast_threshold(risk: float) -> float:
+    """Probability in [LEAST_BREACH_SURE, MOST_BREACH_SURE] at which a foreseen breach of a release of that risk counts.
+
+    BREACH_SURE at the prior. The odds of a breach are those that the forecast gives times those of the release's risk
+    over the prior's, so the threshold's log-odds fall by as much as the risk's rise (Bayes). It is the evidence's
+    floor, and not this, that bounds false alarms.
+    """
+    if risk == PRIOR_RISK:
+        return BREACH_SURE
+    odds = BREACH_SURE / (1 - BREACH_SURE) * PRIOR_RISK / (1 - PRIOR_RISK) * (1 - risk) / max(risk, 1e-9)
+    return min(max(odds / (1 + odds), LEAST_BREACH_SURE), MOST_BREACH_SURE)
 
 
 def _breach(forecast: Forecast) -> Reason:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.errors import StateError
-from analysis.guard import SMALLEST_BP, STEP_BP, STEP_SHARE, SUSPICIOUS, UNKNOWN_CEILING_BP
+from analysis.guard import SUSPICIOUS, UNKNOWN_CEILING_BP
 from analysis.policy import PolicyView, QValues
 from analysis.policy.closed_form import budgeted_share
 from analysis.policy.learned import (
@@ -45,6 +45,7 @@ from analysis.policy.learned import (
     state_of,
 )
 from analysis.spec import TOTAL_BP, ServiceSpec
+from analysis.splits import worth_bp
 
 RATE = 0.05
 """Of one update: a tenth of a tick of full progress more or less moves each of its six values by 0.0008."""
@@ -60,8 +61,7 @@ Floats = npt.NDArray[np.float64]
 def has_a_choice(view: PolicyView, spec: ServiceSpec) -> bool:
     """Whether the guard would let the split rise if all of the room were used; as `guard` has it."""
     split_bp = round(view.split * TOTAL_BP)
-    worth_bp = max(SMALLEST_BP, min(STEP_BP, split_bp // STEP_SHARE))
-    return view.suspicion < SUSPICIOUS and _ceiling_bp(view, spec) - split_bp >= worth_bp
+    return view.suspicion < SUSPICIOUS and _ceiling_bp(view, spec) - split_bp >= worth_bp(split_bp)
 
 
 def _ceiling_bp(view: PolicyView, spec: ServiceSpec) -> float:

@@ -33,6 +33,7 @@ from analysis.decision import (
 )
 from analysis.errors import SpecError, StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck, LogLoss
+from analysis.failure.foresight import Foresight
 from analysis.guard import SUSPICIOUS, GuardView, review
 from analysis.harm import HarmView
 from analysis.latencies import Latencies, WatchedLatencies
@@ -88,6 +89,7 @@ class Ramp:
 
     `job`: learns from what the decisions come to. `risk`, `ahead`: what is known of the release and of the day, as
     `PolicyView` has them; may be set at any time.
+    `foresight`: where the risk comes from, and is updated from in the first minutes; see `foresee`.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Ramp:
         self._policy = policy
         self._brief = brief
         self.risk, self.ahead = PRIOR_RISK, 1.0
+        self.foresight: Foresight | None = None
         self._settle_s = spec.rollout.settle_s if any(kpi.kind is KpiKind.LATENCY for kpi in spec.kpis) else 0.0
         self.arms = dict(arms)
         self.segments = {
@@ -114,6 +117,7 @@ class Ramp:
         }
         self._settles = any(kpi.kind is KpiKind.LATENCY for kpi in spec.kpis)
         self._names = [segment.name for segment in spec.segments]
+        self._kpi_names = [kpi.name for kpi in spec.kpis]
         self.reading = Reading(spec) if reading is None else reading
         self.rollout = rollout
         self.wording = Wording(self.reading, rollout)
@@ -144,9 +148,27 @@ class Ramp:
         self.logs = logs
         # Sorted, since sums of floats depend on the order: a window from the journal must give the same ones.
         newcomers = np.array([(0, *key, n) for key, n in sorted(window.newcomers.items())], np.int64).reshape(-1, 5)
+        split = self.standing().split[0] * self.settled()
         (decisions,) = step([self], self.reading, window, newcomers, now_s=now_s, rngs=[rng])
         self._latencies.learn(window, self._watched())
+        self._learn_risk(window, split)
         return decisions
+
+    def foresee(self, foresight: Foresight) -> None:
+        """Take the release's risk from there from now on."""
+        self.foresight, self.risk = foresight, foresight.risk
+
+    def _learn_risk(self, window: Window, split: Floats) -> None:
+        """What the tick's people say of the risk counts from the next tick on. `split` (S,): in force for certain."""
+        if self.foresight is not None:
+            self.foresight.learn(
+                window.n,
+                window.bad,
+                expected=float((split * window.arrived).sum()),
+                came=float(window.exposed[split > 0].sum()),
+                since_s=self.since_exposure_s,
+            )
+            self.risk = self.foresight.risk
 
     def _watched(self) -> dict[int, tuple[int, int]]:
         """Segments under closer watch, with their two versions, as windows have them."""
@@ -478,6 +500,7 @@ class Ramp:
             "first_exposure_s": self._first_exposure_s,
             "reading": self.reading.state(),
             "segments": {name: state_of(state) for name, state in self.segments.items()},
+            "foresight": None if self.foresight is None else self.foresight.state(),
         }
 
     def restore(self, state: Mapping[str, Any], *, gap_s: float) -> None:
@@ -494,6 +517,8 @@ class Ramp:
             for name, values in state["segments"].items():
                 restore_state(self.segments[name], values)
             self.reading.restore(state["reading"], self.standing(), gap_s=gap_s)
+            if (kept := state.get("foresight")) is not None:
+                self.foresee(Foresight.from_state(kept, kpis=self._kpi_names, n_segments=len(self._names)))
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise StateError(f"the stored state of a rollout cannot be read: {error!r}") from error
 

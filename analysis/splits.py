@@ -11,9 +11,16 @@ from analysis.columns import Times
 
 SKEW_S = 1.0  # by which the clocks of Envoys and of Serinus differ at most
 _NS = 1_000_000_000
+SMALLEST_BP = 10  # a smaller split, or a smaller step, is not worth a push
+STEP_SHARE, STEP_BP = 4, 100  # nor is a step of less than a quarter of the split, or of 1 pp where that is more
 IN_DOUBT = -1  # in place of a share
 
 Splits = npt.NDArray[np.int64]
+
+
+def worth_bp(split_bp: int) -> int:
+    """The smallest rise from a split that is worth a push, in basis points."""
+    return max(SMALLEST_BP, min(STEP_BP, split_bp // STEP_SHARE))
 
 
 class SplitHistory:

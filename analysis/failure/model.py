@@ -65,7 +65,7 @@ class Stage:
 
     def variance(self, row: Floats) -> float:
         """Of the log-odds that a row adds."""
-        return float(row @ self.covariance @ row)
+        return max(float(row @ self.covariance @ row), 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

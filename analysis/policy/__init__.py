@@ -1,8 +1,9 @@
 """Policies propose a split; the guard disposes."""
 
+from analysis.failure.facts import PRIOR_RISK
 from analysis.policy.closed_form import BudgetPolicy, FixedPolicy, WholeCapPolicy
 from analysis.policy.learned import LearnedPolicy, QValues, load_values
-from analysis.policy.protocol import PRIOR_RISK, Arm, Policy, PolicyView, Proposal
+from analysis.policy.protocol import Arm, Policy, PolicyView, Proposal
 from analysis.policy.thompson import ThompsonPolicy
 
 __all__ = [

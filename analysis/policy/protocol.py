@@ -7,8 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
-PRIOR_RISK = 0.1
-"""Of a release that nothing is known of."""
+from analysis.failure.facts import PRIOR_RISK
+from analysis.spec import TOTAL_BP
+from analysis.splits import worth_bp
+
 FLOOR = 0.05
 """Least probability of every action where a policy draws lots: what is never tried cannot be judged afterwards."""
 
@@ -30,11 +32,11 @@ class PolicyView:
     excluded.
     `anomaly`: excess share of unusual sessions, 0 where unknown. `healthy`: whether enough is known to pass an even
     split. `share`: of the service's sessions that are this segment's, in [0, 1]; `weight`: its relative cost of harm.
-    `risk`: probability that this release fails, as known before it is seen. `ahead`: sessions of the next hour over
-    those of the last one, where the day's shape is known. `settling_s`: seconds until who comes says anything about
-    latency, 0 where nothing has to settle. `at_once`: sessions that a split of 1 would expose before the first of them
-    is judged. `canary`, `baseline`: of late, on the KPI that speaks most against the canary, whose accepted excess is
-    `tolerance`.
+    `risk`: probability that this release fails, as known before it is seen, then by its first minutes. `ahead`:
+    sessions of the next hour over those of the last one, where the day's shape is known. `settling_s`: seconds until
+    who comes says anything about latency, 0 where nothing has to settle. `at_once`: sessions that a split of 1 would
+    expose before the first of them is judged. `canary`, `baseline`: of late, on the KPI that speaks most against the
+    canary, whose accepted excess is `tolerance`.
     """
 
     split: float
@@ -52,6 +54,11 @@ class PolicyView:
     canary: Arm = Arm()
     baseline: Arm = Arm()
     tolerance: float = 0.0
+
+    @property
+    def smallest_step(self) -> float:
+        """The smallest rise of the split that is worth a push, in (0, 1]."""
+        return worth_bp(round(self.split * TOTAL_BP)) / TOTAL_BP
 
     def using(self, share: float) -> float:
         """The split that uses a share in [0, 1] of the room between split and cap; never below the split."""

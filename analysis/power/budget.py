@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from analysis.guard import SMALLEST_BP
 from analysis.harm import HarmLedger
 from analysis.power.detection import Traffic, participating
 from analysis.power.world import harm_rates
 from analysis.reading import ROLLBACK_LATENCY_S
 from analysis.spec import TOTAL_BP, ServiceSpec
+from analysis.splits import SMALLEST_BP
 
 Floats = npt.NDArray[np.float64]
 

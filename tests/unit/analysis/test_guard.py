@@ -13,14 +13,19 @@ from analysis.decision import Advance, Hold, Phase, Promote, Reason, Reduce, Rol
 from analysis.forecast.trend import Forecast
 from analysis.guard import (
     ALARMING,
+    BREACH_SURE,
     BREACH_TICKS,
-    SMALLEST_BP,
+    LEAST_BREACH_SURE,
+    MOST_BREACH_SURE,
     SUSPICIOUS,
     UNKNOWN_CEILING_BP,
     GuardView,
+    forecast_threshold,
     review,
 )
+from analysis.policy import PRIOR_RISK
 from analysis.spec import RolloutSpec
+from analysis.splits import SMALLEST_BP
 
 PROOF = (Reason(code="tolerance:error_rate", text="proof"),)
 DOUBT = Reason(code="unknown", text="don't know yet")
@@ -248,3 +253,12 @@ def test_limit_that_burns_for_two_ticks_takes_people_back_at_once_unless_the_wor
     if isinstance(told, Rollback):
         assert told.tier is Tier.HARD
         assert told.reasons[0].code == "limit_burning"
+
+
+def test_a_riskier_release_needs_a_less_certain_forecast() -> None:
+    assert forecast_threshold(PRIOR_RISK) == BREACH_SURE
+    thresholds = [forecast_threshold(risk) for risk in (0.0, 0.01, 0.05, PRIOR_RISK, 0.2, 0.3, 0.9, 1.0)]
+    assert thresholds == sorted(thresholds, reverse=True)
+    assert thresholds[0] == MOST_BREACH_SURE
+    assert thresholds[-1] == LEAST_BREACH_SURE
+    assert forecast_threshold(0.2) == pytest.approx(0.8)  # its odds are 9/4 of the prior's: of 9 there are 4 left

@@ -115,3 +115,22 @@ def test_thompson_believes_what_it_has_seen() -> None:
     assert good > doubtful > bad
     assert good > 0.4  # of a cap of 0.5, but for what the floor takes
     assert bad < 0.2  # hardly above the split of 0.1
+
+
+def test_a_risky_release_takes_the_step_that_costs_no_more_than_usual() -> None:
+    def step(**known: object) -> float:
+        view = replace(VIEW, **known)  # type: ignore[arg-type]
+        return BudgetPolicy().propose(view, rng=np.random.default_rng(0)).split - view.split
+
+    assert step() == pytest.approx(0.4)
+    assert step(risk=0.02) == step() == step(risk=0.9, healthy=True)
+    assert step(risk=0.2) == pytest.approx(0.2)
+    assert step(risk=0.4, suspicion=0.25) == pytest.approx(0.05)  # suspicion halves it first
+    assert step(split=0.0, cap=0.02, risk=0.5) == pytest.approx(0.004)
+
+
+def test_risk_never_stops_a_step_that_is_just_worth_a_push() -> None:
+    view = replace(VIEW, split=0.4, cap=0.42, risk=1.0)
+    assert BudgetPolicy().propose(view, rng=np.random.default_rng(0)).split == pytest.approx(0.41)
+    narrow = replace(view, cap=0.405)
+    assert BudgetPolicy().propose(narrow, rng=np.random.default_rng(0)).split == pytest.approx(0.405)
