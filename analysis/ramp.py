@@ -34,6 +34,7 @@ from analysis.decision import (
 from analysis.errors import SpecError, StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck, LogLoss
 from analysis.failure.foresight import Foresight
+from analysis.failure.watch import Watch
 from analysis.guard import SUSPICIOUS, GuardView, review
 from analysis.harm import HarmView
 from analysis.latencies import Latencies, WatchedLatencies
@@ -88,8 +89,8 @@ class Ramp:
     decisions carry no numbers and no words of what is merely known, for simulations.
 
     `job`: learns from what the decisions come to. `risk`, `ahead`: what is known of the release and of the day, as
-    `PolicyView` has them; may be set at any time.
-    `foresight`: where the risk comes from, and is updated from in the first minutes; see `foresee`.
+    `PolicyView` has them; may be set at any time. `foresight`: where the risk comes from, by what `first_minutes` show;
+    see `foresee`.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Ramp:
         self._brief = brief
         self.risk, self.ahead = PRIOR_RISK, 1.0
         self.foresight: Foresight | None = None
+        self.first_minutes = Watch([kpi.name for kpi in spec.kpis], len(spec.segments))
         self._settle_s = spec.rollout.settle_s if any(kpi.kind is KpiKind.LATENCY for kpi in spec.kpis) else 0.0
         self.arms = dict(arms)
         self.segments = {
@@ -117,7 +119,6 @@ class Ramp:
         }
         self._settles = any(kpi.kind is KpiKind.LATENCY for kpi in spec.kpis)
         self._names = [segment.name for segment in spec.segments]
-        self._kpi_names = [kpi.name for kpi in spec.kpis]
         self.reading = Reading(spec) if reading is None else reading
         self.rollout = rollout
         self.wording = Wording(self.reading, rollout)
@@ -160,14 +161,15 @@ class Ramp:
 
     def _learn_risk(self, window: Window, split: Floats) -> None:
         """What the tick's people say of the risk counts from the next tick on. `split` (S,): in force for certain."""
+        self.first_minutes.add(
+            window.n,
+            window.bad,
+            expected=float((split * window.arrived).sum()),
+            came=float(window.exposed[split > 0].sum()),
+            since_s=self.since_exposure_s,
+        )
         if self.foresight is not None:
-            self.foresight.learn(
-                window.n,
-                window.bad,
-                expected=float((split * window.arrived).sum()),
-                came=float(window.exposed[split > 0].sum()),
-                since_s=self.since_exposure_s,
-            )
+            self.foresight.learn(self.first_minutes.first_minutes())
             self.risk = self.foresight.risk
 
     def _watched(self) -> dict[int, tuple[int, int]]:
@@ -500,6 +502,7 @@ class Ramp:
             "first_exposure_s": self._first_exposure_s,
             "reading": self.reading.state(),
             "segments": {name: state_of(state) for name, state in self.segments.items()},
+            "first_minutes": self.first_minutes.state(),
             "foresight": None if self.foresight is None else self.foresight.state(),
         }
 
@@ -517,10 +520,18 @@ class Ramp:
             for name, values in state["segments"].items():
                 restore_state(self.segments[name], values)
             self.reading.restore(state["reading"], self.standing(), gap_s=gap_s)
-            if (kept := state.get("foresight")) is not None:
-                self.foresee(Foresight.from_state(kept, kpis=self._kpi_names, n_segments=len(self._names)))
+            self._restore_risk(state)
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise StateError(f"the stored state of a rollout cannot be read: {error!r}") from error
+
+    def _restore_risk(self, state: Mapping[str, Any]) -> None:
+        """Versions that knew no risk have stored none."""
+        if (seen := state.get("first_minutes")) is not None:
+            self.first_minutes.restore(seen)
+        if (kept := state.get("foresight")) is not None:
+            foresight = Foresight.from_state(kept)
+            foresight.learn(self.first_minutes.first_minutes())
+            self.foresee(foresight)
 
     def adopt(self, segment: str, split_bp: int) -> None:
         """Go on from the split that Envoys really have; where it was not known of, people count as exposed from now."""

@@ -7,16 +7,13 @@ changes what is thought of a release that runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-import numpy.typing as npt
 
 from analysis.errors import StateError
 from analysis.failure.artefact import first_stage_from, first_stage_to
-from analysis.failure.facts import FIRST_MINUTES_S, FirstMinutes, ReleaseFacts
+from analysis.failure.facts import FirstMinutes, ReleaseFacts
 from analysis.failure.model import OUTSET, FailureModel, FirstStage, Prediction, Standpoint
-from analysis.failure.watch import Watch
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 WORTH_TELLING = 0.05  # log-odds
@@ -25,43 +22,29 @@ WORTH_TELLING = 0.05  # log-odds
 class Foresight:
     """`version`: of the model, for people. `words`: what each feature is about, by its name."""
 
-    def __init__(
-        self, standpoint: Standpoint, first: FirstStage, *, kpis: Sequence[str], n_segments: int, version: str,
-        words: Mapping[str, str],
-    ) -> None:  # fmt: skip
+    def __init__(self, standpoint: Standpoint, first: FirstStage, *, version: str, words: Mapping[str, str]) -> None:
         self.version = version
         self._standpoint, self._first, self._words = standpoint, first, dict(words)
-        self._watch = Watch(kpis, n_segments)
+        self._seen: FirstMinutes | None = None
         self.prediction: Prediction = standpoint.predict()
 
     @classmethod
-    def of(
-        cls, model: FailureModel, facts: ReleaseFacts, *, kpis: Sequence[str], n_segments: int, version: str
-    ) -> Foresight:
+    def of(cls, model: FailureModel, facts: ReleaseFacts, *, version: str) -> Foresight:
         """What this model thinks of a release that is about to begin."""
-        standpoint = model.standpoint(facts)
-        return cls(
-            standpoint, model.first, kpis=kpis, n_segments=n_segments, version=version, words=in_words(facts)
-        )  # fmt: skip
+        return cls(model.standpoint(facts), model.first, version=version, words=in_words(facts))
 
     @property
     def risk(self) -> float:
         return self.prediction.risk
 
-    @property
-    def is_watching(self) -> bool:
-        """Whether the first minutes have begun."""
-        return self._watch.seen_s > 0
-
-    def learn(self, n: npt.ArrayLike, bad: npt.ArrayLike, *, expected: float, came: float, since_s: float) -> None:
-        """Add a tick, as `Watch.add` takes it; what comes after the first minutes changes nothing."""
-        if 0 < since_s <= FIRST_MINUTES_S:
-            self._watch.add(n, bad, expected=expected, came=came, since_s=since_s)
-            self.prediction = self._standpoint.predict(self._watch.first_minutes(), self._first)
+    def learn(self, first: FirstMinutes | None) -> None:
+        """Take what the first minutes show by now; None: nobody was exposed yet."""
+        if first != self._seen:
+            self._seen, self.prediction = first, self._standpoint.predict(first, self._first)
 
     def told(self, most: int = 3) -> tuple[str, ...]:
         """What drove the risk, the largest first, with log-odds: 'change of 1,200 (+0.4)'."""
-        words = self._words | first_in_words(self._watch.first_minutes())
+        words = self._words | first_in_words(self._seen)
         parts = [each for each in self.prediction.contributions if each.about != OUTSET]
         parts.sort(key=lambda each: -abs(each.log_odds))
         return tuple(
@@ -79,28 +62,25 @@ class Foresight:
             "weight": self._standpoint.weight,
             "first": first_stage_to(self._first),
             "words": self._words,
-            "watch": self._watch.state(),
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any], *, kpis: Sequence[str], n_segments: int) -> Foresight:
-        """Take a state that `state` gave, of the same specification. Raises StateError where it is damaged."""
+    def from_state(cls, state: Mapping[str, Any]) -> Foresight:
+        """Take a state that `state` gave; what has been seen must be learnt again. Raises StateError where damaged."""
         try:
             parts = tuple((str(about), float(log_odds)) for about, log_odds in state["parts"])
             variance, weight = float(state["variance"]), float(state["weight"])
             is_sound = parts and all(math.isfinite(log_odds) for _, log_odds in parts) and variance >= 0
             if not (is_sound and math.isfinite(variance) and 0 <= weight <= 1):
                 raise ValueError("what was known of the release is damaged")  # noqa: TRY301 -- told as all else below
-            found = cls(
-                Standpoint(parts=parts, variance=variance, weight=weight), first_stage_from(state["first"]),
-                kpis=kpis, n_segments=n_segments, version=str(state["version"]),
+            return cls(
+                Standpoint(parts=parts, variance=variance, weight=weight),
+                first_stage_from(state["first"]),
+                version=str(state["version"]),
                 words={str(about): str(text) for about, text in state["words"].items()},
-            )  # fmt: skip
-            found._watch.restore(state["watch"])
+            )
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise StateError(f"the stored risk of a release cannot be read: {error!r}") from error
-        found.prediction = found._standpoint.predict(found._watch.first_minutes(), found._first)
-        return found
 
 
 def in_words(facts: ReleaseFacts) -> dict[str, str]:

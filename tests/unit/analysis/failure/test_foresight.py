@@ -15,11 +15,8 @@ from analysis.failure.foresight import Foresight
 from analysis.failure.model import FailureModel
 from analysis.ramp import Ramp
 from analysis.simulation.releases import draw_history
-from tests.unit.analysis.rows import small_spec
 from tests.unit.analysis.test_ramp import Driver
 
-SPEC = small_spec()
-KPIS = [kpi.name for kpi in SPEC.kpis]
 RISKY = ReleaseFacts(service="cart", releases=20, failures=9, size=90_000.0, kind="dependency", hour=2.0, weekday=4)
 SAFE = ReleaseFacts(service="cart", releases=60, failures=0, size=2.0, kind="fix", hour=12.0, weekday=1)
 
@@ -31,7 +28,7 @@ def model() -> FailureModel:
 
 @pytest.fixture
 def foresee(model: FailureModel) -> Callable[[ReleaseFacts], Foresight]:
-    return lambda facts: Foresight.of(model, facts, kpis=KPIS, n_segments=2, version="failure 3")
+    return lambda facts: Foresight.of(model, facts, version="failure 3")
 
 
 def _driven(foresight: Foresight | None, ticks: int, **how: float) -> Driver:
@@ -87,7 +84,7 @@ def test_risk_is_no_evidence(foresee: Callable[[ReleaseFacts], Foresight]) -> No
 
 
 def test_a_restart_and_a_new_model_change_nothing(foresee: Callable[[ReleaseFacts], Foresight]) -> None:
-    for ticks in (0, 5, 25):
+    for ticks in (0, 5, 13, 25):
         whole = _driven(foresee(RISKY), ticks)
         state = json.loads(json.dumps(whole.ramp.state(), allow_nan=False))
         again = Driver()
@@ -108,7 +105,7 @@ def test_states_from_before_there_was_a_risk_are_taken_up_at_the_prior(
     foresee: Callable[[ReleaseFacts], Foresight],
 ) -> None:
     state = _driven(foresee(RISKY), 5).ramp.state()
-    del state["foresight"]
+    del state["foresight"], state["first_minutes"]
     driver = Driver()
     driver.ramp.restore(json.loads(json.dumps(state)), gap_s=0.0)
     assert driver.ramp.risk == PRIOR_RISK
@@ -121,7 +118,6 @@ def test_states_from_before_there_was_a_risk_are_taken_up_at_the_prior(
         lambda kept: kept.update(parts=[]),
         lambda kept: kept.update(variance=-1.0),
         lambda kept: kept.update(weight=2.0),
-        lambda kept: kept["watch"].update(counts=[]),
         lambda kept: kept["first"].update(coef=[1.0]),
     ],
 )
@@ -131,7 +127,7 @@ def test_damaged_states_are_refused(
     kept = json.loads(json.dumps(_driven(foresee(RISKY), 12).ramp.state()))["foresight"]
     damage(kept)
     with pytest.raises(StateError, match="the stored risk of a release"):
-        Foresight.from_state(kept, kpis=KPIS, n_segments=2)
+        Foresight.from_state(kept)
 
 
 def test_words_name_what_drove_it(foresee: Callable[[ReleaseFacts], Foresight]) -> None:
