@@ -81,6 +81,8 @@ proto: $(STAMP)
 		--grpc_python_out=. xds_server/pb/control.proto
 	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/registry/v1 --python_out=. --pyi_out=. \
 		--grpc_python_out=. xds_server/pb/registry.proto
+	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/training/v1 --python_out=. --pyi_out=. \
+		--grpc_python_out=. xds_server/pb/training.proto
 	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/ingest/v1 --python_out=. --pyi_out=. \
 		xds_server/pb/als.proto xds_server/pb/lrs.proto xds_server/pb/otlp.proto
 	$(BIN)/python -m grpc_tools.protoc -Ixds_server/pb=proto/serinus/window/v1 --python_out=. --pyi_out=. \

@@ -33,6 +33,7 @@ from analysis.decision import (
 )
 from analysis.errors import SpecError, StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck, LogLoss
+from analysis.failure.facts import FIRST_MINUTES_S
 from analysis.failure.foresight import Foresight
 from analysis.failure.watch import Watch
 from analysis.guard import SUSPICIOUS, GuardView, review
@@ -168,7 +169,7 @@ class Ramp:
             came=float(window.exposed[split > 0].sum()),
             since_s=self.since_exposure_s,
         )
-        if self.foresight is not None:
+        if self.foresight is not None and self.since_exposure_s <= FIRST_MINUTES_S:
             self.foresight.learn(self.first_minutes.first_minutes())
             self.risk = self.foresight.risk
 

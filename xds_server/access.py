@@ -45,6 +45,8 @@ RIGHTS: Final[tuple[tuple[str, Right], ...]] = (
     ("serinus.control.v1.Control/", "control"),
     ("serinus.control.v1.History/Get", "observe"),
     ("serinus.control.v1.History/", "control"),
+    ("serinus.training.v1.Training/List", "observe"),
+    ("serinus.training.v1.Training/", "control"),
     ("serinus.registry.v1.Registry/List", "observe"),
     ("serinus.registry.v1.Registry/Remove", "control"),
     ("serinus.registry.v1.", "register"),
@@ -54,7 +56,7 @@ RIGHTS: Final[tuple[tuple[str, Right], ...]] = (
 OPEN_TO_ALL: Final = "grpc.health.v1.Health/"
 """Says only whether the control plane serves."""
 
-ALL_OR_NOTHING: Final = ("envoy.service.status.v3.ClientStatusDiscoveryService/",)
+ALL_OR_NOTHING: Final = ("envoy.service.status.v3.ClientStatusDiscoveryService/", "serinus.training.v1.Training/")
 """Tells of every service: not for those who may see only some."""
 
 SAID_KEPT: Final = 1_000

@@ -51,6 +51,7 @@ from xds_server.snapshot import ResourceType
 from xds_server.store.endpoints import EndpointStore
 from xds_server.store.journal import Journal
 from xds_server.telemetry import Telemetry
+from xds_server.training import add_training
 from xds_server.web.app import create_app
 from xds_server.web.server import serve
 
@@ -194,6 +195,7 @@ def _add_services(main: grpc.aio.Server, otlp: grpc.aio.Server, parts: _Parts, s
     loads = add_lrs(main, ingest, rolling=controller.rolling, until=stop)
     add_control(main, controller, until=stop)
     add_history(main, controller.past)
+    add_training(main, controller.risk)
     laggards = partial(cache.laggards, ResourceType.EDS)
     add_registry(main, parts.sources, laggards, clock=SystemClock(), until=stop)
     add_csds(main, cache, until=stop)

@@ -43,6 +43,7 @@ from xds_server.arguments import (
     together,
     writable,
 )
+from xds_server.cli_artefact import artefact_app, train_failure
 from xds_server.cli_endpoint import endpoint_app
 from xds_server.cli_experiment import experiment_app
 from xds_server.cli_history import history_app
@@ -79,6 +80,8 @@ app.add_typer(segment_app, name="segment")
 app.add_typer(profile_app, name="profile")
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(train_app, name="train")
+app.add_typer(artefact_app, name="artefact")
+train_app.command("failure", cls=RemoteCommand)(train_failure)
 app.command()(simulate)
 
 

@@ -44,9 +44,11 @@ class Client:
             return getattr(self._stub, method)(request, timeout=timeout_s)
 
     def stream(self, method: str, request: object) -> Iterator[Any]:
-        """Yield the replies to one call that come one after the other."""
+        """Yield the replies to one call, by the method's name in the .proto, until the last."""
         with self._answered():
-            yield from getattr(self._stub, method)(request)
+            stream = getattr(self._stub, method)(request)
+            with _interrupt_calls(stream.cancel):
+                yield from stream
 
     def watch(self, service: str) -> Iterator[pb.Status]:
         """Yield the status now and at each change, for as long as the control plane lives, or until Ctrl-C."""

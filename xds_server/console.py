@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from xds_server.pb import control_pb2 as pb
 from xds_server.pb import registry_pb2 as registry
+from xds_server.pb import training_pb2 as training
 
 PHASE_STYLES: Final = {
     "promoted": "green",
@@ -22,6 +27,7 @@ PHASE_STYLES: Final = {
     "rolled_back": "red",
     "withdrawn": "yellow",
 }
+PATIENCE_S: Final = 2.0  # so long it goes without a progress bar
 UNSEEN_S: Final = 60.0
 HEALTH_STYLES: Final = {"harmful": "red", "healthy": "green"}
 
@@ -29,6 +35,25 @@ HEALTH_STYLES: Final = {"harmful": "red", "healthy": "green"}
 def show(view: RenderableType) -> None:
     """Print a view once."""
     _console().print(view)
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[float], None]]:
+    """A bar on stderr, where that is a terminal and it takes long enough to be worth one; told shares in [0, 1]."""
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task(what, total=1.0)
+    begin_s = time.monotonic()
+
+    def tell(share: float) -> None:
+        bar.update(task, completed=share)
+        if not bar.live.is_started and sys.stderr.isatty() and time.monotonic() - begin_s > PATIENCE_S:
+            bar.start()
+
+    try:
+        yield tell
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def show_live(views: Iterator[RenderableType]) -> None:
@@ -272,6 +297,31 @@ def training_view(reply: pb.TrainProfileReply) -> RenderableType:
     if not reply.segments:
         return Text("nothing trained: no segment has had 60 sessions since the last time")
     return Group(*map(_profile, reply.segments))
+
+
+def artefacts_view(artefacts: Iterable[training.Artefact]) -> RenderableType:
+    """Return a row a version: when it was trained, its scores before the traffic and after the first minutes, why."""
+    table = _table(
+        "",
+        (("model", "left"), ("trained", "left"), ("held out", "right"), ("AUC", "right"), ("slope", "right"),
+         ("Brier", "right"), ("data", "left"), ("", "left")),
+    )  # fmt: skip
+    for each in artefacts:
+        scores = json.loads(each.scores_json or "{}")
+        stages = [scores.get(stage) or {} for stage in ("before", "after")]
+        table.add_row(
+            f"{each.kind} {each.version}",
+            _time(each.trained_unix_ns),
+            f"{stages[0].get('n', '')}",
+            *(" → ".join(_score(stage.get(name)) for stage in stages) for name in ("auc", "slope", "brier")),
+            each.fingerprint[:12],
+            f"{'serves; ' if each.is_serving else '' if each.is_kept else 'not kept; '}{each.why}",
+        )
+    return table
+
+
+def _score(interval: Mapping[str, float] | None) -> str:
+    return "?" if interval is None else f"{interval['value']:.2f}"
 
 
 def evaluation_view(reply: pb.ProfileEvaluationReply) -> RenderableType:

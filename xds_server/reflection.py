@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2  # noqa: F401
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2  # noqa: F401
 
-from xds_server import control, health, history_api
+from xds_server import control, health, history_api, training
 from xds_server.ads import csds
 from xds_server.ads.servicer import METHODS
 from xds_server.discovery import servicer as registry
@@ -43,6 +43,7 @@ MAIN_SERVICES: Final = (
     control.SERVICE,
     history_api.SERVICE,
     registry.SERVICE,
+    training.SERVICE,
     *OTLP_SERVICES,
 )
 """What each port serves, besides health and this."""

@@ -382,7 +382,7 @@ class MeshStatus(_message.Message):
     def __init__(self, path: _Optional[str] = ..., read_unix_ns: _Optional[int] = ..., refused: _Optional[str] = ..., waiting: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ServiceStatus(_message.Message):
-    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio", "log_check", "notes", "seen_s", "policy_learning", "attributes")
+    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio", "log_check", "notes", "seen_s", "policy_learning", "attributes", "risk")
     class RoutedByEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -418,6 +418,7 @@ class ServiceStatus(_message.Message):
     SEEN_S_FIELD_NUMBER: _ClassVar[int]
     POLICY_LEARNING_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    RISK_FIELD_NUMBER: _ClassVar[int]
     service: str
     rollout: str
     state: str
@@ -439,7 +440,8 @@ class ServiceStatus(_message.Message):
     seen_s: float
     policy_learning: PolicyLearning
     attributes: _containers.ScalarMap[str, str]
-    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., log_check: _Optional[_Union[LogCheck, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., seen_s: _Optional[float] = ..., policy_learning: _Optional[_Union[PolicyLearning, _Mapping]] = ..., attributes: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    risk: Risk
+    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., log_check: _Optional[_Union[LogCheck, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., seen_s: _Optional[float] = ..., policy_learning: _Optional[_Union[PolicyLearning, _Mapping]] = ..., attributes: _Optional[_Mapping[str, str]] = ..., risk: _Optional[_Union[Risk, _Mapping]] = ...) -> None: ...
 
 class PolicyLearning(_message.Message):
     __slots__ = ("updates", "moved", "values", "farthest", "bound", "leaning")
@@ -456,6 +458,16 @@ class PolicyLearning(_message.Message):
     bound: float
     leaning: float
     def __init__(self, updates: _Optional[int] = ..., moved: _Optional[int] = ..., values: _Optional[int] = ..., farthest: _Optional[float] = ..., bound: _Optional[float] = ..., leaning: _Optional[float] = ...) -> None: ...
+
+class Risk(_message.Message):
+    __slots__ = ("risk", "told", "source")
+    RISK_FIELD_NUMBER: _ClassVar[int]
+    TOLD_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    risk: float
+    told: _containers.RepeatedScalarFieldContainer[str]
+    source: str
+    def __init__(self, risk: _Optional[float] = ..., told: _Optional[_Iterable[str]] = ..., source: _Optional[str] = ...) -> None: ...
 
 class LogCheck(_message.Message):
     __slots__ = ("nodes", "carriers", "total", "versions")

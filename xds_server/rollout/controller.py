@@ -38,11 +38,13 @@ from xds_server.rollout.profile_views import profile_evaluation, profile_reply
 from xds_server.rollout.profiling import Profiling
 from xds_server.rollout.publisher import Publisher
 from xds_server.rollout.reload import effective, only
-from xds_server.rollout.status import add_coverage, endpoints_status, log_check, node_statuses, service_status
+from xds_server.rollout.risk import ReleaseRisk
+from xds_server.rollout.status import add_coverage, endpoints_status, log_check, node_statuses, risk, service_status
 from xds_server.rollout.steered import SteeredService, reconciled
 from xds_server.rollout.taking_up import begin, take_up
 from xds_server.rollout.ticks import Ticks
 from xds_server.snapshot import InconsistentSnapshotError
+from xds_server.store.artefacts import ArtefactStore
 from xds_server.store.journal import Journal
 from xds_server.store.learned import LearnedStore
 from xds_server.store.profiles import ProfileStore
@@ -84,6 +86,7 @@ class Controller:
         self._publisher.learned = self.learnt.table
         self._publisher.watched = self._watched
         self.resolver.held = self._held_segment
+        self.risk = ReleaseRisk(self._fleet, ArtefactStore(journal))
         self.profiling = Profiling(self._fleet, ProfileStore(journal), self.learnt)
         self.learnt.on_table = lambda: self._execution.publish(urgent=False)
         self._acknowledgements = Acknowledgements(self._fleet, self._execution, cache, ingest)
@@ -99,6 +102,7 @@ class Controller:
 
     def restore(self) -> None:
         """Take up every service where the journal left it, and publish exactly those splits."""
+        self.risk.restore()
         self._put(self._taken_up(self._publisher.mesh, {}))
         self._execution.publish(urgent=True)
         for steered in self._fleet.services.values():
@@ -145,6 +149,7 @@ class Controller:
                 tasks.create_task(self._ticks.run(), name="ticks")
                 tasks.create_task(self.profiling.run(), name="profiles")
                 tasks.create_task(self.past.run(), name="history")
+                tasks.create_task(self.risk.run(), name="failure model")
         finally:
             self._fleet.cancel()
 
@@ -184,14 +189,16 @@ class Controller:
             }
             splits = ServiceSplits(rollout=row.rollout, generation=steered.splits.generation + 1, segments=segments)
             await self._refuse_unpublishable(steered.service, splits)
+            foresight = await self.risk.foresee(row, {})
             with self._fleet.journal.atomically():
                 self._fleet.journal.start_rollout(row)
+                self.risk.begun(row, {})
                 self._fleet.journal.save_splits(service, splits)
             steered.take_tape()  # what came since the last rollout ended is of no rollout
             steered.row, steered.splits, steered.held = row, splits, ""
             steered.said.clear()
             steered.unwritten.clear()
-            begin(steered, row)
+            begin(steered, row, foresight)
             self._execution.publish(urgent=False)
             self._acknowledgements.wait_for(steered)
             try:
@@ -392,6 +399,7 @@ class Controller:
 
     def _on_end(self, steered: SteeredService) -> None:
         self._fleet.spawn(self.past.prune())
+        self.risk.ended(steered)
         self.learnt.rollout_ended(steered)
         self._adopt_what_waited(steered)
 
@@ -480,6 +488,7 @@ class Controller:
         add_coverage(status, steered, self._fleet.clock.monotonic())
         if steered.is_running:
             status.log_check.CopyFrom(log_check(self._ingest.log_check(steered.name), len(carriers)))
+            status.risk.CopyFrom(risk(steered, self.risk.source))
         return status
 
     async def changed(self) -> None:

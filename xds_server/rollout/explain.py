@@ -79,6 +79,8 @@ def _overview(service: pb.ServiceStatus, now_unix_ns: int) -> list[str]:
         f"Harm: at most {_count(service.harm_upper)} of the {_count(service.harm_budget)} bad sessions that it may "
         f"cost beyond the baseline; sessions still open could add {_count(service.harm_reserved)}."
     )
+    if service.HasField("risk"):
+        lines.append(_risk(service.risk))
     if service.sample_ratio.people and len(service.segments) > 1:
         lines.append(_spread(service.sample_ratio, service.canary))
     if service.HasField("log_check"):
@@ -91,6 +93,14 @@ def _overview(service: pb.ServiceStatus, now_unix_ns: int) -> list[str]:
         waiting = ", ".join(service.waiting_for) or "Envoy"
         lines.append(f"Not in force yet: configuration {service.generation} waits for {waiting}.")
     return lines
+
+
+def _risk(risk: pb.Risk) -> str:
+    """Tell how likely the release fails, and what drove that."""
+    told = f": {'; '.join(risk.told)}" if risk.told else ""
+    if not told and not risk.source.startswith("prior"):
+        told = ": nothing of it stands out"
+    return f"Risk: it fails with a probability of {_percent(risk.risk)} ({risk.source}){told}."
 
 
 def _segment(

@@ -73,6 +73,15 @@ def add_coverage(status: pb.ServiceStatus, steered: SteeredService, now_s: float
             by_name[segment.name].seen_people = seen.people_n(place)
 
 
+def risk(steered: SteeredService, source: str) -> pb.Risk:
+    """How likely the release of a running rollout fails; `source`: what the risk of one that began now would be of."""
+    ramp = steered.engine.ramp
+    assert ramp is not None  # noqa: S101 -- it runs
+    if ramp.foresight is None:
+        return pb.Risk(risk=ramp.risk, source=source if source.startswith("prior") else "prior: no model when it began")
+    return pb.Risk(risk=ramp.risk, told=ramp.foresight.told(), source=ramp.foresight.version)
+
+
 def log_check(check: LogCheck, carriers_n: int) -> pb.LogCheck:
     """What the access logs lack. `carriers_n`: Envoys whose logs have named the service lately."""
     return pb.LogCheck(

@@ -7,6 +7,7 @@ import logging
 from analysis.decision import Action, Order
 from analysis.engine import Rollout, ServiceEngine
 from analysis.errors import StateError
+from analysis.failure.foresight import Foresight
 from analysis.tape import Tape
 from xds_server.clock import Clock
 from xds_server.mesh import Service, ServiceSplits
@@ -47,14 +48,18 @@ def _take_learnt(engine: ServiceEngine, journal: Journal) -> str:
     return ""
 
 
-def begin(steered: SteeredService, row: RolloutRow) -> None:
-    """Let the engine steer this rollout, in the segments whose splits have its canary."""
+def begin(steered: SteeredService, row: RolloutRow, foresight: Foresight | None = None) -> None:
+    """Let the engine steer this rollout, in the segments whose splits have its canary.
+
+    `foresight`: what the failure model thinks of it; None: nothing.
+    """
     arms = {
         name: (split.baseline, split.canary)
         for name, split in steered.splits.segments.items()
         if split.canary == row.canary and split.canary is not None
     }
-    steered.engine.start(Rollout(rollout=row.rollout, canary=row.canary, started_ns=row.started_unix_ns, arms=arms))
+    rollout = Rollout(rollout=row.rollout, canary=row.canary, started_ns=row.started_unix_ns, arms=arms)
+    steered.engine.start(rollout, foresight)
 
 
 def _resume(steered: SteeredService, row: RolloutRow, journal: Journal, now_ns: int) -> None:

@@ -133,11 +133,11 @@ class Journal:
 
     def rollouts(self) -> tuple[RolloutRow, ...]:
         """All rollouts, oldest first."""
-        return tuple(self._rollout(row) for row in self._read(f"{_SELECT_ROLLOUTS} ORDER BY started_unix_ns, rowid"))
+        return tuple(self._rollout(row) for row in self.read(f"{_SELECT_ROLLOUTS} ORDER BY started_unix_ns, rowid"))
 
     def running(self) -> dict[str, RolloutRow]:
         """Return the running rollout of each service that has one."""
-        rows = self._read(f"{_SELECT_ROLLOUTS} WHERE finished_unix_ns IS NULL")
+        rows = self.read(f"{_SELECT_ROLLOUTS} WHERE finished_unix_ns IS NULL")
         return {row.service: row for row in map(self._rollout, rows)}
 
     # decisions and splits
@@ -177,7 +177,7 @@ class Journal:
 
     def load_splits(self) -> dict[str, ServiceSplits]:
         """Return the splits decided last, by service: exactly what a restart must serve."""
-        rows = self._read("SELECT service, rollout, generation, segments FROM splits ORDER BY service")
+        rows = self.read("SELECT service, rollout, generation, segments FROM splits ORDER BY service")
         with decoded(self.path):
             return {
                 service: ServiceSplits(
@@ -210,7 +210,7 @@ class Journal:
         wanted = {"service = ?": service, "rollout = ?": rollout, "segment IN (?, '')": segment}
         clauses = {clause: value for clause, value in wanted.items() if value}
         where = f" WHERE {' AND '.join(clauses)}" if clauses else ""
-        rows = self._read(f"{_SELECT_DECISIONS}{where} ORDER BY id DESC LIMIT ?", (*clauses.values(), limit))
+        rows = self.read(f"{_SELECT_DECISIONS}{where} ORDER BY id DESC LIMIT ?", (*clauses.values(), limit))
         return tuple(map(_decision, reversed(rows)))
 
     # the engine's state, rejections, secrets
@@ -226,7 +226,7 @@ class Journal:
 
     def load_state(self, rollout: str) -> EngineState | None:
         """Return the engine's last state; None if it never saved one."""
-        rows = self._read("SELECT payload, at_unix_ns FROM engine_states WHERE rollout = ?", (rollout,))
+        rows = self.read("SELECT payload, at_unix_ns FROM engine_states WHERE rollout = ?", (rollout,))
         return EngineState(rollout=rollout, payload=rows[0][0], at_unix_ns=rows[0][1]) if rows else None
 
     def append_rejection(self, node: str, type: str, version: str, message: str, at_unix_ns: int) -> None:  # noqa: A002
@@ -241,7 +241,7 @@ class Journal:
         sql = "SELECT at_unix_ns, node, type, version, message FROM rejections ORDER BY id DESC LIMIT ?"
         return tuple(
             RejectionRow(at_unix_ns=at, node=node, type=kind, version=version, message=message)
-            for at, node, kind, version, message in reversed(self._read(sql, (limit,)))
+            for at, node, kind, version, message in reversed(self.read(sql, (limit,)))
         )
 
     def exclude_node(self, node: str, *, at_unix_ns: int, who: str, reason: str) -> None:
@@ -260,7 +260,7 @@ class Journal:
 
     def excluded_nodes(self) -> dict[str, ExcludedNode]:
         """Return the Envoys that no increase waits for, by node ID."""
-        rows = self._read("SELECT node, at_unix_ns, who, reason FROM excluded_nodes ORDER BY node")
+        rows = self.read("SELECT node, at_unix_ns, who, reason FROM excluded_nodes ORDER BY node")
         return {node: ExcludedNode(at_unix_ns=at, who=who, reason=reason) for node, at, who, reason in rows}
 
     def secret(self, name: str = "user_hash_key") -> bytes:
@@ -271,7 +271,8 @@ class Journal:
             row = self._writer.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()
         return bytes(row[0])
 
-    def _read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def read(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Rows that the store's other parts ask for; beside the writes, so it may take long in a worker thread."""
         with self._read_lock, _translated(self.path):
             return self._reader.execute(sql, parameters).fetchall()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-VERSION: Final = 7
+VERSION: Final = 8
 """Goes into `user_version`. A change of the tables raises it and brings a migration from the version before."""
 
 APPLICATION_ID: Final = 0x53524E53  # "SRNS": tells the file from any other SQLite database
@@ -169,6 +169,26 @@ CREATE TABLE labels (               -- what operators say of rollouts: bad, good
     verdict TEXT NOT NULL,
     who TEXT NOT NULL,
     reason TEXT NOT NULL
+);
+""",
+        7: """
+CREATE TABLE artefacts (            -- models that were trained
+    kind TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    trained_unix_ns INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL,      -- of the data
+    scores TEXT NOT NULL,           -- JSON: on what was held out
+    payload BLOB,                   -- of the newest versions, and of the one that serves
+    is_serving INTEGER NOT NULL,
+    served_unix_ns INTEGER NOT NULL, -- when it began to serve last; 0: never
+    why TEXT NOT NULL,
+    PRIMARY KEY (kind, version)
+);
+CREATE UNIQUE INDEX one_serving_artefact_a_kind ON artefacts (kind) WHERE is_serving = 1;
+CREATE TABLE releases (             -- what the failure model is trained on, besides rollouts and decisions
+    rollout TEXT PRIMARY KEY,
+    attributes TEXT NOT NULL,       -- JSON: what was told of it when it began
+    first TEXT                      -- JSON: what its first minutes showed
 );
 """,
     }
