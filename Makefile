@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-decisions bench-experiments bench-flags bench-history bench-ingest bench-xds contest contest-full clean
+.PHONY: setup demo test conformance lint proto requirements bench-behaviour bench-decisions bench-experiments bench-flags bench-history bench-ingest bench-prediction bench-xds contest contest-full clean
 
 setup: $(STAMP)
 
@@ -66,6 +66,10 @@ bench-experiments: $(STAMP)
 # What it costs to take down what a rollout is given: docs/history.md. Half a minute.
 bench-history: $(STAMP)
 	$(BIN)/python -m benchmarks.history $(BENCH)
+
+# What the predictions promise, each goal measured: benchmarks/README.md. BENCH=--quick takes a tenth of the runs.
+bench-prediction: $(STAMP)
+	$(BIN)/python -m benchmarks.prediction $(BENCH)
 
 # Serinus against its peers in the simulator: benchmarks/contest/README.md. CONTEST=--quick takes a few minutes.
 contest: $(STAMP)

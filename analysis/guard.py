@@ -16,9 +16,9 @@ BREACH_TICKS = 3  # ticks in a row that a forecast must foresee the breach
 BURNING_TICKS = 2  # ticks in a row that a limit must burn
 BREACH_SURE = 0.9  # probability at which a foreseen breach counts
 BREACH_LIKELY = 0.5  # … and at which nothing rises any more
+LEAST_BREACH_SURE, MOST_BREACH_SURE = BREACH_LIKELY, 0.98  # whatever the risk
 UNKNOWN_CEILING_BP = TOTAL_BP // 2
 """While nothing is known the split stops at one half: beyond it a session teaches less (w·(1-w)) and harms more."""
-LEAST_BREACH_SURE, MOST_BREACH_SURE = 0.6, 0.98  # whatever the risk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

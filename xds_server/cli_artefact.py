@@ -20,7 +20,7 @@ artefact_app = typer.Typer(
 
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="What it predicts: failure.", show_default=False)]
 AnyKind = Annotated[str, typer.Argument(metavar="[KIND]", help="One kind; all of them without it.", show_default=False)]
-Version = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Its number in `list`.", show_default=False)]
+Number = Annotated[int, typer.Argument(metavar="NUMBER", min=1, help="Its number in `list`.", show_default=False)]
 
 
 def train_failure(
@@ -54,11 +54,9 @@ def list_artefacts(kind: AnyKind = "", as_json: AsJson = False, server: Server =
 
 
 @artefact_app.command(cls=RemoteCommand)
-def serve(
-    kind: Kind, version: Version, who: Who = "", as_json: AsJson = False, server: Server = DEFAULT_SERVER
-) -> None:
+def serve(kind: Kind, number: Number, who: Who = "", as_json: AsJson = False, server: Server = DEFAULT_SERVER) -> None:
     """Let a version serve from now on; rollouts that run keep what they began with."""
-    _serve(kind, version, who, as_json, server)
+    _serve(kind, number, who, as_json, server)
 
 
 def _serve(kind: str, version: int, who: str, as_json: bool, server: str) -> None:

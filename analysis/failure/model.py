@@ -23,7 +23,7 @@ from analysis.failure.logit import drawn_in
 Floats = npt.NDArray[np.float64]
 
 LEAST_RELEASES = 30  # labelled ones: with fewer there is only the prior
-SURE_RELEASES = 45  # from which on the model speaks alone; between the two the log-odds are mixed
+SURE_RELEASES = 35  # from which on the model speaks alone; between the two the log-odds are mixed, at first by halves
 PRIOR_LOG_ODDS = math.log(PRIOR_RISK / (1 - PRIOR_RISK))
 OUTSET = "outset"
 """What a contribution is about that no feature makes: the fleet's own odds."""
@@ -133,7 +133,9 @@ class FailureModel:
 
 def weight_of(releases: int) -> float:
     """The model's weight beside the prior, in [0, 1]."""
-    return min(max((releases - LEAST_RELEASES + 1) / (SURE_RELEASES - LEAST_RELEASES + 1), 0.0), 1.0)
+    if releases < LEAST_RELEASES:
+        return 0.0
+    return min(0.5 + 0.5 * (releases - LEAST_RELEASES) / (SURE_RELEASES - LEAST_RELEASES), 1.0)
 
 
 def _by_feature(columns: Sequence[Column], terms: Floats) -> tuple[tuple[str, float], ...]:

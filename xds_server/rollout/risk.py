@@ -44,13 +44,18 @@ class _Serving:
 
 
 class ReleaseRisk:
-    """Belongs to one event loop; what takes long is done in threads, one training at a time."""
+    """Belongs to one event loop; what takes long is done in threads, one training at a time.
+
+    `look_s`: seconds between two looks whether a training is due.
+    """
 
     def __init__(self, fleet: Fleet, store: ArtefactStore) -> None:
         self._fleet = fleet
         self._store = store
         self._serving = _Serving()
         self._is_training = False
+        self._has_news = True  # a rollout has ended since the last look
+        self.look_s = LOOK_S
         self._trained_s = 0.0  # when a training was begun last, in seconds since 1970; 0: never
         self._known = 0  # releases whose end is known
 
@@ -71,7 +76,10 @@ class ReleaseRisk:
     async def run(self) -> None:
         """Look again and again whether a training is due, until cancelled."""
         while True:
-            await self._fleet.clock.sleep(LOOK_S)
+            await self._fleet.clock.sleep(self.look_s)
+            if not self._has_news:
+                continue
+            self._has_news = False
             try:
                 if why := await asyncio.to_thread(self._why):
                     async for _ in self.train(KIND, who=why):
@@ -129,6 +137,7 @@ class ReleaseRisk:
 
     def ended(self, steered: SteeredService) -> None:
         """Keep what a release's first minutes showed. Never raises: without it they are unknown."""
+        self._has_news = True
         ramp, row = steered.engine.ramp, steered.row
         if ramp is None or row is None:
             return

@@ -41,7 +41,7 @@ class ArtefactRow:
 _PAST: Final = """
 SELECT r.service, r.started_unix_ns, r.finished_unix_ns, r.outcome, x.attributes, x.first,
     (SELECT GROUP_CONCAT(DISTINCT d.tier) FROM decisions AS d
-        WHERE d.rollout = r.rollout AND d.verdict = 'rollback' AND d.who = '' AND d.observed_only = 0),
+        WHERE d.rollout = r.rollout AND d.verdict = 'rollback' AND d.observed_only = 0),
     EXISTS (SELECT 1 FROM decisions AS d WHERE d.rollout = r.rollout AND d.verdict = 'promote' AND d.who <> '')
 FROM rollouts AS r LEFT JOIN releases AS x ON x.rollout = r.rollout ORDER BY r.started_unix_ns, r.rowid
 """

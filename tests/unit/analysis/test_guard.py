@@ -261,4 +261,5 @@ def test_a_riskier_release_needs_a_less_certain_forecast() -> None:
     assert thresholds == sorted(thresholds, reverse=True)
     assert thresholds[0] == MOST_BREACH_SURE
     assert thresholds[-1] == LEAST_BREACH_SURE
-    assert forecast_threshold(0.2) == pytest.approx(0.8)  # its odds are 9/4 of the prior's: of 9 there are 4 left
+    odds, usual = (p / (1 - p) for p in (forecast_threshold(0.15), BREACH_SURE))
+    assert odds / usual == pytest.approx((PRIOR_RISK / (1 - PRIOR_RISK)) / (0.15 / 0.85))

@@ -101,7 +101,8 @@ def test_unknown_names_and_wild_numbers_stay_within_reach(model: FailureModel) -
 
 def test_the_prior_is_handed_over_step_by_step() -> None:
     assert weight_of(LEAST_RELEASES - 1) == 0.0
-    assert 0 < weight_of(LEAST_RELEASES) < 0.1
+    assert weight_of(LEAST_RELEASES) == 0.5
+    assert 0.5 < weight_of(SURE_RELEASES - 1) < 1.0
     assert weight_of(SURE_RELEASES) == 1.0
     young = fit_model(TRAINED[: LEAST_RELEASES - 1])
     assert young.predict(LATER[0].facts, LATER[0].first).risk == pytest.approx(PRIOR_RISK, rel=1e-12)
@@ -141,3 +142,17 @@ def test_facts_that_cannot_be_are_refused() -> None:
         ReleaseFacts(service="a", attributes={"x": math.nan})
     with pytest.raises(ValueError, match="no NaN"):
         FirstMinutes(seen_s=1.0, effects={"error_rate": math.nan})
+
+
+def test_that_nothing_was_told_is_a_fact_of_its_own() -> None:
+    """Half of all releases say how large they are, and only those that say nothing fail."""
+    releases = [
+        PastRelease(
+            facts=ReleaseFacts(service="s", size=100.0 + i % 7 if i % 2 else None), failed=i % 6 == 0, began_s=float(i)
+        )
+        for i in range(120)
+    ]
+    model = fit_model(releases)
+    silent, usual = (model.predict(ReleaseFacts(service="s", size=size)) for size in (None, 103.0))
+    assert silent.risk > 1.1 * usual.risk
+    assert {each.about: each.log_odds for each in silent.contributions}["size"] > 0.05

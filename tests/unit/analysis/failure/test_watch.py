@@ -122,3 +122,17 @@ def test_a_restart_changes_nothing() -> None:
     assert parted.first_minutes() == whole.first_minutes()
     with pytest.raises(ValueError, match="reshape"):
         Watch(KPIS, 3).restore(state)
+
+
+def test_a_small_segment_takes_nothing_from_what_a_large_one_shows() -> None:
+    def effect(sizes: tuple[int, ...]) -> float:
+        watch = Watch(KPIS, len(sizes))
+        n = np.array([[[size, size]] * 2 for size in sizes])
+        bad = n * np.array([0.01, 0.03])
+        bad[1:] = n[1:] * 0.1  # as bad on both
+        watch.add(n, bad, expected=1.0, came=1.0, since_s=100)
+        first = watch.first_minutes()
+        assert first is not None
+        return first.effects["error_rate"]
+
+    assert effect((2_000, 20)) == pytest.approx(effect((2_000,)), rel=0.05)

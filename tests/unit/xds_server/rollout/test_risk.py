@@ -17,11 +17,13 @@ from pathlib import Path
 import grpc
 import pytest
 
+from analysis.decision import Action
 from analysis.failure.facts import PRIOR_RISK
 from analysis.failure.model import LEAST_RELEASES
 from analysis.simulation.releases import draw_history
 from tests.controlling import controlling
 from tests.pasts import write_past
+from tests.waiting import until
 from xds_server.errors import RefusedError, UnknownNameError
 from xds_server.pb import training_pb2 as pb
 from xds_server.pb import training_pb2_grpc as pb_grpc
@@ -114,12 +116,23 @@ async def test_a_release_gets_the_risk_of_the_model_that_serves_and_keeps_it(tmp
 
 
 @in_a_loop
+async def test_it_is_trained_beside_the_loop_as_soon_as_it_can_be(tmp_path: Path) -> None:
+    _past(tmp_path, 100)
+    async with controller(tmp_path, prepare=lambda control: setattr(control.risk, "look_s", 0.05)) as control:
+        await until(lambda: bool(ArtefactStore(control._fleet.journal).rows("failure")))
+        (row,) = ArtefactStore(control._fleet.journal).rows("failure")
+        assert row.why.startswith("schedule; ")
+        await asyncio.sleep(0.3)
+        assert len(ArtefactStore(control._fleet.journal).rows("failure")) == 1  # and not again and again
+
+
+@in_a_loop
 async def test_what_a_release_showed_is_kept_when_its_rollout_ends(tmp_path: Path) -> None:
     async with controller(tmp_path) as control:
         await _begin(control)
         steered = control._fleet.services["shop"]
         steered.engine.ramp.first_minutes.seen_s = 120.0
-        control.risk.ended(steered)
+        await control.act(service="shop", segment=None, action=Action.ROLLBACK, split_bp=0, who="test", reason="")
         (past,) = ArtefactStore(control._fleet.journal).past()
         assert past.first is not None
         assert past.first.seen_s == 120.0
