@@ -111,8 +111,9 @@ class ReleaseRisk:
             return f"{KIND} {self._serving.version}"
         if self._serving.refused:
             return f"prior: {self._serving.refused}"
-        few = f" ({self._known} of {LEAST_RELEASES} releases)" if self._known < LEAST_RELEASES else ""
-        return f"prior: no model yet{few}"
+        if self._known < LEAST_RELEASES:
+            return f"prior: no model yet ({self._known} of {LEAST_RELEASES} releases)"
+        return "prior: no model has been better yet" if self._trained_s else "prior: no model yet"
 
     async def foresee(self, row: RolloutRow, attributes: Mapping[str, str | float]) -> Foresight | None:
         """What the model thinks of a release that is about to begin; None: nothing. Never raises."""
@@ -186,7 +187,7 @@ class ReleaseRisk:
     def _keep(self, trained: Trained, who: str) -> ArtefactRow:
         compared = trained.comparison
         verdict = "serves" if compared.serves else "does not serve"
-        gain = f": log loss less by {compared.gain:.4f} ± {compared.noise:.4f}" if compared.n else ""
+        gain = f": {compared.gain:+.4f} ± {compared.noise:.4f} of log loss gained" if compared.n else ""
         return self._store.add(
             ArtefactRow(
                 kind=KIND, version=0, trained_unix_ns=self._fleet.clock.now_unix_ns(), fingerprint=trained.fingerprint,

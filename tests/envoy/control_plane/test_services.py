@@ -91,6 +91,7 @@ def test_what_is_reflected_is_there(place):
         "envoy.service.status.v3.ClientStatusDiscoveryService": "StreamClientStatus",
         "serinus.control.v1.Control": "GetStatus",
         "serinus.registry.v1.Registry": "List",
+        "serinus.training.v1.Training": "ListArtefacts",
         "opentelemetry.proto.collector.trace.v1.TraceService": "Export",
         "opentelemetry.proto.collector.logs.v1.LogsService": "Export",
         "envoy.service.discovery.v3.AggregatedDiscoveryService": "DeltaAggregatedResources",
