@@ -21,12 +21,12 @@ def write_past(journal: Journal, releases: Iterable[PastRelease], *, name: str =
         for i, release in enumerate(releases):
             facts, rollout, began_ns = release.facts, f"{name}-{i}", int(release.began_s * S)
             phase = "rolled_back" if release.failed else "promoted"
+            told = dict(facts.attributes) | ({"kind": facts.kind} if facts.kind else {})
+            told |= {} if facts.size is None else {"size": facts.size}
             journal.start_rollout(RolloutRow(
                 rollout=rollout, service=f"{facts.service}-{name}-{i}", baseline="v1", canary="v2", state="running",
-                started_unix_ns=began_ns,
+                started_unix_ns=began_ns, attributes=told,
             ))  # fmt: skip
-            attributes = dict(facts.attributes) | ({"kind": facts.kind} if facts.kind else {})
-            store.begin(rollout, attributes | ({} if facts.size is None else {"size": facts.size}))
             journal.append(DecisionRow(
                 at_unix_ns=began_ns + LASTS_S * S, service=facts.service, rollout=rollout, segment="default",
                 verdict="rollback" if release.failed else "promote", tier="proven" if release.failed else "",

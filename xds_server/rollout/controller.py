@@ -189,10 +189,9 @@ class Controller:
             }
             splits = ServiceSplits(rollout=row.rollout, generation=steered.splits.generation + 1, segments=segments)
             await self._refuse_unpublishable(steered.service, splits)
-            foresight = await self.risk.foresee(row, {})
+            foresight = await self.risk.foresee(row)
             with self._fleet.journal.atomically():
                 self._fleet.journal.start_rollout(row)
-                self.risk.begun(row, {})
                 self._fleet.journal.save_splits(service, splits)
             steered.take_tape()  # what came since the last rollout ended is of no rollout
             steered.row, steered.splits, steered.held = row, splits, ""

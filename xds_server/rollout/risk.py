@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -115,26 +115,22 @@ class ReleaseRisk:
             return f"prior: no model yet ({self._known} of {LEAST_RELEASES} releases)"
         return "prior: no model has been better yet" if self._trained_s else "prior: no model yet"
 
-    async def foresee(self, row: RolloutRow, attributes: Mapping[str, str | float]) -> Foresight | None:
+    async def foresee(self, row: RolloutRow) -> Foresight | None:
         """What the model thinks of a release that is about to begin; None: nothing. Never raises."""
         serving = self._serving
         try:
-            return await asyncio.to_thread(self._foresee, serving, row, attributes)
+            return await asyncio.to_thread(self._foresee, serving, row)
         except Exception:
             log.exception("the risk of %s is the prior", row.rollout)
             return None
 
-    def _foresee(self, serving: _Serving, row: RolloutRow, attributes: Mapping[str, str | float]) -> Foresight | None:
+    def _foresee(self, serving: _Serving, row: RolloutRow) -> Foresight | None:
         if serving.champion is None:
             return None
         began_s = row.started_unix_ns / _S
         past = Past(each for each in self._store.past() if each.began_s <= began_s)
-        facts = past.facts(row.service, attributes, began_s)
+        facts = past.facts(row.service, row.attributes, began_s)
         return Foresight.of(serving.champion.model, facts, version=f"{KIND} {serving.version}")
-
-    def begun(self, row: RolloutRow, attributes: Mapping[str, str | float]) -> None:
-        """Keep what was told of a release. Raises JournalError."""
-        self._store.begin(row.rollout, attributes)
 
     def ended(self, steered: SteeredService) -> None:
         """Keep what a release's first minutes showed. Never raises: without it they are unknown."""

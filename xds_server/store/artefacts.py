@@ -10,6 +10,7 @@ from typing import Any, Final
 from analysis.decision import Phase
 from analysis.failure.facts import FirstMinutes
 from analysis.failure.history import PastRollout, has_failed
+from analysis.history.record import Verdict
 from xds_server.store.journal import Journal, decoded
 
 KEPT_PAYLOADS: Final = (
@@ -39,12 +40,15 @@ class ArtefactRow:
 
 
 _PAST: Final = """
-SELECT r.service, r.started_unix_ns, r.finished_unix_ns, r.outcome, x.attributes, x.first,
+SELECT r.service, r.started_unix_ns, r.finished_unix_ns, r.outcome, r.attributes, x.first, l.verdict,
     (SELECT GROUP_CONCAT(DISTINCT d.tier) FROM decisions AS d
         WHERE d.rollout = r.rollout AND d.verdict = 'rollback' AND d.observed_only = 0),
     EXISTS (SELECT 1 FROM decisions AS d WHERE d.rollout = r.rollout AND d.verdict = 'promote' AND d.who <> '')
-FROM rollouts AS r LEFT JOIN releases AS x ON x.rollout = r.rollout ORDER BY r.started_unix_ns, r.rowid
+FROM rollouts AS r LEFT JOIN releases AS x ON x.rollout = r.rollout LEFT JOIN labels AS l ON l.rollout = r.rollout
+ORDER BY r.started_unix_ns, r.rowid
 """
+_LABELS: Final[Mapping[str, bool | None]] = {Verdict.BAD: True, Verdict.GOOD: False, Verdict.UNKNOWN: None}
+"""What an operator's verdict says of whether a release failed; it outranks how its rollout ended."""
 _COLUMNS: Final = "kind, version, trained_unix_ns, fingerprint, scores, payload, is_serving, served_unix_ns, why"
 
 
@@ -98,21 +102,11 @@ class ArtefactStore:
 
     # releases
 
-    def begin(self, rollout: str, attributes: Mapping[str, str | float]) -> None:
-        """Note what was told of a release when its rollout began."""
-        with self._journal.atomically() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO releases VALUES (?, ?, NULL)", (rollout, json.dumps(dict(attributes)))
-            )
-
     def end(self, rollout: str, first: FirstMinutes | None) -> None:
         """Note what its first minutes showed."""
         shown = None if first is None else json.dumps(_first_to(first))
         with self._journal.atomically() as connection:
-            connection.execute(
-                "INSERT INTO releases VALUES (?, '{}', ?) ON CONFLICT (rollout) DO UPDATE SET first = excluded.first",
-                (rollout, shown),
-            )
+            connection.execute("INSERT OR REPLACE INTO releases VALUES (?, ?)", (rollout, shown))
             connection.execute("DELETE FROM releases WHERE rollout NOT IN (SELECT rollout FROM rollouts)")
 
     def past(self) -> tuple[PastRollout, ...]:
@@ -130,21 +124,23 @@ def _row(values: tuple[Any, ...]) -> ArtefactRow:
 
 
 def _past(values: tuple[Any, ...]) -> PastRollout:
-    service, began_ns, ended_ns, outcome, attributes, first, tiers, ordered = values
+    service, began_ns, ended_ns, outcome, attributes, first, label, tiers, ordered = values
     phases = _object(outcome)
     return PastRollout(
         service=service,
         began_s=began_ns / _S,
         ended_s=None if ended_ns is None else ended_ns / _S,
-        failed=_failed(phases, tiers, ordered=bool(ordered)) if ended_ns is not None else None,
+        failed=None if ended_ns is None else _LABELS[label] if label in _LABELS else _failed(phases, tiers, ordered),
         attributes={name: value for name, value in _object(attributes).items() if _is_attribute(value)},
         first=_first_from(_object(first)),
     )
 
 
-def _failed(phases: Mapping[str, Any], tiers: str | None, *, ordered: bool) -> bool | None:
+def _failed(phases: Mapping[str, Any], tiers: str | None, ordered: object) -> bool | None:
     known = {name: str(phase) for name, phase in phases.items() if phase in set(Phase)}
-    return has_failed(known, tiers=(tiers or "").split(","), ordered=ordered) if len(known) == len(phases) else None
+    if len(known) < len(phases):
+        return None
+    return has_failed(known, tiers=(tiers or "").split(","), ordered=bool(ordered))
 
 
 def _is_attribute(value: object) -> bool:

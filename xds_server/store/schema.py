@@ -187,7 +187,6 @@ CREATE TABLE artefacts (            -- models that were trained
 CREATE UNIQUE INDEX one_serving_artefact_a_kind ON artefacts (kind) WHERE is_serving = 1;
 CREATE TABLE releases (             -- what the failure model is trained on, besides rollouts and decisions
     rollout TEXT PRIMARY KEY,
-    attributes TEXT NOT NULL,       -- JSON: what was told of it when it began
     first TEXT                      -- JSON: what its first minutes showed
 );
 """,

@@ -13,8 +13,9 @@ from analysis.failure.history import releases_of
 from analysis.simulation.releases import draw_history
 from tests.pasts import S, write_past
 from xds_server.store.artefacts import KEPT_PAYLOADS, ArtefactRow, ArtefactStore
+from xds_server.store.history import HistoryStore
 from xds_server.store.journal import Journal
-from xds_server.store.records import DecisionRow, RolloutRow
+from xds_server.store.records import DecisionRow, LabelRow, RolloutRow
 
 FIRST = FirstMinutes(seen_s=290.0, effects={"error_rate": 1.5}, slopes={"error_rate": -0.5}, anomaly=0.01, silence=None)
 
@@ -99,7 +100,8 @@ def test_how_it_ended_says_whether_it_failed(
 
 def _rollout(journal: Journal, name: str, outcome: dict[str, str]) -> None:
     journal.start_rollout(RolloutRow(
-        rollout=name, service="shop", baseline="v1", canary="v2", state="running", started_unix_ns=S
+        rollout=name, service="shop", baseline="v1", canary="v2", state="running", started_unix_ns=S,
+        attributes={"size": 3.0},
     ))  # fmt: skip
     journal.finish_rollout(name, 2 * S, outcome, "finished")
 
@@ -109,16 +111,24 @@ def test_half_written_records_are_read_as_far_as_they_go(journal: Journal) -> No
     for name in ("whole", "no-record", "cut", "odd", "damaged"):
         _rollout(journal, name, {"default": "promoted"})
         if name != "no-record":
-            store.begin(name, {"size": 3.0})
-    store.end("whole", FIRST)
-    store.end("no-record", None)
+            store.end(name, FIRST)
     with journal.atomically() as connection:
-        connection.execute("UPDATE releases SET first = '{\"seen_s\": 1', attributes = '[' WHERE rollout = 'cut'")
-        connection.execute(
-            "UPDATE releases SET first = '{\"seen_s\": 1}', attributes = '{\"a\": [1]}' WHERE rollout = 'odd'"
-        )
-        connection.execute("UPDATE rollouts SET outcome = '{\"default\": \"nosuch\"}' WHERE rollout = 'damaged'")
+        for table, column, value, rollout in (
+            ("releases", "first", '{"seen_s": 1', "cut"),
+            ("rollouts", "attributes", "[", "cut"),
+            ("releases", "first", '{"seen_s": 1}', "odd"),
+            ("rollouts", "attributes", '{"a": [1]}', "odd"),
+            ("rollouts", "outcome", '{"default": "nosuch"}', "damaged"),
+        ):
+            connection.execute(f"UPDATE {table} SET {column} = ? WHERE rollout = ?", (value, rollout))  # noqa: S608
     past = store.past()
-    assert [each.first for each in past] == [FIRST, None, None, None, None]
-    assert [dict(each.attributes) for each in past] == [{"size": 3.0}, {}, {}, {}, {"size": 3.0}]
+    assert [each.first for each in past] == [FIRST, None, None, None, FIRST]
+    assert [dict(each.attributes) for each in past] == [{"size": 3.0}, {"size": 3.0}, {}, {}, {"size": 3.0}]
     assert [each.failed for each in past] == [False, False, False, False, None]
+
+
+@pytest.mark.parametrize(("verdict", "failed"), [("bad", True), ("good", False), ("unknown", None)])
+def test_what_an_operator_says_outranks_how_it_ended(journal: Journal, verdict: str, failed: bool | None) -> None:
+    _rollout(journal, "r", {"default": "promoted"})
+    HistoryStore(journal).put_label(LabelRow(rollout="r", at_unix_ns=3, verdict=verdict, who="ann", reason=""))
+    assert [each.failed for each in ArtefactStore(journal).past()] == [failed]

@@ -190,7 +190,7 @@ def test_a_journal_of_before_gets_the_new_tables(tmp_path: Path) -> None:
     with contextlib.closing(Journal(tmp_path)) as journal:
         journal.start_rollout(rollout("old"))
     with contextlib.closing(sqlite3.connect(tmp_path / "journal.sqlite")) as raw:
-        for table in ("tapes", "tape_events", "imported_rollouts", "labels"):
+        for table in ("tapes", "tape_events", "imported_rollouts", "labels", "artefacts", "releases"):
             raw.execute(f"DROP TABLE {table}")
         raw.execute("ALTER TABLE rollouts DROP COLUMN attributes")
         raw.execute("PRAGMA user_version = 6")
@@ -198,4 +198,4 @@ def test_a_journal_of_before_gets_the_new_tables(tmp_path: Path) -> None:
     with contextlib.closing(Journal(tmp_path)) as journal:
         assert journal.rollouts() == (rollout("old"),)
         HistoryStore(journal).append("old", 0, [event()])
-        assert schema.VERSION == 7
+        assert schema.VERSION == 8
