@@ -90,6 +90,7 @@ def test_what_is_reflected_is_there(place):
         "envoy.service.load_stats.v3.LoadReportingService": "StreamLoadStats",
         "envoy.service.status.v3.ClientStatusDiscoveryService": "StreamClientStatus",
         "serinus.control.v1.Control": "GetStatus",
+        "serinus.control.v1.History": "Label",
         "serinus.registry.v1.Registry": "List",
         "serinus.training.v1.Training": "ListArtefacts",
         "opentelemetry.proto.collector.trace.v1.TraceService": "Export",
