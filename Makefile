@@ -27,9 +27,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Much of it is waiting for real processes: three at a time are not too many for two cores.
+# Much of it is waiting for real processes: four at a time are not too many for two cores.
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 3 --dist loadgroup $(PYTEST)
+	$(BIN)/python -m pytest -n 4 --dist loadgroup $(PYTEST)
 
 # The xDS test harness and more, against a running `serinus` and with real Envoys, with a table in the end:
 # docs/conformance.md. Nearly all of it is waiting for silence.
