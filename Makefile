@@ -67,7 +67,8 @@ bench-experiments: $(STAMP)
 bench-history: $(STAMP)
 	$(BIN)/python -m benchmarks.history $(BENCH)
 
-# What the predictions promise, each goal measured: benchmarks/README.md. BENCH=--quick takes a tenth of the runs.
+# What the predictions and backtests promise, each goal measured, on real data where they lie (SERINUS_DATA):
+# benchmarks/README.md. BENCH=--quick takes a tenth of the runs.
 bench-prediction: $(STAMP)
 	$(BIN)/python -m benchmarks.prediction $(BENCH)
 

@@ -44,6 +44,7 @@ from xds_server.arguments import (
     writable,
 )
 from xds_server.cli_artefact import artefact_app, train_failure
+from xds_server.cli_backtest import backtest
 from xds_server.cli_endpoint import endpoint_app
 from xds_server.cli_experiment import experiment_app
 from xds_server.cli_history import history_app
@@ -83,6 +84,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(artefact_app, name="artefact")
 train_app.command("failure", cls=RemoteCommand)(train_failure)
 app.command()(simulate)
+app.command()(backtest)
 
 
 def main() -> None:

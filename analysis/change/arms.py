@@ -39,8 +39,9 @@ def contrast(baseline: Floats, canary: Floats, start: int, kind: KpiKind, *, n_p
     The mean difference of the newest WINDOW ticks, less the tolerance, over its standard error, by Student's t. The
     error is the largest of three: how far single instances of the baseline are from the others over as many ticks,
     now and before (two instances of one version differ too, and go on to); the spread of the difference from tick to
-    tick; and the KPI's floor. Where instances of the canary were there before, what they differed in then is taken off
-    (difference in differences).
+    tick; and the KPI's floor. By as much as the baseline itself has become worse, the canary may be worse still: what
+    both share is not the canary's, and two versions seldom suffer alike. Where instances of the canary were there
+    before, what they differed in then is taken off (difference in differences).
 
     Limits: with one instance of the baseline, nothing tells how much instances differ; the floor alone stands for it.
     """
@@ -55,6 +56,7 @@ def contrast(baseline: Floats, canary: Floats, start: int, kind: KpiKind, *, n_p
     if len(known) >= PAIRS_MIN:
         apart = apart - known.mean()
     others = _from_others(old)
+    level = mean(old)
     for tick in range(start, len(apart)):
         recent = slice(max(tick - WINDOW + 1, start), tick + 1)
         pairs = apart[recent][np.isfinite(apart[recent])]
@@ -62,7 +64,8 @@ def contrast(baseline: Floats, canary: Floats, start: int, kind: KpiKind, *, n_p
             continue
         error, freedom = _error(pairs, others, start, recent, floor)
         for sign in kind.signs:
-            score = (sign * float(pairs.mean()) - tolerance) / error
+            shared = _worsening(sign * level, start, recent)
+            score = (sign * float(pairs.mean()) - tolerance - shared) / error
             p = corrected(
                 float(student.logsf(score, freedom)), n_places=n_places * len(kind.signs), look=tick - start + 1
             )
@@ -74,14 +77,20 @@ def contrast(baseline: Floats, canary: Floats, start: int, kind: KpiKind, *, n_p
     return None
 
 
+def _worsening(level: Floats, start: int, recent: slice) -> float:
+    """By how much the baseline is above what it was before the release, at least 0."""
+    before, now = (each[np.isfinite(each)] for each in (level[:start], level[recent]))
+    return max(float(now.mean() - np.median(before)), 0.0) if len(before) and len(now) else 0.0
+
+
 def _from_others(values: Floats) -> Floats:
     """(instances, ticks) each instance less the mean of the others; NaN without others."""
     seen = np.isfinite(values)
     filled = np.where(seen, values, 0.0)
     count, total = seen.sum(axis=0), filled.sum(axis=0)
     rest = count[None, :] - seen
-    mean = np.divide(total[None, :] - filled, rest, out=np.full(values.shape, np.nan), where=rest > 0)
-    apart: Floats = np.where(seen, values - mean, np.nan)
+    level = np.divide(total[None, :] - filled, rest, out=np.full(values.shape, np.nan), where=rest > 0)
+    apart: Floats = np.where(seen, values - level, np.nan)
     return apart
 
 
@@ -89,10 +98,13 @@ def _error(pairs: Floats, others: Floats, start: int, recent: slice, floor: floa
     """Standard error of the mean of the pairs, and the degrees of freedom that it rests on."""
     blocks = [others[:, recent], *_blocks(others[:, :start], len(pairs))]
     means = [row[np.isfinite(row)].mean() for block in blocks for row in block if np.isfinite(row).any()]
-    freedom = float(min(max(len(means), len(pairs)) - 1, MOST_FREEDOM))
+    freedom = float(max(len(means), len(pairs)) - 1)
     between = float(np.mean(np.square(means))) if means else 0.0
-    within = float(pairs.var(ddof=1)) / len(pairs)
-    return float(np.sqrt(max(between, within) + floor**2)), max(freedom, 1.0)
+    seen = max(between, float(pairs.var(ddof=1)) / len(pairs))
+    variance = seen + floor**2
+    # Welch and Satterthwaite: the floor is not estimated, so it has as many degrees of freedom as there can be
+    freedom = min(max(freedom, 1.0) * (variance / seen) ** 2, MOST_FREEDOM) if seen > 0 else MOST_FREEDOM
+    return float(np.sqrt(variance)), freedom
 
 
 def _blocks(values: Floats, width: int) -> Sequence[Floats]:

@@ -34,8 +34,9 @@ from analysis.change.series import (
 from analysis.change.silence import silence
 
 SETTLE_S, SETTLE_TICKS = 120.0, 2  # a new version has nothing to say at first; the longer of the two
+STICKY = 0.5  # of a tick on an edge: calls stick to connections, so that one without a call makes the next likely
 PATIENCE = 10  # ticks after the newest suspect began until anybody is blamed: a silent one is known by then
-BLAMED = 0.4  # share of a fault from which on a release is taken back for it
+BLAMED = 0.5  # share of a fault from which on a release is taken back for it: more likely than not
 SUSPECTED = 0.2  # and from which on it is not kept without somebody having looked
 
 
@@ -163,7 +164,7 @@ def _silent_on(
     nobody = np.full((1, baseline.shape[1]), np.nan)
     quiet = silence(
         baseline, canary if len(canary) else nobody, start,
-        settle_ticks=_settle(release), n_places=n_places, counts=counts,
+        settle_ticks=_settle(release), n_places=n_places, counts=counts, weight=STICKY,
     )  # fmt: skip
     if quiet is None:
         return []

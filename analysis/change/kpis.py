@@ -46,6 +46,7 @@ class KpiKind:
 _SUCCESS = KpiKind(worse=Worse.FALL, is_share=True, tolerance=0.02, floor=0.01)
 _ERRORS = KpiKind(worse=Worse.RISE, is_share=True, tolerance=0.02, floor=0.01)
 _LATENCY = KpiKind(worse=Worse.RISE, is_share=False, tolerance=math.log(2), floor=0.1)
+_PROCESSOR = KpiKind(worse=Worse.RISE, is_share=False, tolerance=math.log(4), floor=0.1)
 _RESOURCE = KpiKind(worse=Worse.RISE, is_share=False, tolerance=math.log(1.5), floor=0.1, decisive=False)
 _UNKNOWN = KpiKind(worse=Worse.EITHER, is_share=False, tolerance=math.log(2), floor=0.1)
 
@@ -53,7 +54,8 @@ _NAMES = (
     (re.compile(r"success|availab"), _SUCCESS),
     (re.compile(r"error|fail|abandon"), _ERRORS),
     (re.compile(r"latency|duration|response_time"), _LATENCY),
-    (re.compile(r"cpu|memory|heap|disk|threads|connections|queue|open_files"), _RESOURCE),
+    (re.compile(r"cpu"), _PROCESSOR),
+    (re.compile(r"memory|heap|disk|threads|connections|queue|open_files"), _RESOURCE),
 )
 
 

@@ -23,13 +23,21 @@ class Silence(NamedTuple):
 
 
 def silence(
-    baseline: Floats, canary: Floats, start: int, *, settle_ticks: int, n_places: int, counts: Flags | None = None
+    baseline: Floats,
+    canary: Floats,
+    start: int,
+    *,
+    settle_ticks: int,
+    n_places: int,
+    counts: Flags | None = None,
+    weight: float = 1.0,
 ) -> Silence | None:
     """The first tick at which the canary has been silent for longer than an instance of the baseline would be, or None.
 
     `baseline`, `canary` : (instances, ticks); NaN: nothing was said. The release begins at column `start`; the first
     `settle_ticks` are not counted, since a version that starts has nothing to say yet. `counts` : (ticks,) false where
-    there was nothing to say: whoever calls it was not called either.
+    there was nothing to say: whoever calls it was not called either. `weight` in (0, 1]: of a tick, as a share of one
+    that is independent of its neighbours.
 
     Each tick without a word of the canary has the probability that a living instance of the baseline is silent in it:
     the share of those that are, now or over the newest USUAL ticks, whichever is more. Their product since the canary
@@ -44,7 +52,7 @@ def silence(
             continue
         if counts is not None and not counts[tick]:
             continue
-        log_p += float(np.log1p(-min(float(spoke[tick]), SURE)))
+        log_p += weight * float(np.log1p(-min(float(spoke[tick]), SURE)))
         since += 1
         p = corrected(log_p, n_places=n_places, look=tick - start + 1)
         if p <= FALSE_ALARM:

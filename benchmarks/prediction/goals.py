@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.decisions.goals import Row
-from benchmarks.prediction import failure
+from benchmarks.prediction import failure, real
 
 Job = Callable[[], list[Row]]
 
-MEASURES: Mapping[str, Callable[[float], list[Job]]] = {**failure.MEASURES}
+MEASURES: Mapping[str, Callable[[float], list[Job]]] = {**failure.MEASURES, **real.MEASURES}
 """By name, the jobs of a measure for a share in (0, 1] of its full size."""

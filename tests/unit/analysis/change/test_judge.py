@@ -186,3 +186,48 @@ def test_an_edge_that_only_the_canary_does_not_serve_is_silence() -> None:
     found = verdicts(release("stock", canary={TO_STOCK: silent}))["stock"]
     assert (found.verdict, found.findings[0].ground) == (Verdict.ROLLBACK, Ground.SILENCE)
     assert "cart>stock" in found.reason
+
+
+def test_a_release_whose_old_version_fails_as_well_is_hardly_blamed() -> None:
+    """Both began just before cart failed; a canary of cart could not have broken cart's old pods."""
+    ill = {TO_CART: broken(0.4, since=2.0)}
+    found = verdicts(release("cart", canary=ill, old=ill), release("stock", old=ill, seed=2))
+    assert found["stock"].verdict is Verdict.ROLLBACK
+    assert found["cart"].blame < 0.2
+
+
+def test_what_was_there_before_is_taken_off() -> None:
+    """The canary's instance was slower before the release too."""
+    slow = release("cart", latency_times=4.0)
+    minute = np.arange(-15, 1) * 60.0
+    rng = np.random.default_rng(9)
+    before = [
+        Series(kpi="latency_ms", arm=CANARY, at_s=np.concatenate([minute, each.at_s]), source=each.source,
+               value=np.concatenate([80 * rng.lognormal(0, 0.1, 16), each.value]))
+        if each.arm == CANARY and each.kpi == "latency_ms" else each
+        for each in slow.series
+    ]  # fmt: skip
+    long_slow = Release(
+        rollout="cart", service="cart", started_unix_s=1e9, interval_s=60.0, series=tuple(before)
+    )  # fmt: skip
+    assert verdicts(slow)["cart"].verdict is Verdict.ROLLBACK
+    assert verdicts(long_slow)["cart"].verdict is Verdict.KEEP
+
+
+def test_processors_four_times_as_busy_are_harm_and_memory_is_told_of() -> None:
+    def also(kpi: str) -> Release:
+        plain = release("cart")
+        rng = np.random.default_rng(8)
+        more = [
+            Series(kpi=kpi, arm=each.arm, at_s=each.at_s, source=each.source,
+                   value=(60 if each.arm == CANARY else 7) * rng.lognormal(0, 0.1, len(each.at_s)))
+            for each in plain.series if each.kpi == "latency_ms"
+        ]  # fmt: skip
+        return Release(
+            rollout="cart", service="cart", started_unix_s=1e9, interval_s=60.0, series=(*plain.series, *more)
+        )
+
+    assert verdicts(also("cpu_percent"))["cart"].verdict is Verdict.ROLLBACK
+    kept = verdicts(also("memory_percent"))["cart"]
+    assert (kept.verdict, kept.findings[0].ground) == (Verdict.KEEP, Ground.RESOURCES)
+    assert "memory_percent" in kept.reason
