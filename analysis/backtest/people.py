@@ -26,6 +26,8 @@ Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 MEMORY = 0.95  # weight of a tick in the recorded rate, over that of the next one
+LAST_TICKS = 30  # of a record, which come again and again after its end
+GOES_ON_S = 3_600.0  # how long they do: a policy that takes longer than the recorded one has time to decide
 ENTRIES = 5  # log entries of a session, for the checks of silence: records do not have them
 
 
@@ -33,8 +35,11 @@ ENTRIES = 5  # log entries of a session, for the checks of silence: records do n
 class Recorded:
     """B records on one grid of T ticks after the beginning; S segments and K KPIs as in the plan.
 
+    A record goes on for GOES_ON_S after its end: its last ticks come again in their order.
+
     `n`, `bad` : (T, B, S, K, 2); `arrived` : (T, B, S); `rate` : (T, B, S, K, 2) bad shares recorded of late; `ticks` :
-    (B,) how long each record is; `before_n`, `before_bad` : (B, S, K) people of the baseline before the beginning.
+    (B,) how long each record is, what goes on included, 0 of an empty one; `before_n`, `before_bad` : (B, S, K) people
+    of the baseline before the beginning.
     """
 
     n: Counts
@@ -50,7 +55,8 @@ class Recorded:
         interval_s, n_kpis = spec.rollout.interval_s, len(spec.kpis)
         columns = [tick_of(record.at_s, interval_s) for record in records]
         ticks = np.array([max(int(column[-1]) + 1, 0) if len(column) else 0 for column in columns], np.int64)
-        shape = int(ticks.max(initial=0)), len(records), len(spec.segments), n_kpis, 2
+        lengths = np.where(ticks > 0, ticks + round(GOES_ON_S / interval_s), 0)
+        shape = int(lengths.max(initial=0)), len(records), len(spec.segments), n_kpis, 2
         n, bad, arrived = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape[:3], np.int64)
         before_n, before_bad = np.zeros(shape[1:4], np.int64), np.zeros(shape[1:4], np.int64)
         for b, (record, column) in enumerate(zip(records, columns, strict=True)):
@@ -61,12 +67,22 @@ class Recorded:
                 np.add.at(bad[:, b, i], column[after], record.bad[after, s])
                 came = np.nan_to_num(record.arrived[after, s]).astype(np.int64)
                 np.add.at(arrived[:, b, i], column[after], came)
+                _go_on((n[:, b, i], bad[:, b, i], arrived[:, b, i]), int(ticks[b]), int(lengths[b]))
                 before_n[b, i] = record.n[~after, s, :, BASELINE].sum(axis=0)
                 before_bad[b, i] = record.bad[~after, s, :, BASELINE].sum(axis=0)
         return cls(
-            n=n, bad=bad, arrived=_arrivals(arrived, n, spec), rate=_rates(n, bad), ticks=ticks, before_n=before_n,
+            n=n, bad=bad, arrived=_arrivals(arrived, n, spec), rate=_rates(n, bad), ticks=lengths, before_n=before_n,
             before_bad=before_bad,
         )  # fmt: skip
+
+
+def _go_on(columns: Sequence[Counts], ends: int, length: int) -> None:
+    """Repeat the last ticks of a record, from its end on."""
+    last = min(LAST_TICKS, ends)
+    if last:
+        again = ends - last + np.arange(length - ends) % last
+        for column in columns:
+            column[ends:length] = column[again]
 
 
 def age_ticks(spec: ServiceSpec, kpi: int) -> int:

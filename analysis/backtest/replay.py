@@ -30,8 +30,8 @@ def replay(
     """What the policy would have done with each record, in their order.
 
     `specs`: the plans of services, where they are known (`plan`). Records of the same plan go in step; the same records
-    in the same order with the same seed give the same. A replay ends with its record: what has not ended by then is
-    undecided. The hard tier (crash loops, silence of single seconds) is not replayed: records hold no requests.
+    in the same order with the same seed give the same. What has not ended an hour after its record did is undecided.
+    The hard tier (crash loops, silence of single seconds) is not replayed: records hold no requests.
     """
     plans = [plan(record, specs.get(record.service)) for record in records]
     alike: dict[ServiceSpec, list[int]] = {}

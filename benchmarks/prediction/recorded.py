@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 
 from analysis.engine import policy_named
 from analysis.history.record import Label, RecordedDecision, RolloutRecord, Verdict
 from analysis.ramps import Ramps
 from analysis.simulation.counts import CountSimulator
+from analysis.spec import ServiceSpec
 from analysis.window import BASELINE
 from benchmarks.decisions.plans import ERRORS_ALONE, ONE, plan
 from xds_server.scenario_file import ScenarioFile
@@ -18,7 +22,7 @@ STARTED_UNIX_S = 1_700_000_000.0
 
 
 def records(n: int, *, ticks: int, seed: int, policy: str = "fixed") -> list[RolloutRecord]:
-    """`n` deployments of at most `ticks` ticks of 10 s; steered by `policy` while they were recorded."""
+    """`n` deployments of at most `ticks` ticks of 10 s, until they had ended; steered by `policy` while recorded."""
     good = plan("good", ONE, ERRORS_ALONE, must="promote")
     found = _played(good, n - n // 2, ticks, seed, policy, Verdict.GOOD)
     for i, size in enumerate(SIZES):
@@ -31,13 +35,17 @@ def records(n: int, *, ticks: int, seed: int, policy: str = "fixed") -> list[Rol
 def _played(file: ScenarioFile, n: int, ticks: int, seed: int, policy: str, label: Verdict) -> list[RolloutRecord]:
     if not n:
         return []
-    spec, interval_s = file.spec, file.spec.rollout.interval_s
+    spec = file.spec
     people, *chances = np.random.SeedSequence(seed).spawn(1 + n)
     world = CountSimulator(spec, file.scenario, load=LOAD, n_runs=n, rng=np.random.default_rng(people))
     ramps = Ramps(spec, [policy_named(policy) for _ in range(n)], {each.name: ("v1", "v2") for each in spec.segments})
     rngs = [np.random.default_rng(chance) for chance in chances]
     seen, decisions = [], [[] for _ in range(n)]
+    lasted = np.zeros(n, np.int64)
     for _ in range(ticks):
+        lasted += ~ramps.is_finished
+        if ramps.is_finished.all():
+            break
         split_bp = ramps.split_bp
         window = (told := world.advance(split_bp)).window
         decided = ramps.step(window, told.newcomers, now_s=world.now_s, rngs=rngs)
@@ -54,16 +62,29 @@ def _played(file: ScenarioFile, n: int, ticks: int, seed: int, policy: str, labe
                 for each in mine if each.split_after_bp != each.split_before_bp
             ]  # fmt: skip
     arrays = [np.stack(each) for each in zip(*seen, strict=True)]
-    nothing = np.full((ticks, len(spec.segments)), np.nan)
     return [
-        RolloutRecord(
-            rollout=f"{label}-{seed}-{b}", service="shop", baseline="v1", canary="v2",
-            started_unix_s=STARTED_UNIX_S + seed * 1e6 + b * 1e4, interval_s=interval_s,
-            segments=tuple(each.name for each in spec.segments), kpis=tuple(each.name for each in spec.kpis),
-            at_s=(np.arange(ticks) + 1) * interval_s, n=arrays[0][:, b], bad=arrays[1][:, b],
-            exposed=arrays[2][:, b].astype(float), arrived=arrays[3][:, b].astype(float),
-            split_bp=arrays[4][:, b].astype(float), suspicion=nothing, log_e=nothing, decisions=tuple(decisions[b]),
-            label=Label(verdict=label),
+        _record(
+            f"{label}-{seed}-{b}",
+            spec,
+            [each[: lasted[b], b] for each in arrays],
+            decisions[b],
+            label,
+            seed * 1e6 + b * 1e4,
         )
         for b in range(n)
-    ]  # fmt: skip
+    ]
+
+
+def _record(
+    name: str, spec: ServiceSpec, arrays: Sequence[npt.NDArray[np.int64]], decisions: list[RecordedDecision],
+    label: Verdict, started_s: float,
+) -> RolloutRecord:  # fmt: skip
+    n, bad, exposed, arrived, split_bp = arrays
+    nothing, interval_s = np.full(exposed.shape, np.nan), spec.rollout.interval_s
+    return RolloutRecord(
+        rollout=name, service="shop", baseline="v1", canary="v2", started_unix_s=STARTED_UNIX_S + started_s,
+        interval_s=interval_s, segments=tuple(each.name for each in spec.segments),
+        kpis=tuple(each.name for each in spec.kpis), at_s=(np.arange(len(n)) + 1) * interval_s, n=n, bad=bad,
+        exposed=exposed.astype(float), arrived=arrived.astype(float), split_bp=split_bp.astype(float),
+        suspicion=nothing, log_e=nothing, decisions=tuple(decisions), label=Label(verdict=label),
+    )  # fmt: skip

@@ -82,7 +82,7 @@ def test_nobody_is_judged_before_their_age() -> None:
 def test_people_from_before_the_change_tell_the_base_rate_and_nothing_else() -> None:
     record = recorded("a", excess=0.0, at_s=(np.arange(TICKS) - 9.0) * 10)
     anew, found = people(record)
-    assert found.ticks[0] == TICKS - 10
+    assert found.ticks[0] == TICKS - 10 + 360
     window, _ = anew.advance([[0]])
     assert window.unexposed_n[0, 0, 0] >= record.n[:10, 0, 0, BASELINE].sum()
 
@@ -171,3 +171,17 @@ def test_nothing_recorded_is_held() -> None:
     (found,) = backtest([empty], policy="budget")
     assert (found.verdict, found.reason) == (Said.HOLD, "nothing was recorded of it after it began")
     assert backtest([], policy="budget") == []
+
+
+def test_a_record_goes_on_as_it_ended() -> None:
+    """A policy that is slower than the recorded one still comes to an end."""
+    n = np.zeros((12, 1, 1, 2), np.int64)
+    n[:] = 100
+    short = {name: np.full((12, 1), np.nan) for name in ("exposed", "arrived", "split_bp", "suspicion", "log_e")}
+    bad = n * np.array([0, 0.3])
+    record = recorded("a", excess=0.3, at_s=(np.arange(12) + 1) * 10.0, n=n, bad=bad.astype(np.int64), **short)
+    found = Recorded.of([record], plan(record, None))
+    assert found.ticks[0] == 12 + 360
+    assert (found.n[12:372] == 100).all()
+    (ended,) = replay([record], policy="budget", specs={}, seed=0)
+    assert ended.outcome == "rolled_back"
