@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from analysis.backtest.outcome import Split
-from analysis.engine import POLICIES
+from analysis.backtest.parts import Split, part
 from xds_server.errors import HistoryTableError
 
 if TYPE_CHECKING:
@@ -39,7 +38,9 @@ Tables = Annotated[
 def backtest(
     tables: Tables,
     *,
-    policy: Annotated[str, typer.Option(help=f"Who would have chosen the splits: {', '.join(POLICIES)}.")] = "budget",
+    policy: Annotated[
+        str, typer.Option(help="Who would have chosen the splits: budget, fixed, learned or thompson.")
+    ] = "budget",
     mesh: Annotated[
         Path | None,
         typer.Option(
@@ -53,6 +54,8 @@ def backtest(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Judge recorded deployments again and count the errors, with exact 95 % intervals."""
+    from analysis.engine import POLICIES
+
     if policy not in POLICIES:
         raise typer.BadParameter(f"{policy!r} is unknown; legal: {', '.join(POLICIES)}", param_hint="--policy")
     from analysis.backtest.backtest import backtest as judge_again
@@ -189,9 +192,7 @@ def _spread(spread: Spread) -> str:
 def _as_json(
     policy: str, split: Split, found: Mapping[str, Figures], outcomes: Sequence[Outcome], took_s: float
 ) -> dict[str, Any]:
-    from analysis.backtest.outcome import part
-
-    deployments = [{"part": part(each, split), **asdict(each)} for each in outcomes]
+    deployments = [{"part": part(each.case, each.started_unix_s, split), **asdict(each)} for each in outcomes]
     plain: dict[str, Any] = _plain(
         {"policy": policy, "seconds": round(took_s, 2), "figures": found, "deployments": deployments}
     )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
 
+from analysis.backtest.parts import Split, part
 from analysis.backtest.rates import Rate, Spread, Table, rate, spread
 from analysis.change.finding import Judgement, Verdict
 from analysis.history.record import RolloutRecord, label_of
@@ -90,25 +88,6 @@ def _recorded_s(record: RolloutRecord) -> float | None:
     return min((each.at_s for each in record.decisions if each.verdict == "rollback"), default=None)
 
 
-class Split(StrEnum):
-    """How figures are given in parts as well, so that what a judge was tuned on can be told from what it was not."""
-
-    NONE = "none"
-    HASH = "hash"
-    DAY = "day"
-
-
-def part(each: Outcome, split: Split) -> str:
-    """Which part a deployment belongs to: its case's half by hash, or the day (UTC) on which it began."""
-    match split:
-        case Split.NONE:
-            return "all"
-        case Split.HASH:
-            return ("train", "test")[hashlib.sha256(f"split:{each.case}".encode()).digest()[0] & 1]
-        case Split.DAY:
-            return datetime.fromtimestamp(each.started_unix_s, UTC).date().isoformat()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """Of deployments of which it is known whether they were bad. Times in minutes.
@@ -171,5 +150,5 @@ def parts(outcomes: Sequence[Outcome], split: Split) -> Mapping[str, Figures]:
     """The figures of each part, by its name."""
     found: dict[str, list[Outcome]] = {}
     for each in outcomes:
-        found.setdefault(part(each, split), []).append(each)
+        found.setdefault(part(each.case, each.started_unix_s, split), []).append(each)
     return {name: figures(found[name]) for name in sorted(found)}

@@ -151,12 +151,13 @@ def _thousand(n: int, ticks: int, policy: str) -> Row:
     made = records(n, ticks=ticks, seed=SEED)
     with tempfile.TemporaryDirectory() as folder:
         write_tables(made, Path(folder), "csv")
-        begin = time.monotonic()
+        begin, before = time.monotonic(), os.times()
         said = command(Path(folder), "--policy", policy)
-        took_s = time.monotonic() - begin
+        took_s, after = time.monotonic() - begin, os.times()
+    cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
     each = said["figures"]["all"]
     right = f"F1 {_shown(each['f1'])}, good ones rolled back {_shown(each['false_positive_rate'])}"
-    shown = f"{took_s:.0f} s, of which {said['seconds']:.0f} s judging; {right}"
+    shown = f"{took_s:.0f} s, {cpu_s:.0f} s of CPU time; {right}"
     return Row(
         measure="time to backtest, from tables to figures", setting=f"{n} rollouts of {ticks} ticks, policy {policy}",
         measured=shown, n=n, goal=f"≤ {LONGEST_S:g} s", met=took_s <= LONGEST_S,

@@ -7,7 +7,8 @@ import pytest
 
 from analysis.backtest.backtest import backtest
 from analysis.backtest.cases import cases
-from analysis.backtest.outcome import Split, figures, parts
+from analysis.backtest.outcome import figures, parts
+from analysis.backtest.parts import Split
 from analysis.backtest.people import People, Recorded, age_ticks
 from analysis.backtest.plan import plan
 from analysis.backtest.replay import replay

@@ -23,7 +23,7 @@ def fresh(values: Floats) -> Floats:
     return np.concatenate([np.full((len(values), BEFORE), np.nan), values[:, BEFORE:]], axis=1)
 
 
-@pytest.mark.parametrize(("level", "is_found"), [(0.985, False), (0.93, True)])
+@pytest.mark.parametrize(("level", "is_found"), [(0.955, False), (0.93, True)])
 def test_within_the_tolerance_nothing_is_found(level: float, is_found: bool) -> None:
     rng = np.random.default_rng(1)
     canary = fresh(shares(level, 1, rng))

@@ -145,6 +145,15 @@ def test_a_jump_as_there_always_are_is_kept() -> None:
     assert verdicts(alone(values, after=60))["a"].verdict is Verdict.KEEP
 
 
+def test_what_is_usual_is_told_by_the_same_time_of_earlier_days() -> None:
+    """Jobs at night jump all the time; the change is at noon."""
+    values = daily(4_320, 60, np.random.default_rng(7))
+    minute = np.arange(len(values)) % 1_440
+    values[(minute > 480) & (minute < 960) & (minute % 20 < 6)] += 50
+    values[4_325:] += 20
+    assert verdicts(alone(values, after=60))["a"].verdict is Verdict.ROLLBACK
+
+
 def test_a_fall_of_errors_is_no_harm() -> None:
     rng = np.random.default_rng(5)
     values = np.clip(0.2 + rng.normal(0, 0.01, 4_380), 0, 1)
