@@ -103,6 +103,16 @@ def verdict_name(verdict: Verdict) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowChoice:
+    """What a policy that only watches would have done, and the probability with which it would do so again."""
+
+    policy: str
+    verdict: str
+    split_bp: int
+    propensity: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentDecision:
     """One tick's decision for one segment. Splits are the canary's share in basis points."""
 
@@ -113,6 +123,7 @@ class SegmentDecision:
     split_after_bp: int
     propensity: float = 1.0
     numbers: dict[str, float] = field(default_factory=dict)  # evidence behind it, by name, for journal and explain
+    shadow: ShadowChoice | None = None  # where a policy watches
     differences: tuple[str, ...] = ()  # what the canary's sessions do otherwise, in words, where it loses its people
 
     @property

@@ -23,7 +23,7 @@ from analysis.ramp import Ramp, stale_after_s
 from analysis.reading import ROLLBACK_LATENCY_S
 from analysis.segment import SegmentState
 from analysis.session import NS
-from analysis.spec import KpiKind, Mode, ServiceSpec
+from analysis.spec import KpiKind, Mode, RolloutSpec, ServiceSpec
 from analysis.tape import (
     Adopted,
     Confirmed,
@@ -69,9 +69,14 @@ def learned_policy(values: QValues, mode: Mode) -> LearnedPolicy:
     return LearnedPolicy.shadow(values) if mode is Mode.OBSERVE else LearnedPolicy(values)
 
 
-def artefacts_of(policy: str) -> dict[str, str]:
-    """What the policy of that name decides with, beside the specification and what it has learnt on the job."""
-    return {"q_values": fingerprint(load_values())} if policy == LearnedPolicy.name else {}
+def shadow_named(name: str | None) -> Policy | None:
+    """The policy of that name where it only watches: what draws lots keeps a chance for everything it could do."""
+    return None if name is None else policy_named(name, Mode.OBSERVE)
+
+
+def artefacts_of(spec: RolloutSpec) -> dict[str, str]:
+    """What policies decide with, beside the specification and what they have learnt on the job."""
+    return {"q_values": fingerprint(load_values())} if LearnedPolicy.name in (spec.policy, spec.shadow) else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +105,7 @@ class ServiceEngine:
         is_taught = policy is None and spec.rollout.policy == LearnedPolicy.name
         self.learnt = Learnt.nothing(load_values()) if is_taught else None  # by the rollouts that are over
         self.unlearnt = ""  # why what a stored rollout was teaching is lost, if it is
-        self._artefacts = artefacts_of(spec.rollout.policy) if policy is None else {"policy": "another one, given"}
+        self._artefacts = artefacts_of(spec.rollout) if policy is None else {"policy": "another one, given"}
         self._rng = np.random.default_rng(seed)
         self.observer = Observer(spec)
         self.people = PersonTable()
@@ -125,6 +130,7 @@ class ServiceEngine:
         if self.learnt is not None:
             job, self.policy = OnTheJob(self.spec, self.learnt), learned_policy(self.learnt.chosen_by, self._mode)
         self.ramp = Ramp(self.spec, self.policy, rollout.arms, job=job)
+        self.ramp.watch_beside(shadow_named(self.spec.rollout.shadow))
         if foresight is not None:
             self.ramp.foresee(foresight)
         if self.tape is not None:

@@ -44,6 +44,7 @@ from analysis.outlook import Outlook
 from analysis.policy import PRIOR_RISK, Arm, Policy, PolicyView
 from analysis.reading import RECENT_TICKS, ROLLBACK_LATENCY_S, Reading, Standing
 from analysis.segment import SegmentState, restore_state, state_of
+from analysis.shadow import Shadow, ShadowTally
 from analysis.spec import TOTAL_BP, KpiKind, Mode, ServiceSpec
 from analysis.window import BASELINE, CANARY, Window
 from analysis.wording import KpiView, RatioView, Wording, log_loss
@@ -76,6 +77,7 @@ class SegmentView:
     kpis: tuple[KpiView, ...]
     sample_ratio: RatioView
     latencies: Latencies | None
+    shadow: ShadowTally | None
 
 
 def stale_after_s(spec: ServiceSpec) -> float:
@@ -120,6 +122,7 @@ class Ramp:
         }
         self._settles = any(kpi.kind is KpiKind.LATENCY for kpi in spec.kpis)
         self._names = [segment.name for segment in spec.segments]
+        self.shadow: Shadow | None = None
         self.reading = Reading(spec) if reading is None else reading
         self.rollout = rollout
         self.wording = Wording(self.reading, rollout)
@@ -155,6 +158,10 @@ class Ramp:
         self._latencies.learn(window, self._watched())
         self._learn_risk(window, split)
         return decisions
+
+    def watch_beside(self, policy: Policy | None) -> None:
+        """Let a policy watch from now on, that says what it would do and does nothing; None: none watches."""
+        self.shadow = None if policy is None else Shadow(policy, tuple(self._names))
 
     def foresee(self, foresight: Foresight) -> None:
         """Take the release's risk from there from now on."""
@@ -281,7 +288,25 @@ class Ramp:
             self._learn(self.job, index, known, worth)
         proposal = self._policy.propose(known, rng=rng)
         view = self._guard_view(index, state, alarm, round(proposal.split * TOTAL_BP))
-        return self._apply(index, self._told(index, state, review(view), needed), propensity=proposal.propensity)
+        shadow = None if state.phase.is_final else self._look_beside(index, state, view, known, rng)
+        decision = self._apply(index, self._told(index, state, review(view), needed), propensity=proposal.propensity)
+        if shadow is None or self.shadow is None:
+            return decision
+        verdict, split_bp, propensity = shadow
+        choice = self.shadow.choice(
+            decision.segment, verdict, acting_bp=decision.split_after_bp, split_bp=split_bp, propensity=propensity
+        )
+        return replace(decision, shadow=choice)
+
+    def _look_beside(
+        self, index: int, state: SegmentState, view: GuardView, known: PolicyView, rng: np.random.Generator
+    ) -> tuple[Verdict, int, float] | None:
+        """What the policy that only watches would do, through the same guard: before anything is done."""
+        if self.shadow is None:
+            return None
+        split, propensity = self.shadow.propose(known, rng=rng)
+        verdict = review(replace(view, proposal_bp=round(split * TOTAL_BP)))
+        return verdict, self._outcome(index, state, verdict)[0], propensity
 
     def _watch(self, state: SegmentState, suspicion: float) -> None:
         """A suspicion begins the closer watch of a segment with people on the canary; it ends when that has passed.
@@ -505,6 +530,7 @@ class Ramp:
             "segments": {name: state_of(state) for name, state in self.segments.items()},
             "first_minutes": self.first_minutes.state(),
             "foresight": None if self.foresight is None else self.foresight.state(),
+            "shadow": None if self.shadow is None else self.shadow.state(),
         }
 
     def restore(self, state: Mapping[str, Any], *, gap_s: float) -> None:
@@ -522,6 +548,8 @@ class Ramp:
                 restore_state(self.segments[name], values)
             self.reading.restore(state["reading"], self.standing(), gap_s=gap_s)
             self._restore_risk(state)
+            if self.shadow is not None and (kept := state.get("shadow")) is not None:
+                self.shadow.restore(kept)
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise StateError(f"the stored state of a rollout cannot be read: {error!r}") from error
 
@@ -584,6 +612,7 @@ class Ramp:
             kpis=self.wording.kpi_views(index),
             sample_ratio=self.wording.ratio_view(index),
             latencies=self._latencies.view(index),
+            shadow=None if self.shadow is None else self.shadow.tallies[name],
         )
 
     def _health(self, index: int, state: SegmentState) -> Health:

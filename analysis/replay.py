@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from analysis.decision import SegmentDecision, verdict_name
-from analysis.engine import artefacts_of, learned_policy, policy_named
+from analysis.engine import artefacts_of, learned_policy, policy_named, shadow_named
 from analysis.errors import AnalysisError, ReplayError
 from analysis.on_the_job import Learnt, OnTheJob
 from analysis.policy import Policy, load_values
@@ -72,7 +72,7 @@ def replay(events: Iterable[Event], *, policy_of: Callable[[Started], Policy] | 
 
 
 def _same_policy(started: Started) -> Policy:
-    here = artefacts_of(started.spec.rollout.policy)
+    here = artefacts_of(started.spec.rollout)
     if here != dict(started.artefacts):
         then, now = (_listed(artefacts) for artefacts in (started.artefacts, here))
         raise ReplayError(f"decided with other artefacts: {then}; here are {now}")
@@ -110,6 +110,7 @@ class _Player:
         if isinstance(event, Started):
             self._started = event
             self._ramp = Ramp(event.spec, self._policy_of(event), event.arms)
+            self._ramp.watch_beside(shadow_named(event.spec.rollout.shadow))
         elif isinstance(event, Lost):
             self._unknown.append(f"from {self._at_s(event):.0f} s on: {event.reason}")
             self._ramp = None

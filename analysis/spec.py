@@ -135,7 +135,7 @@ class RolloutSpec:
     """How a rollout is run.
 
     `settle_s`: how long a fresh canary may be slow (cold caches, just-in-time compilers): who comes earlier after a
-    segment's first exposure says nothing about latency.
+    segment's first exposure says nothing about latency. `shadow`: a policy that only watches, None for none.
     """
 
     mode: Mode = Mode.ACT
@@ -143,6 +143,7 @@ class RolloutSpec:
     budget_risk: float = 0.05
     false_rollback: float = 0.01
     policy: str = "budget"
+    shadow: str | None = None
     interval_s: float = 10.0
     warmup_s: float = 60.0
     max_step_bp: int = 2_500

@@ -283,6 +283,7 @@ def _rollout(shape: RolloutShape) -> RolloutSpec:
         budget_risk=shape.budget_risk,
         false_rollback=shape.false_rollback,
         policy=shape.policy,
+        shadow=shape.shadow,
         interval_s=shape.interval,
         warmup_s=shape.warmup,
         max_step_bp=shape.max_step,

@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Callable, Iterator
 from typing import get_args
 
-from analysis.spec import DEFAULT_SEGMENT
+from analysis.spec import DEFAULT_SEGMENT, RolloutSpec
 from xds_server.mesh import SIDECAR_CLUSTER, MatchKind
 from xds_server.mesh_file import KeyPath, Source, first_of
 from xds_server.units import LISTEN, WrongValueError, nearest, show
@@ -231,6 +231,16 @@ def check_kpis(source: Source, service: KeyPath) -> None:
         source.report((*session, "judge_after", "feature"), "kpis.features is missing", legal)
 
 
+def _shadow(source: Source, service: KeyPath) -> None:
+    """A policy that watches itself would say nothing new."""
+    rollout = (*service, "rollout")
+    if not source.sound(rollout):
+        return
+    said = source.mapping(rollout)
+    if said.get("shadow") == said.get("policy", RolloutSpec().policy):
+        source.report((*rollout, "shadow"), "it is the policy that acts", "another policy, or no shadow")
+
+
 def _learned(source: Source, service: KeyPath) -> None:
     segments = source.mapping((*service, "segments"))
     if not source.sound((*service, "segments")) or "learned" not in source.mapping(service):
@@ -252,6 +262,7 @@ _SERVICE_CHECKS: tuple[Callable[[Source, KeyPath], None], ...] = (
     _routes,
     check_kpis,
     _learned,
+    _shadow,
 )
 
 

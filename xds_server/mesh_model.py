@@ -271,6 +271,7 @@ class RolloutShape(Shape):
     budget_risk: Annotated[float, share("0.01%", "50%")] = RolloutSpec().budget_risk
     false_rollback: Annotated[float, share("0.01%", "50%")] = RolloutSpec().false_rollback
     policy: Annotated[str, _POLICY] = RolloutSpec().policy
+    shadow: Annotated[str | None, _POLICY] = RolloutSpec().shadow
     interval: Annotated[float, duration("200ms", "1h")] = RolloutSpec().interval_s
     warmup: Annotated[float, duration("0s", "24h")] = RolloutSpec().warmup_s
     max_step: Annotated[int, split("0.01pp", "100pp", unit="pp")] = RolloutSpec().max_step_bp

@@ -125,6 +125,7 @@ def _segment(
     lines += [f"  {_told(row, now_unix_ns)}" for row in (turns[-8:] if in_full else turns[-1:])]
     if in_full:
         lines += [f"  {line}" for line in _fixed_threshold(decisions)]
+        lines += [f"  {_shadow(segment.shadow, decisions)}"] if segment.HasField("shadow") else []
         lines += [f"  {_kpi(kpi, names)}" for kpi in segment.kpis]
         lines += [f"  {_latencies(segment.latencies, names)}"] if segment.HasField("latencies") else []
     lines.append(f"  You can: {_advice(service, segment, phase)}")
@@ -278,6 +279,18 @@ def _fixed_threshold(decisions: Sequence[DecisionRow]) -> list[str]:
             f"would not have rolled back by the last decision ({numbers['reactive_failures']:.0f} of {FAILURES} missed)"
         )
     return [f"A fixed threshold ({rule}) {told}."]
+
+
+def _shadow(shadow: pb.Shadow, decisions: Sequence[DecisionRow]) -> str:
+    """Tell what the policy that only watches would have done."""
+    told = (
+        f"Beside it watches policy {shadow.policy}: of {shadow.less + shadow.same + shadow.more:,} decisions it would "
+        f"have given the canary less in {shadow.less:,} and more in {shadow.more:,}"
+    )
+    last = next((found for row in reversed(decisions) if (found := _detail(row).get("shadow"))), None)
+    if last is not None:
+        told += f"; at the last decision told here: {last['verdict']}, {_percent(last['split_bp'] / 10_000)}"
+    return f"{told}."
 
 
 def _detail(row: DecisionRow) -> dict[str, Any]:

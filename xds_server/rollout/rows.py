@@ -34,6 +34,8 @@ def decision_row(  # noqa: PLR0913 -- one row's context
         "differences": decision.differences,
         "watched": watched,
     }
+    if decision.shadow is not None:
+        detail["shadow"] = asdict(decision.shadow)
     return DecisionRow(
         at_unix_ns=at_unix_ns,
         service=service,

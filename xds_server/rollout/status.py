@@ -11,6 +11,7 @@ from analysis.latencies import QUANTILES, Latencies
 from analysis.on_the_job import Moved
 from analysis.policy.learned import DRIFT_MAX
 from analysis.ramp import SegmentView
+from analysis.shadow import ShadowTally
 from analysis.spec import TOTAL_BP
 from analysis.wording import RatioView
 from xds_server.ads.cache import NodeView
@@ -170,7 +171,14 @@ def _segment(steered: SteeredService, view: SegmentView) -> pb.SegmentStatus:
         sample_ratio=_sample_ratio(view.sample_ratio),
         watched=state.watched,
         latencies=_latencies(view.latencies) if view.latencies is not None else None,
+        shadow=_shadow(steered.service.spec.rollout.shadow, view.shadow),
     )
+
+
+def _shadow(policy: str | None, tally: ShadowTally | None) -> pb.Shadow | None:
+    if policy is None or tally is None:
+        return None
+    return pb.Shadow(policy=policy, less=tally.less, same=tally.same, more=tally.more)
 
 
 def _latencies(view: Latencies) -> pb.Latencies:

@@ -46,7 +46,9 @@ class SteeredService:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     inbox: list[npt.NDArray[np.void]] = field(default_factory=list)
     watched: frozenset[str] = frozenset()  # segments that Envoys look at more closely
-    said: dict[str, tuple[str, str, int, bool]] = field(default_factory=dict)  # segment to the verdict journalled last
+    said: dict[str, tuple[str, str, int, bool, str | None]] = field(
+        default_factory=dict
+    )  # segment to the verdict journalled last
     saved_s: float = 0.0  # monotonic time of the last stored engine state
     held: str = ""  # why the rollout is held until a person resumes it
     unwritten: list[DecisionRow] = field(default_factory=list)  # carried out, but the journal could not take them
@@ -126,7 +128,8 @@ class SteeredService:
         for decision in decisions:
             split_bp = decision.split_after_bp if observed_only else decision.split_before_bp
             watched = decision.segment in self.watched
-            said = (verdict_name(decision.verdict), decision.verdict.reasons[0].code, split_bp, watched)
+            shadow = None if decision.shadow is None else decision.shadow.verdict
+            said = (verdict_name(decision.verdict), decision.verdict.reasons[0].code, split_bp, watched, shadow)
             if (decision.changes_split and not observed_only) or self.said.get(decision.segment) != said:
                 fresh.append(decision)
             self.said[decision.segment] = said

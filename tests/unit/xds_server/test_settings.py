@@ -68,8 +68,8 @@ SERVICE_KEYS = (
     "kpis, rollout"
 )
 ROLLOUT_KEYS = (
-    "mode, harm, budget_risk, false_rollback, policy, interval, warmup, max_step, min_dwell, horizon, settle, bake, "
-    "bake_split"
+    "mode, harm, budget_risk, false_rollback, policy, shadow, interval, warmup, max_step, min_dwell, horizon, settle, "
+    "bake, bake_split"
 )
 KINDS = "exact, prefix, suffix, contains, regex, present, range"
 ENDPOINTS = "host:port, such as 10.0.0.1:8080, [::1]:8080 or shop.internal:8080"
@@ -557,6 +557,12 @@ WRONG = [
         "domains: [cart]",
         "domains: [cart]\n    kpis: {abandonment: {max_regression: 2pp}}",
         f"22: services.cart.kpis.abandonment: session.goal is missing; legal: {NEEDS_GOAL}",
+    ),
+    (
+        "a policy that watches itself",
+        "domains: [cart]",
+        "domains: [cart]\n    rollout: {policy: fixed, shadow: fixed}",
+        "22: services.cart.rollout.shadow: fixed: it is the policy that acts; legal: another policy, or no shadow",
     ),
     (
         "harm without its goal",

@@ -66,9 +66,13 @@ def begun(spec: ServiceSpec) -> ServiceEngine:
 
 @cache
 def live(policy: str) -> Live:
-    """A rollout of the shop whose canary fails in one segment; a restart, an order and a decision that is not done."""
+    """A rollout of the shop whose canary fails in one segment; a restart, an order and a decision that is not done.
+
+    Beside `thompson` another policy watches.
+    """
     spec = demo_spec()
-    spec = replace(spec, rollout=replace(spec.rollout, policy=policy))
+    shadow = "learned" if policy == "thompson" else None
+    spec = replace(spec, rollout=replace(spec.rollout, policy=policy, shadow=shadow))
     people, split = shop(spec, (ERRORS,), seed=11), dict[int, int]()
     engine, run, ramp = begun(spec), Live(policy=policy), None
     for at_s in np.arange(spec.rollout.interval_s, ENDS_S, spec.rollout.interval_s).tolist():
@@ -119,6 +123,8 @@ def test_a_live_rollout_is_decided_again_bit_for_bit(played: Live) -> None:
     }
     assert list(again.decisions) == played.decided
     assert repr(again.decisions) == repr(tuple(played.decided))
+    watched = any(each.shadow is not None for decisions in again.decisions for each in decisions)
+    assert watched == (played.policy == "thompson")
     ended = {each.segment: each.phase for decisions in played.decided for each in decisions}
     assert Phase.ROLLED_BACK in ended.values(), ended
     kinds = {kind for kind, _ in played.kinds}

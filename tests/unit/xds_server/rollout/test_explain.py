@@ -245,3 +245,21 @@ def test_how_far_a_policy_has_moved_is_told(moved: int, leaning: float, said: st
     told = explain(service(EU, policy_learning=learning), [], segment=None, now_unix_ns=NOW)
     assert said in told.splitlines()
     assert "Policy learned" not in explain(service(EU), [], segment=None, now_unix_ns=NOW)
+
+
+def test_what_the_policy_that_watches_would_have_done_is_told_in_full_only() -> None:
+    eu = pb.SegmentStatus()
+    eu.CopyFrom(EU)
+    eu.shadow.CopyFrom(pb.Shadow(policy="learned", less=41, same=76, more=3))
+    row = DecisionRow(
+        at_unix_ns=NOW, service="checkout", rollout="checkout-1", segment="eu", verdict="advance", tier="",
+        split_before_bp=0, split_after_bp=1_250, generation=14, reason="",
+        detail_json=json.dumps({"shadow": {"policy": "learned", "verdict": "hold", "split_bp": 500}}), who="",
+    )  # fmt: skip
+    text = explain(service(eu), [row], segment="eu", now_unix_ns=NOW)
+    assert (
+        "Beside it watches policy learned: of 120 decisions it would have given the canary less in 41 and more in 3; "
+        "at the last decision told here: hold, 5 %.\n"
+    ) in text
+    assert "Beside it" not in explain(service(eu), [row], segment=None, now_unix_ns=NOW)
+    assert "Beside it" not in explain(service(EU), [], segment="eu", now_unix_ns=NOW)
