@@ -32,6 +32,7 @@ from xds_server.rollout.acknowledgements import TRAFFIC_WINDOW_S, Acknowledgemen
 from xds_server.rollout.dead_man import beat_forever
 from xds_server.rollout.execution import Execution
 from xds_server.rollout.fleet import Fleet
+from xds_server.rollout.imported_past import ImportedPast
 from xds_server.rollout.learnt import LearnedSegments
 from xds_server.rollout.past import PastDeployments
 from xds_server.rollout.profile_views import profile_evaluation, profile_reply
@@ -86,7 +87,8 @@ class Controller:
         self._publisher.learned = self.learnt.table
         self._publisher.watched = self._watched
         self.resolver.held = self._held_segment
-        self.risk = ReleaseRisk(self._fleet, ArtefactStore(journal))
+        self.risk = ReleaseRisk(self._fleet, ArtefactStore(journal), ImportedPast(self._execution.history))
+        self.past.on_news = self.risk.look_again
         self.profiling = Profiling(self._fleet, ProfileStore(journal), self.learnt)
         self.learnt.on_table = lambda: self._execution.publish(urgent=False)
         self._acknowledgements = Acknowledgements(self._fleet, self._execution, cache, ingest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final
 
 from analysis.errors import RecordError
@@ -24,13 +24,17 @@ SHOWN: Final = 20  # names in a message
 
 
 class PastDeployments:
-    """Belongs to one event loop; what may take long is done in threads. `kept`: as of the last look."""
+    """Belongs to one event loop; what may take long is done in threads. `kept`: as of the last look.
+
+    `on_news` is told when deployments have come from others, or a person has said something of one.
+    """
 
     def __init__(self, fleet: Fleet, store: HistoryStore) -> None:
         self._fleet = fleet
         self._store = store
         self._deployments = Deployments(fleet.journal, store)
         self.kept = Kept(rollouts=0, bytes=0, began_unix_ns=None)
+        self.on_news: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
         """Keep it within its bounds until cancelled."""
@@ -72,6 +76,7 @@ class PastDeployments:
             rollout=rollout, at_unix_ns=self._fleet.clock.now_unix_ns(), verdict=verdict, who=who, reason=reason
         )  # fmt: skip
         await asyncio.to_thread(self._store.put_label, row)
+        self.on_news()
         log.info("%s is %s, says %s: %s", rollout, verdict, who, reason or "no reason given")
         return f"{rollout} is {verdict}"
 
@@ -113,6 +118,7 @@ class PastDeployments:
         except ValueError as error:
             raise RefusedError(f"rollout {error} is known already; nothing is imported") from error
         self.kept = await asyncio.to_thread(self._store.kept)
+        self.on_news()
         return f"{len(rows)} deployments imported"
 
     def _rows(self, records: Iterable[bytes], who: str) -> list[ImportedRow]:

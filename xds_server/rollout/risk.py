@@ -15,11 +15,12 @@ from analysis.errors import StateError
 from analysis.failure.artefact import KIND, from_json, scores_of, to_json
 from analysis.failure.fitting import Progress
 from analysis.failure.foresight import Foresight
-from analysis.failure.history import Past, releases_of
+from analysis.failure.history import Past, PastRollout, releases_of
 from analysis.failure.model import LEAST_RELEASES
 from analysis.failure.training import Champion, Trained, drift, lacking, train
 from xds_server.errors import JournalError, RefusedError, UnknownNameError
 from xds_server.rollout.fleet import Fleet
+from xds_server.rollout.imported_past import ImportedPast
 from xds_server.rollout.steered import SteeredService
 from xds_server.store.artefacts import ArtefactRow, ArtefactStore
 from xds_server.store.records import RolloutRow
@@ -49,9 +50,10 @@ class ReleaseRisk:
     `look_s`: seconds between two looks whether a training is due.
     """
 
-    def __init__(self, fleet: Fleet, store: ArtefactStore) -> None:
+    def __init__(self, fleet: Fleet, store: ArtefactStore, imported: ImportedPast) -> None:
         self._fleet = fleet
         self._store = store
+        self._imported = imported
         self._serving = _Serving()
         self._is_training = False
         self._has_news = True  # a rollout has ended since the last look
@@ -67,7 +69,7 @@ class ReleaseRisk:
             rows = self._store.rows(KIND)
             self._serving = _read(rows)
             self._trained_s = max((row.trained_unix_ns for row in rows), default=0) / _S
-            self._known = len(releases_of(self._store.past()))
+            self._known = len(releases_of(self._store.past()))  # those of others are read at the first look
         except JournalError as error:
             log.error("no failure model serves: %s", error)  # noqa: TRY400 -- one line
         if self._serving.refused:
@@ -91,16 +93,25 @@ class ReleaseRisk:
 
     def _why(self) -> str:
         """Why a training is due; empty: it is not. In a thread."""
-        past = self._store.past()
+        past = self._past()
         releases = releases_of(past)
         self._known = len(releases)
-        new = sum(each.failed is not None and (each.ended_s or 0.0) > self._trained_s for each in past)
+        new = sum(each.failed is not None and (each.ended_s or 0.0) > self._trained_s for each in self._store.past())
+        new += self._imported.since(self._trained_s)
         if lacking(releases) or not new:
             return ""
         champion = self._serving.champion
         if champion is not None and drift(champion, releases).calls_for_training:
             return DRIFT
         return SCHEDULE if new >= RETRAIN_AFTER or not self._trained_s else ""
+
+    def _past(self) -> tuple[PastRollout, ...]:
+        """All deployments, own ones and those of others. In a thread."""
+        return (*self._store.past(), *self._imported.past())
+
+    def look_again(self) -> None:
+        """There is news of past deployments: let the next look see whether a training is due."""
+        self._has_news = True
 
     # --- releases
 
@@ -128,13 +139,13 @@ class ReleaseRisk:
         if serving.champion is None:
             return None
         began_s = row.started_unix_ns / _S
-        past = Past(each for each in self._store.past() if each.began_s <= began_s)
+        past = Past(each for each in self._past() if each.began_s <= began_s)
         facts = past.facts(row.service, row.attributes, began_s)
         return Foresight.of(serving.champion.model, facts, version=f"{KIND} {serving.version}")
 
     def ended(self, steered: SteeredService) -> None:
         """Keep what a release's first minutes showed. Never raises: without it they are unknown."""
-        self._has_news = True
+        self.look_again()
         ramp, row = steered.engine.ramp, steered.row
         if ramp is None or row is None:
             return
@@ -176,7 +187,7 @@ class ReleaseRisk:
 
     def _train(self, progress: Progress) -> Trained:
         self._trained_s = self._fleet.clock.now_unix_ns() / _S
-        releases = releases_of(self._store.past())
+        releases = releases_of(self._past())
         self._known = len(releases)
         return train(releases, self._serving.champion, progress=progress)
 

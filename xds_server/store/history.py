@@ -95,6 +95,12 @@ class HistoryStore:
         with self._journal.atomically(durably=False) as connection:
             return dict(connection.execute("SELECT rollout, service FROM imported_rollouts ORDER BY rowid").fetchall())
 
+    def imported_since(self, unix_ns: int) -> int:
+        """How many of them have come since then."""
+        with self._journal.atomically(durably=False) as connection:
+            found = connection.execute("SELECT COUNT(*) FROM imported_rollouts WHERE at_unix_ns > ?", (unix_ns,))
+            return int(found.fetchone()[0])
+
     def imported_record(self, rollout: str) -> bytes | None:
         """One of them; None: it is not there any more."""
         with self._journal.atomically(durably=False) as connection:

@@ -15,11 +15,14 @@ from functools import partial
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 
 from analysis.decision import Action
-from analysis.failure.facts import PRIOR_RISK
+from analysis.failure.facts import PRIOR_RISK, PastRelease
 from analysis.failure.model import LEAST_RELEASES
+from analysis.history import archive
+from analysis.history.record import Label, RolloutRecord, Verdict
 from analysis.simulation.releases import draw_history
 from tests.controlling import controlling
 from tests.pasts import write_past
@@ -241,3 +244,40 @@ async def test_the_api_refuses_what_it_does_not_know(tmp_path: Path) -> None:
         with pytest.raises(grpc.aio.AioRpcError, match="0 of 30 releases"):
             _ = [each async for each in stub.Train(pb.TrainRequest(kind="failure", who="ann"))]
         assert not (await stub.ListArtefacts(pb.ListArtefactsRequest())).artefacts
+
+
+def _imported(release: PastRelease, name: str) -> bytes:
+    """What another tool would have recorded of a release: its table has attributes and a label, and no ticks."""
+    facts, none = release.facts, np.empty((0, 1))
+    told = dict(facts.attributes) | ({"kind": facts.kind} if facts.kind else {})
+    told |= {} if facts.size is None else {"size": facts.size}
+    verdict = Verdict.BAD if release.failed else Verdict.GOOD
+    return archive.to_bytes(
+        RolloutRecord(
+            rollout=name, service=facts.service, baseline="v1", canary="v2", started_unix_s=release.began_s,
+            interval_s=60.0, segments=("default",), kpis=("error_rate",), at_s=np.empty(0),
+            n=np.empty((0, 1, 1, 2), np.int64), bad=np.empty((0, 1, 1, 2), np.int64), exposed=none, arrived=none,
+            split_bp=none, suspicion=none, log_e=none, attributes=told,
+            label=Label(verdict=verdict, who="ci"),
+        )
+    )  # fmt: skip
+
+
+@in_a_loop
+async def test_deployments_of_others_teach_it_and_an_operators_word_outranks_theirs(tmp_path: Path) -> None:
+    async with controller(tmp_path) as control:
+        assert control.risk._why() == ""
+        control.risk._has_news = False
+        await control.past.take_in([_imported(release, f"ci-{i}") for i, release in enumerate(RELEASES)], who="ann")
+        assert control.risk._has_news
+        assert control.risk._why() == SCHEDULE
+        before = (await _train(control)).fingerprint
+        assert control.risk._known == len(RELEASES)
+        assert control.risk._why() == ""
+        for i in range(2):
+            verdict = Verdict.GOOD if RELEASES[i].failed else Verdict.BAD
+            await control.past.label(rollout=f"ci-{i}", verdict=verdict, who="bob", reason="")
+        await control.past.label(rollout="ci-2", verdict=Verdict.UNKNOWN, who="bob", reason="")
+        row = await _train(control)
+        assert row.fingerprint != before
+        assert control.risk._known == len(RELEASES) - 1
