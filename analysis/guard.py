@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from analysis.decision import Advance, Hold, Phase, Promote, Reason, Reduce, Rollback, Tier, Verdict, Withdraw
 from analysis.failure.facts import PRIOR_RISK
-from analysis.forecast.trend import Forecast
+from analysis.forecast.excess import Forecast
 from analysis.spec import TOTAL_BP, RolloutSpec
 from analysis.splits import SMALLEST_BP, worth_bp
 
@@ -14,11 +14,22 @@ SUSPICIOUS = 0.5  # share of the proof at which the split stops rising
 ALARMING = 0.75  # … and at which it is halved
 BREACH_TICKS = 3  # ticks in a row that a forecast must foresee the breach
 BURNING_TICKS = 2  # ticks in a row that a limit must burn
-BREACH_SURE = 0.9  # probability at which a foreseen breach counts
+BREACH_SURE = 0.6  # probability at which a foreseen breach counts, given proof that the canary is worse at all
 BREACH_LIKELY = 0.5  # … and at which nothing rises any more
 LEAST_BREACH_SURE, MOST_BREACH_SURE = BREACH_LIKELY, 0.98  # whatever the risk
 UNKNOWN_CEILING_BP = TOTAL_BP // 2
 """While nothing is known the split stops at one half: beyond it a session teaches less (w·(1-w)) and harms more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadForecast:
+    """What a KPI that gets worse as the split grows would be at the `split` proposed; shares in [0, 1]."""
+
+    kpi: str
+    limit: float
+    split: float
+    mean: float
+    p_breach: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +39,11 @@ class GuardView:
     `proposal_bp`: what the policy wants; `cap_bp`: what the harm budget allows. `world_bad`: the baseline is as bad.
     `proven`: reasons that are proof of harm. `suspicion`: the strongest evidence as a share of the proof, and `suspect`
     what it is about. `breach_ticks`: ticks in a row with a foreseen breach *and* the evidence floor; `breach_likely`:
-    more likely than not. `burning_ticks`: ticks in a row in which far more people than the limit allows met failures.
-    `log_loss`: the logs lack too many requests. `sample_ratio`: proof that people are not spread
-    as was asked for. `unhealthy`: why the canary is not known to be healthy, if it is not. `stale_s`: seconds without
-    access logs, where that is long. `dirty`: what speaks against a promotion now. `over_limit`: an absolute limit that
-    people have lately been above.
+    more likely than not. `at_next`: the KPI that the proposed split would take nearest to its limit. `burning_ticks`:
+    ticks in a row in which far more people than the limit allows met failures. `log_loss`: the logs lack too many
+    requests. `sample_ratio`: proof that people are not spread as was asked for. `unhealthy`: why the canary is not
+    known to be healthy, if it is not. `stale_s`: seconds without access logs, where that is long. `dirty`: what speaks
+    against a promotion now. `over_limit`: an absolute limit that people have lately been above.
     """
 
     phase: Phase
@@ -52,6 +63,7 @@ class GuardView:
     forecast: Forecast | None = None
     breach_ticks: int = 0
     breach_likely: bool = False
+    at_next: LoadForecast | None = None
     budget_spent: bool = False
     log_loss: Reason | None = None
     sample_ratio: Reason | None = None
@@ -149,10 +161,17 @@ def _doubt(view: GuardView) -> Hold | None:
         return Hold(reasons=(_reason("budget_spent", "the harm budget is used up"),))
     if not view.suspicion < SUSPICIOUS:
         return Hold(reasons=(view.suspect or _reason("suspicion", "the evidence leans against the canary"),))
+    return _foreseen(view)
+
+
+def _foreseen(view: GuardView) -> Hold | None:
+    """What forbids a rise since a limit is near, or would be."""
     if view.over_limit is not None:
         return Hold(reasons=(view.over_limit,))
     if view.forecast is not None and (view.breach_likely or view.breach_ticks >= BREACH_TICKS):
         return Hold(reasons=(_breach(view.forecast),))
+    if view.at_next is not None and not view.at_next.p_breach < BREACH_LIKELY:
+        return Hold(reasons=(_overload(view.at_next),))
     return None
 
 
@@ -192,10 +211,25 @@ def forecast_threshold(risk: float) -> float:
 
 
 def _breach(forecast: Forecast) -> Reason:
+    where = " everywhere" if forecast.everywhere else ""
     return Reason(
-        code="forecast", text=f"{forecast.kpi} is forecast to cross its limit with probability {forecast.p_breach:.2f}",
+        code="forecast",
+        text=(
+            f"{forecast.kpi}{where} is forecast to cross its limit of {forecast.limit:.1%} within "
+            f"{forecast.horizon_s / 60:.0f} min with probability {forecast.p_breach:.2f}"
+        ),
         kpi=forecast.kpi, observed=forecast.mean, limit=forecast.limit, unit="share of sessions",
     )  # fmt: skip
+
+
+def _overload(forecast: LoadForecast) -> Reason:
+    text = (
+        f"{forecast.kpi} gets worse as the split grows: at {forecast.split:.0%} it would be above its limit of "
+        f"{forecast.limit:.1%} with probability {forecast.p_breach:.2f}"
+    )
+    return Reason(
+        code="load", text=text, kpi=forecast.kpi, observed=forecast.mean, limit=forecast.limit, unit="share of sessions"
+    )
 
 
 def _listed(reason: Reason | None) -> tuple[Reason, ...]:

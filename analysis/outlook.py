@@ -1,23 +1,26 @@
 """Where the KPIs of a segment are heading: the seam of predicted rollbacks.
 
-A forecast alone takes nobody back. It must be sure for several ticks, and the evidence against zero excess must have
-reached a floor of its own, so that false alarms stay bounded whatever the forecast is worth.
+A forecast alone takes nobody back. It must be sure for several ticks, and the evidence against zero excess, mixed over
+segments and KPIs, must have reached a floor, so that false alarms stay bounded whatever the forecast is worth.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from analysis.decision import Phase
-from analysis.evidence.regression import Against
-from analysis.forecast.trend import Forecast, forecast
-from analysis.guard import BREACH_LIKELY, BREACH_SURE
+from analysis.evidence.regression import KPI_WEIGHTS, Against
+from analysis.forecast.excess import Forecast
+from analysis.guard import BREACH_LIKELY, BREACH_SURE, LoadForecast
 from analysis.reading import Reading
 from analysis.segment import SegmentState
-from analysis.window import CANARY
 
 LEANING = 1.0  # log e-value against zero excess below which a forecast is only noise
-CALM_FORECAST_TICKS = 5
+GROWS = 0.975  # probability that a KPI gets worse as the split grows, at which its forecast at the next split counts
+OTHERS_LEAN = math.log(5)  # e-value of all segments but the most evident one, at which the forecast of all is theirs
+SPARED = 0.9  # probability that a segment's excess is less than half of everybody's, at which it is spared
 
 
 class Outlook:
@@ -26,47 +29,113 @@ class Outlook:
     def __init__(self, reading: Reading, rollout: int) -> None:
         self._reading, self._rollout = reading, rollout
         spec = reading.spec
-        self._limited = [k for k, kpi in enumerate(spec.kpis) if kpi.limit is not None]
-        self._kpi = {kpi.name: k for k, kpi in enumerate(spec.kpis)}
-        zero = sum(test.against is Against.ZERO for test in reading.evidence.tests)
-        self._floor = math.log(len(spec.segments) * zero / spec.rollout.false_rollback) if zero else math.inf
-        self._horizon_ticks = max(1, round(spec.rollout.horizon_s / spec.rollout.interval_s))
+        self._together = len(spec.segments)
+        self._floor = -math.log(spec.rollout.false_rollback)
+        self._tests = [_zero_test(reading, k) for k in reading.limited.tolist()]
+        weights = [KPI_WEIGHTS[spec.kpis[k].kind] if t is not None else 0.0 for k, t in self._limited()]
+        total = sum(weights)
+        self._log_shares = [math.log(w / total) if w > 0 else -math.inf for w in weights]
+        self._kpi = {spec.kpis[k].name: i for i, k in enumerate(reading.limited.tolist())}
 
-    def look_ahead(self, index: int, state: SegmentState, *, tick: int) -> None:
-        """A new forecast every tick while any count leans against the canary, every few ticks otherwise."""
-        if not self._limited:
+    def _limited(self) -> list[tuple[int, int | None]]:
+        return list(zip(self._reading.limited.tolist(), self._tests, strict=True))
+
+    # -- the floor -----------------------------------------------------------------------------------------------------
+
+    @property
+    def log_e(self) -> float:
+        """Logarithm of the mixed e-value of any excess at all on a KPI with a limit, in any segment; -inf: none is.
+
+        Half of the capital on all people together and half spread evenly over the segments, each shared out over the
+        KPIs by their gravity: a mean of e-values is an e-value under any dependence (Vovk & Wang 2021, section 3), so
+        that P(it ever reaches 1/a) <= a for a canary that is no worse, by Ville's inequality.
+        """
+        log_e = self._reading.now.log_e[self._rollout]
+        columns = [log_e[:, t] + share for t, share in zip(self._tests, self._log_shares, strict=True) if t is not None]
+        if not columns:
+            return -math.inf
+        rows = np.logaddexp.reduce(columns, axis=0)
+        if self._together == 1:
+            return float(rows[0])
+        own = np.logaddexp.reduce(rows[:-1]) - math.log(self._together)
+        return float(np.logaddexp(own, rows[-1]) - math.log(2))
+
+    @property
+    def log_e_needed(self) -> float:
+        return self._floor
+
+    def _own_log_e(self, row: int, i: int) -> float:
+        test = self._tests[i]
+        return -math.inf if test is None else float(self._reading.now.log_e[self._rollout, row, test])
+
+    # -- forecasts -----------------------------------------------------------------------------------------------------
+
+    def look_ahead(self, index: int, state: SegmentState) -> None:
+        """The most worrying forecast of a segment, its own or of all segments where it is one of those meant."""
+        if not len(self._reading.limited):
             return
         if state.phase not in (Phase.RAMPING, Phase.BAKING):
             state.forecast = None
             return
-        leaning = any(self._log_e(index, k) > LEANING for k in self._limited)
-        if leaning or tick % CALM_FORECAST_TICKS == index % CALM_FORECAST_TICKS:
-            state.forecast = self._forecast(index)
+        p = self._reading.trends.p_breach[self._rollout]
+        own, everybody = int(p[index].argmax()), int(p[-1].argmax())
+        row, i = index, own
+        if p[-1, everybody] > p[index, own] and self._is_meant(index, everybody):
+            row, i = self._together, everybody
+        state.forecast = self._reading.trends.forecast(self._rollout, row, i)
 
-    def _log_e(self, index: int, kpi: int) -> float:
-        return self._reading.log_e_against_zero(self._rollout, index, kpi)
+    def _is_meant(self, index: int, i: int) -> bool:
+        """Whether what is said of all people together is said of a segment.
 
-    def _forecast(self, index: int) -> Forecast | None:
-        """The most worrying forecast among the KPIs with a limit; never further ahead than the data reach back."""
-        n, bad = self._reading.recent.series(self._rollout, index)
-        found = []
-        for k in self._limited:
-            kpi = self._reading.spec.kpis[k]
-            if len(n) and kpi.limit is not None:
-                horizon = min(self._horizon_ticks, len(n))
-                found.append(
-                    forecast(kpi.name, bad[:, k, CANARY], n[:, k, CANARY], limit=kpi.limit, horizon_ticks=horizon)
-                )
-        return max((f for f in found if f is not None), key=lambda f: f.p_breach, default=None)
+        It is where e-BH names it, and where the others lean as well and its own excess is not surely the smaller one.
+        """
+        test, now = self._tests[i], self._reading.now
+        if test is None or self._together == 1:
+            return False
+        if now.named[self._rollout, index, test] and self._own_log_e(index, i) > 0:
+            return True
+        if not now.others[self._rollout, 0, test] >= OTHERS_LEAN:
+            return False
+        return self._reading.trends.below(self._rollout, index, i) < SPARED
+
+    def _leans(self, index: int, forecast: Forecast) -> float:
+        """Log e-value against zero excess of what a forecast is about."""
+        return self._own_log_e(self._together if forecast.everywhere else index, self._kpi[forecast.kpi])
 
     def is_founded(self, index: int, state: SegmentState) -> bool:
-        """A breach is foreseen, and evidence against zero excess of that KPI is above the floor."""
-        if state.forecast is None or state.forecast.p_breach < BREACH_SURE:
+        """A breach is foreseen, its KPI leans against the canary, and the mixed evidence is above its floor."""
+        forecast = state.forecast
+        if forecast is None or forecast.p_breach < BREACH_SURE:
             return False
-        return self._log_e(index, self._kpi[state.forecast.kpi]) >= self._floor
+        return self._leans(index, forecast) > LEANING and self.log_e >= self._floor
 
     def is_likely(self, index: int, state: SegmentState) -> bool:
         """A breach is more likely than not, and the counts lean against the canary at all."""
-        if state.forecast is None or state.forecast.p_breach < BREACH_LIKELY:
+        forecast = state.forecast
+        if forecast is None or forecast.p_breach < BREACH_LIKELY:
             return False
-        return self._log_e(index, self._kpi[state.forecast.kpi]) > LEANING
+        return self._leans(index, forecast) > LEANING
+
+    def at_split(self, index: int, split: float) -> LoadForecast | None:
+        """The KPI that a larger split is likeliest to take across its limit, where it surely gets worse with the split.
+
+        None where nothing does. Its own people are asked, and all together.
+        """
+        found = None
+        for row in {index, self._together}:
+            for i, k in enumerate(self._reading.limited.tolist()):
+                if self._own_log_e(row, i) <= LEANING:
+                    continue
+                share, p_breach, p_grows = self._reading.trends.at_split(self._rollout, row, i, split)
+                if p_grows >= GROWS and p_breach > (found.p_breach if found else 0.0):
+                    kpi = self._reading.spec.kpis[k]
+                    found = LoadForecast(
+                        kpi=kpi.name, limit=kpi.limit or 1.0, split=split, mean=share, p_breach=p_breach
+                    )
+        return found
+
+
+def _zero_test(reading: Reading, kpi: int) -> int | None:
+    """The test of any excess at all on a KPI, as an index; of a relative one, that of its ratio."""
+    tests = enumerate(reading.evidence.tests)
+    return next((t for t, test in tests if test.kpi == kpi and test.against in (Against.ZERO, Against.RATIO)), None)

@@ -273,7 +273,7 @@ class Ramp:
         state.cap_bp = int(now.caps_bp[at])
         suspicion = float(now.suspicion[at])
         self._watch(state, suspicion)
-        self._outlook.look_ahead(index, state, tick=self._ticks)
+        self._outlook.look_ahead(index, state)
         state.burning_ticks = state.burning_ticks + 1 if alarm.burning[at] else 0
         is_founded = self._outlook.is_founded(index, state)
         state.breach_ticks = state.breach_ticks + self.reading.begins_interval if is_founded else 0
@@ -369,6 +369,7 @@ class Ramp:
             forecast=state.forecast,
             breach_ticks=state.breach_ticks,
             breach_likely=self._outlook.is_likely(index, state),
+            at_next=self._outlook.at_split(index, proposal_bp / TOTAL_BP) if proposal_bp > state.split_bp else None,
             budget_spent=bool(now.budget_spent[self.rollout]),
             log_loss=log_loss(self.logs, *self.arms[segment.name]) if segment.name in self.arms else None,
             sample_ratio=self.wording.mismatch(index) if now.mismatch[self.rollout, [index, -1]].any() else None,

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
+from analysis.evidence.blocks import Blocks
 from analysis.evidence.effect import Effects
 from analysis.evidence.exclusion import GRID, ExcessExclusion
 from analysis.evidence.regression import Against, RegressionEvidence
 from analysis.evidence.sample_ratio import SampleRatio
+from analysis.forecast.excess import ExcessTrends
 from analysis.guard import ALARMING, UNKNOWN_CEILING_BP
 from analysis.harm import HarmLedger, to_bp
 from analysis.reactive import ReactiveRule
@@ -51,7 +53,7 @@ CLEAN = 0.01  # … and below which nothing is promoted: waiting costs little
 SURPRISE_TICKS = 20  # ticks of the canary looked at
 RECENT_TICKS = 30  # ticks behind the excess that the reward sees
 SURELY = 2.0  # standard errors of an excess of late that are taken for noise where a policy learns from it
-HISTORY_TICKS = 120  # ticks of history kept, and behind a forecast
+HISTORY_TICKS = 30  # ticks of history kept
 
 EXCESS_KINDS = (KpiKind.ERROR_RATE, KpiKind.LATENCY, KpiKind.ABANDONMENT, KpiKind.ANOMALY)
 """Order of the last axis of `Conclusions.excess`."""
@@ -79,6 +81,8 @@ class Conclusions:
     `log_e` (B, S + 1, T): as `RegressionEvidence.log_e_values`.
     `own` (B, S, T): grounds that a segment's own people prove; `shared` (B, S, T): those that all people together
     prove, where this segment is one of those named for it, or not known to be otherwise. `proven` (B, S): by either.
+    `named` (B, S, T): whom evidence of all people together would be about; `others` (B, 1, T): log e-value of all but
+    the most evident one.
     `suspicion` (B, S): the strongest evidence of harm as a share of what proves it; `suspect` (B, S): the test that it
     is about, NO_TEST: a surprise.
     `chance` (B, S): of as bad a canary or worse, see `SURPRISE`; `surprising` (B, S): the KPI that it is about.
@@ -94,6 +98,8 @@ class Conclusions:
     own: Flags
     shared: Flags
     proven: Flags
+    named: Flags
+    others: Floats
     suspicion: Floats
     suspect: Indices
     chance: Floats
@@ -146,6 +152,12 @@ class Reading:
         self.totals_n = np.zeros((*self._shape, 2))
         self.totals_bad = np.zeros_like(self.totals_n)
         self._limits = [(k, kpi.limit) for k, kpi in enumerate(spec.kpis) if kpi.limit is not None]
+        self.limited = np.array([k for k, _ in self._limits], int)
+        self.trends = ExcessTrends(
+            [spec.kpis[k].name for k in self.limited], [limit for _, limit in self._limits], n_segments, n,
+            horizon_s=spec.rollout.horizon_s,
+        )  # fmt: skip
+        self._pairs = Blocks((n, n_segments, len(self.limited)))
         errors = (kpi.limit for kpi in spec.kpis if kpi.kind is KpiKind.ERROR_RATE)
         self.error_limit = next(errors, None)  # of the share of sessions
         nobody = np.zeros((n, n_segments))
@@ -174,6 +186,7 @@ class Reading:
             self.kpi_exclusion.update(
                 n[:, :, guarded].reshape(rows), bad[:, :, guarded].reshape(rows), base, at_s=since_s
             )
+        self._look_ahead(n, bad, float(np.max(elapsed_s)))
         self.evidence.update(window, since_exposure_s=since_s, elapsed_s=elapsed_s)
         self.sample_ratio.update(newcomers, since_exposure_s=since_s)
         self.harm.update(window, at_s=since_s, elapsed_s=elapsed_s, blind=blind)
@@ -184,6 +197,12 @@ class Reading:
         self.totals_n += n
         self.totals_bad += bad
         self.now = self.conclude(standing)
+
+    def _look_ahead(self, n: Floats, bad: Floats, elapsed_s: float) -> None:
+        """Let the forecasts learn what a tick counted; of the baseline's rate only what was known before it."""
+        n, bad = self._pairs.take(n[:, :, self.limited], bad[:, :, self.limited])
+        base = self.evidence.base
+        self.trends.update(n, bad, base.value[:, :, self.limited], base.n[:, :, self.limited], elapsed_s=elapsed_s)
 
     def _remember(self, n: Floats, bad: Floats, elapsed_s: float) -> None:
         """Keep what a tick counted, by intervals: shorter ticks, as in a closer watch, add up to one entry."""
@@ -200,9 +219,11 @@ class Reading:
         target, worst = self._target(standing), self.harm.exclusion.worst
         kpi_worst, visible = self.kpi_exclusion.worst.reshape(*self._shape[:2], -1), self._visible_excess
         healthy = (worst <= target) & (kpi_worst <= visible).all(axis=-1)
-        own, shared = self._grounds(log_e, healthy | standing.cleared)
+        known = healthy | standing.cleared
+        named, others = self._named(log_e)
+        own, shared = self._grounds(log_e, named, others, known)
         chance, surprising = self._surprise(standing.split)
-        suspicion, suspect = self._suspicion(log_e, chance, healthy | standing.cleared)
+        suspicion, suspect = self._suspicion(log_e, chance, known)
         excess = self._excess()
         caps = self.harm.caps(standing.split, standing.live, standing.rising, latency_s=ROLLBACK_LATENCY_S)
         return Conclusions(
@@ -210,6 +231,8 @@ class Reading:
             own=own,
             shared=shared,
             proven=np.logical_or.reduce(own | shared, axis=-1),
+            named=named,
+            others=others,
             suspicion=suspicion,
             suspect=suspect,
             chance=chance,
@@ -229,17 +252,13 @@ class Reading:
             ratio_log_e=self.sample_ratio.log_e_values,
         )
 
-    def _grounds(self, log_e: Floats, healthy: Flags) -> tuple[Flags, Flags]:
-        """Proof of harm, (B, S, T): of a segment's own people, and of all people together.
+    def _named(self, log_e: Floats) -> tuple[Flags, Floats]:
+        """Whom evidence of all people together is about: (B, S, T) segments named; (B, 1, T) log e of the others.
 
-        Proof over all segments may come from one of them alone. It counts for those that e-BH names (Wang & Ramdas
-        2022, JRSS-B 84(3), section 4: the k largest e-values, each at least S/(k·FDR)), and at least for the most
-        evident one. Where it names several, or all others together lean as well, the canary is bad and not a segment:
-        who is not known to be healthy goes with them.
+        It may come from one segment alone. It counts for those that e-BH names (Wang & Ramdas 2022, JRSS-B 84(3),
+        section 4: the k largest e-values, each at least S/(k·FDR)), and at least for the most evident one. `others`:
+        of all but that one; infinite where several are named: then the canary is bad and not a segment.
         """
-        thresholds = self.evidence.log_thresholds
-        crossed = (log_e >= thresholds) & self.evidence.grounds
-        own, together = crossed[:, :-1], crossed[:, -1]
         values = log_e[:, :-1]
         order = np.argsort(-values, axis=1, kind="stable")
         ranked = np.take_along_axis(values, order, axis=1)
@@ -247,11 +266,19 @@ class Reading:
         ranks = np.arange(1, n_segments + 1)[None, :, None]
         k = np.max(np.where(ranked >= np.log(n_segments / (ranks * NAMED_FDR)), ranks, 0), axis=1, keepdims=True)
         rank_of = np.argsort(order, axis=1, kind="stable") + 1
-        named = rank_of <= np.maximum(k, 1)
-        proof = (together | own.any(axis=1))[:, None]
         others = np.take_along_axis(self.evidence.log_e_of_others, order[:, :1], axis=1)
-        alike = proof & ((k >= AGREEING) | (others >= OTHERS_AGREE)) & ~healthy[:, :, None]
-        return own, (together[:, None] & named) | (alike & self.evidence.grounds)
+        return rank_of <= np.maximum(k, 1), np.where(k >= AGREEING, np.inf, others)
+
+    def _grounds(self, log_e: Floats, named: Flags, others: Floats, healthy: Flags) -> tuple[Flags, Flags]:
+        """Proof of harm, (B, S, T): of a segment's own people, and of all people together.
+
+        The latter counts for those named; where the others agree, who is not known to be healthy goes with them.
+        """
+        crossed = (log_e >= self.evidence.log_thresholds) & self.evidence.grounds
+        own, together = crossed[:, :-1], crossed[:, -1]
+        proof = (together | own.any(axis=1))[:, None]
+        with_others = proof & (others >= OTHERS_AGREE) & ~healthy[:, :, None] & self.evidence.grounds
+        return own, (together[:, None] & named) | with_others
 
     def _suspicion(self, log_e: Floats, chance: Floats, healthy: Flags) -> tuple[Floats, Indices]:
         """The strongest evidence of harm as a share of what proves it, (B, S), and the test that it is about.
@@ -442,6 +469,8 @@ class Reading:
             "reactive": self.reactive.state(),
             "effects": self.effects.state(),
             "recent": self.recent.state(),
+            "trends": self.trends.state(),
+            "pairs": self._pairs.state(),
         }
 
     def restore(self, state: Mapping[str, Any], standing: Standing, *, gap_s: float) -> None:
@@ -457,6 +486,8 @@ class Reading:
         self.reactive.restore(state["reactive"])
         self.effects.restore(state["effects"])
         self.recent.restore(state["recent"])
+        self.trends.restore(state["trends"])
+        self._pairs.restore(state["pairs"])
         self.sample_ratio.restore(state["sample_ratio"])
         self.sample_ratio.forget(~self.sample_ratio.is_mismatch)
         self.now = self.conclude(standing)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.decision import Phase
-from analysis.forecast.trend import Forecast
+from analysis.forecast.excess import Forecast
 from analysis.spec import TOTAL_BP
 
 

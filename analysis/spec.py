@@ -148,7 +148,7 @@ class RolloutSpec:
     warmup_s: float = 60.0
     max_step_bp: int = 2_500
     min_dwell_s: float = 10.0
-    horizon_s: float = 1_800.0
+    horizon_s: float = 7_200.0
     settle_s: float = 300.0
     bake_s: float = 300.0
     bake_split_bp: int = 9_500

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis import outlook, ramp
+from analysis import ramp
 from analysis.decision import Advance, Hold, Reason
 from analysis.engine import ServiceEngine
 from analysis.evidence.regression import RegressionEvidence
+from analysis.forecast.excess import ExcessTrends
 from analysis.guard import GuardView
 from analysis.observer import Observer
 from analysis.policy import BudgetPolicy, PolicyView, Proposal
@@ -99,6 +100,6 @@ def test_guard_that_always_advances_stops_no_fault(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_a_forecast_a_slow_creep_crosses_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outlook, "forecast", lambda *_, **__: None)
+    monkeypatch.setattr(ExcessTrends, "forecast", lambda *_, **__: None)
     with pytest.raises(AssertionError):
         scenarios.slow_creep_is_rolled_back_before_it_crosses_the_limit()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.decision import Advance, Hold, Phase, Promote, Reason, Reduce, Rollback, Tier, Withdraw
-from analysis.forecast.trend import Forecast
+from analysis.forecast.excess import Forecast
 from analysis.guard import (
     ALARMING,
     BREACH_SURE,
@@ -34,7 +34,7 @@ RATIO = Reason(code="sample_ratio", text="12 of 100 where 50 were asked for")
 OVER = Reason(code="over_limit:error_rate", text="16 % where 5 % are the limit")
 SUSPECT = Reason(code="tolerance:error_rate", text="looks bad")
 FORECAST = Forecast(
-    kpi="error_rate", limit=0.05, horizon_ticks=60, mean=0.06, lower=0.04, upper=0.08, p_breach=0.95
+    kpi="error_rate", limit=0.05, horizon_s=1_800.0, mean=0.06, lower=0.04, upper=0.08, p_breach=0.95
 )  # fmt: skip
 CLEAR = GuardView(
     phase=Phase.RAMPING, split_bp=2_000, proposal_bp=10_000, cap_bp=10_000, max_split_bp=10_000, spec=RolloutSpec()
@@ -261,5 +261,5 @@ def test_a_riskier_release_needs_a_less_certain_forecast() -> None:
     assert thresholds == sorted(thresholds, reverse=True)
     assert thresholds[0] == MOST_BREACH_SURE
     assert thresholds[-1] == LEAST_BREACH_SURE
-    odds, usual = (p / (1 - p) for p in (forecast_threshold(0.15), BREACH_SURE))
-    assert odds / usual == pytest.approx((PRIOR_RISK / (1 - PRIOR_RISK)) / (0.15 / 0.85))
+    odds, usual = (p / (1 - p) for p in (forecast_threshold(0.12), BREACH_SURE))
+    assert odds / usual == pytest.approx((PRIOR_RISK / (1 - PRIOR_RISK)) / (0.12 / 0.88))

@@ -428,7 +428,7 @@ def _grounds(
             log_e[0, segment, test] = value
     known = np.zeros((2, 4), bool)
     known[0, list(healthy)] = True
-    own, shared = reading._grounds(log_e, known)
+    own, shared = reading._grounds(log_e, *reading._named(log_e), known)
     assert not own[1].any()
     assert not shared[1].any()
     return np.flatnonzero(own[0].any(axis=-1)).tolist(), np.flatnonzero(shared[0].any(axis=-1)).tolist()
