@@ -14,6 +14,8 @@ from analysis.decision import Order, Phase, SegmentDecision, verdict_name
 from analysis.errors import StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck
 from analysis.failure.foresight import Foresight
+from analysis.forecast.exhaustion import ResourceWatch
+from analysis.guard import exhausts
 from analysis.observer import LATENESS_S, Observer
 from analysis.on_the_job import Learnt, OnTheJob, fingerprint
 from analysis.policy import BudgetPolicy, FixedPolicy, LearnedPolicy, Policy, QValues, ThompsonPolicy, load_values
@@ -40,9 +42,9 @@ from analysis.tape import (
     digest_of,
     rng_of,
 )
-from analysis.window import Window
+from analysis.window import BASELINE, CANARY, Window
 
-STATE_FORMAT = 4
+STATE_FORMAT = 5
 LOOK_AHEAD_NS = 60 * NS  # how long what is said of the next hour stands
 POLICIES = ("budget", "fixed", "learned", "thompson")
 
@@ -114,6 +116,8 @@ class ServiceEngine:
         self._frozen_thresholds = False
         self._ticked_ns: int | None = None
         self._looked_ahead: int | None = None
+        self._resources: dict[str, ResourceWatch] = {}  # by metric, of the rollout
+        self._widths: list[object] | None = None  # of forecasts, as the last good rollout has left them
 
     def observe(self, rows: npt.NDArray[np.void], labels: Sequence[str] = ()) -> None:
         """Take rows of this service (SAMPLE_DTYPE); `labels`: all that its vocabulary holds by now."""
@@ -138,8 +142,15 @@ class ServiceEngine:
                 Started(
                     at_ns=rollout.started_ns, started_ns=rollout.started_ns, arms=rollout.arms, spec=self.spec,
                     seed=self._seed, artefacts=self._artefacts, learnt=None if job is None else job.state(),
+                    width=self._widths,
                 )
             )  # fmt: skip
+        if self._widths is not None:
+            self.ramp.reading.trends.width.restore(self._widths)
+        horizon_s = self.spec.rollout.horizon_s
+        self._resources = {
+            each.metric: ResourceWatch(each.name, each.limit, horizon_s=horizon_s) for each in self.spec.resources
+        }
         self.observer.begin(rollout.arms)
         self._frozen_thresholds = False
         self._looked_ahead = None
@@ -178,6 +189,7 @@ class ServiceEngine:
         if self._baseline_is_judged(now_s):
             self.observer.behaviour.fit(self._rng)
         self._look_ahead(self.ramp, now_ns)
+        self._look_at_resources(self.ramp, now_s)
         decisions = tuple(self._told(decision) for decision in self._step(self.ramp, window, now_ns, now_s, logs))
         self._record(decisions, now_ns)
         if self.ramp.is_finished:
@@ -189,6 +201,23 @@ class ServiceEngine:
         if (looked := now_ns // LOOK_AHEAD_NS) != self._looked_ahead:
             self._looked_ahead = looked
             ramp.ahead = ahead(self.observer.behaviour.hours(), looked * LOOK_AHEAD_NS)
+
+    def measure(self, metric: str, version: str, value: float) -> None:
+        """Take what a process of a version reports of one of `ServiceSpec.resources` now; all else says nothing."""
+        if self.rollout is None or metric not in self._resources:
+            return
+        if version == self.rollout.canary:
+            self._resources[metric].measure(CANARY, value)
+        elif version == self.spec.baseline:
+            self._resources[metric].measure(BASELINE, value)
+
+    def _look_at_resources(self, ramp: Ramp, now_s: float) -> None:
+        for watch in self._resources.values():
+            watch.tick(now_s)
+        found = [watch.forecast for watch in self._resources.values() if watch.forecast is not None]
+        ramp.exhaustion = max(found, key=lambda each: (each.log_e > 0, each.p_exhausts), default=None)
+        is_sure = exhausts(ramp.exhaustion, self.spec.rollout.false_rollback / max(len(self._resources), 1))
+        ramp.exhausted_ticks = ramp.exhausted_ticks + 1 if is_sure else 0
 
     def _step(
         self, ramp: Ramp, window: Window, now_ns: int, now_s: float, logs: LogCheck
@@ -206,6 +235,7 @@ class ServiceEngine:
             self.tape.note(
                 Ticked(
                     at_ns=now_ns, window=window, logs=logs, risk=risk, ahead=ahead,
+                    exhaustion=ramp.exhaustion, exhausted_ticks=ramp.exhausted_ticks,
                     said=tuple(
                         Said(
                             verdict=verdict_name(each.verdict), phase=str(each.phase),
@@ -239,6 +269,8 @@ class ServiceEngine:
         promoted = {name for name, state in ramp.segments.items() if state.phase is Phase.PROMOTED}
         serving = {name: canary if name in promoted else base for name, (base, canary) in rollout.arms.items()}
         self.observer.finish(serving, now_ns)
+        if promoted == set(rollout.arms):
+            self._widths = ramp.reading.trends.width.state()
         self._take_over_learnt(ramp)
 
     def _take_over_learnt(self, ramp: Ramp) -> None:
@@ -342,6 +374,8 @@ class ServiceEngine:
             },
             "ramp": self.ramp.state(),
             "job": None if self.ramp.job is None else self.ramp.job.state(),
+            "resources": {metric: watch.state() for metric, watch in self._resources.items()},
+            "exhausted_ticks": self.ramp.exhausted_ticks,
             "slow_ms": [None if np.isnan(x) else float(x) for x in self.observer.tracker.slow_ms],
             "behaviour": self.observer.behaviour.state(),
         }
@@ -368,6 +402,9 @@ class ServiceEngine:
             self.ramp.restore(body["ramp"], gap_s=gap_s)
             self._note(Resumed(at_ns=now_ns, state=body["ramp"], gap_s=gap_s))
             self._restore_job(self.ramp, body["job"])
+            for metric, watch in self._resources.items():
+                watch.restore(body["resources"][metric])
+            self.ramp.exhausted_ticks = int(body["exhausted_ticks"])
             slow_ms = np.array([np.nan if x is None else x for x in body["slow_ms"]], float)
             self.observer.tracker.slow_ms[:] = slow_ms.reshape(self.observer.tracker.slow_ms.shape)
             self.observer.behaviour.restore(body["behaviour"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from analysis.decision import Advance, Hold, Phase, Promote, Reason, Reduce, Rollback, Tier, Verdict, Withdraw
 from analysis.failure.facts import PRIOR_RISK
 from analysis.forecast.excess import Forecast
+from analysis.forecast.exhaustion import Exhaustion
 from analysis.spec import TOTAL_BP, RolloutSpec
 from analysis.splits import SMALLEST_BP, worth_bp
 
@@ -15,10 +17,18 @@ ALARMING = 0.75  # … and at which it is halved
 BREACH_TICKS = 3  # ticks in a row that a forecast must foresee the breach
 BURNING_TICKS = 2  # ticks in a row that a limit must burn
 BREACH_SURE = 0.6  # probability at which a foreseen breach counts, given proof that the canary is worse at all
+EXHAUSTED_SURE = 0.9  # probability at which it counts that a resource will run out
 BREACH_LIKELY = 0.5  # … and at which nothing rises any more
 LEAST_BREACH_SURE, MOST_BREACH_SURE = BREACH_LIKELY, 0.98  # whatever the risk
 UNKNOWN_CEILING_BP = TOTAL_BP // 2
 """While nothing is known the split stops at one half: beyond it a session teaches less (w·(1-w)) and harms more."""
+
+
+def exhausts(forecast: Exhaustion | None, false_rollback: float) -> bool:
+    """Whether a resource surely runs out within the horizon, and the canary is proven to use it up faster."""
+    if forecast is None:
+        return False
+    return forecast.p_exhausts >= EXHAUSTED_SURE and forecast.log_e >= -math.log(false_rollback)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +49,9 @@ class GuardView:
     `proposal_bp`: what the policy wants; `cap_bp`: what the harm budget allows. `world_bad`: the baseline is as bad.
     `proven`: reasons that are proof of harm. `suspicion`: the strongest evidence as a share of the proof, and `suspect`
     what it is about. `breach_ticks`: ticks in a row with a foreseen breach *and* the evidence floor; `breach_likely`:
-    more likely than not. `at_next`: the KPI that the proposed split would take nearest to its limit. `burning_ticks`:
-    ticks in a row in which far more people than the limit allows met failures. `log_loss`: the logs lack too many
+    more likely than not. `at_next`: the KPI that the proposed split would take nearest to its limit. `exhaustion`: the
+    resource of the canary that is likeliest to run out, `exhausted_ticks` in a row surely so. `burning_ticks`: ticks in
+    a row in which far more people than the limit allows met failures. `log_loss`: the logs lack too many
     requests. `sample_ratio`: proof that people are not spread as was asked for. `unhealthy`: why the canary is not
     known to be healthy, if it is not. `stale_s`: seconds without access logs, where that is long. `dirty`: what speaks
     against a promotion now. `over_limit`: an absolute limit that people have lately been above.
@@ -64,6 +75,8 @@ class GuardView:
     breach_ticks: int = 0
     breach_likely: bool = False
     at_next: LoadForecast | None = None
+    exhaustion: Exhaustion | None = None
+    exhausted_ticks: int = 0
     budget_spent: bool = False
     log_loss: Reason | None = None
     sample_ratio: Reason | None = None
@@ -112,9 +125,16 @@ def _back(view: GuardView) -> Verdict | None:
         return Rollback(tier=Tier.HARD, reasons=(_reason("limit_burning", text),))
     if view.proven:
         return Rollback(tier=Tier.PROVEN, reasons=view.proven)
+    return _predicted(view) or _cheaper(view)
+
+
+def _predicted(view: GuardView) -> Rollback | None:
+    """What is not broken yet, and surely will be."""
     if view.forecast is not None and view.breach_ticks >= BREACH_TICKS:
         return Rollback(tier=Tier.PREDICTED, reasons=(_breach(view.forecast),))
-    return _cheaper(view)
+    if view.exhaustion is not None and view.exhausted_ticks >= BREACH_TICKS:
+        return Rollback(tier=Tier.PREDICTED, reasons=(_exhaustion(view.exhaustion),))
+    return None
 
 
 def _cheaper(view: GuardView) -> Verdict | None:
@@ -170,6 +190,8 @@ def _foreseen(view: GuardView) -> Hold | None:
         return Hold(reasons=(view.over_limit,))
     if view.forecast is not None and (view.breach_likely or view.breach_ticks >= BREACH_TICKS):
         return Hold(reasons=(_breach(view.forecast),))
+    if view.exhaustion is not None and not view.exhaustion.p_exhausts < BREACH_LIKELY and view.exhaustion.log_e > 0:
+        return Hold(reasons=(_exhaustion(view.exhaustion),))
     if view.at_next is not None and not view.at_next.p_breach < BREACH_LIKELY:
         return Hold(reasons=(_overload(view.at_next),))
     return None
@@ -219,6 +241,18 @@ def _breach(forecast: Forecast) -> Reason:
             f"{forecast.horizon_s / 60:.0f} min with probability {forecast.p_breach:.2f}"
         ),
         kpi=forecast.kpi, observed=forecast.mean, limit=forecast.limit, unit="share of sessions",
+    )  # fmt: skip
+
+
+def _exhaustion(forecast: Exhaustion) -> Reason:
+    text = (
+        f"{forecast.resource} of the canary is forecast to reach its limit of {forecast.limit:g} within "
+        f"{forecast.horizon_s / 60:.0f} min with probability {forecast.p_exhausts:.2f}; it grows faster than the "
+        f"baseline's (evidence {math.exp(min(forecast.log_e, 700.0)):.3g} to 1)"
+    )
+    return Reason(
+        code="exhaustion", text=text, kpi=forecast.resource, observed=forecast.level, limit=forecast.limit,
+        unit="as reported",
     )  # fmt: skip
 
 

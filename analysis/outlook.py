@@ -116,6 +116,19 @@ class Outlook:
             return False
         return self._leans(index, forecast) > LEANING
 
+    def numbers(self, state: SegmentState) -> dict[str, float]:
+        """The forecast behind a decision, by name, for journal and explain."""
+        forecast = state.forecast
+        if forecast is None:
+            return {}
+        numbers = {
+            "p_breach": forecast.p_breach, "forecast": forecast.mean, "forecast_lower": forecast.lower,
+            "forecast_upper": forecast.upper, "forecast_limit": forecast.limit, "forecast_width": forecast.width,
+            "forecast_log_e": self.log_e, "forecast_log_e_needed": self.log_e_needed,
+            "forecast_crosses_s": math.inf if forecast.crosses_s is None else forecast.crosses_s,
+        }  # fmt: skip
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
     def at_split(self, index: int, split: float) -> LoadForecast | None:
         """The KPI that a larger split is likeliest to take across its limit, where it surely gets worse with the split.
 

@@ -36,6 +36,7 @@ from analysis.evidence.log_loss import NO_CHECK, LogCheck, LogLoss
 from analysis.failure.facts import FIRST_MINUTES_S
 from analysis.failure.foresight import Foresight
 from analysis.failure.watch import Watch
+from analysis.forecast.exhaustion import Exhaustion
 from analysis.guard import SUSPICIOUS, GuardView, review
 from analysis.harm import HarmView
 from analysis.latencies import Latencies, WatchedLatencies
@@ -114,6 +115,8 @@ class Ramp:
         self.risk, self.ahead = PRIOR_RISK, 1.0
         self.foresight: Foresight | None = None
         self.first_minutes = Watch([kpi.name for kpi in spec.kpis], len(spec.segments))
+        self.exhaustion: Exhaustion | None = None  # of the canary's resources, the one likeliest to run out
+        self.exhausted_ticks = 0  # in a row, surely so
         self._settle_s = spec.rollout.settle_s if any(kpi.kind is KpiKind.LATENCY for kpi in spec.kpis) else 0.0
         self.arms = dict(arms)
         self.segments = {
@@ -131,7 +134,6 @@ class Ramp:
         self.logs = NO_CHECK  # of the newest tick
         self._now_s = 0.0
         self._elapsed_s = 0.0
-        self._ticks = 0
         self._seen_s = 0.0
         self._first_exposure_s: float | None = None
         self._doubted_until_s = 0.0
@@ -192,7 +194,6 @@ class Ramp:
     def begin(self, now_s: float, entries: int) -> None:
         """Note that a tick has come, with so many log entries."""
         self._elapsed_s, self._now_s = max(now_s - self._now_s, 0.0), max(now_s, self._now_s)
-        self._ticks += 1
         if entries:
             self._seen_s = self._now_s
         for segment in self.spec.segments:
@@ -370,6 +371,8 @@ class Ramp:
             breach_ticks=state.breach_ticks,
             breach_likely=self._outlook.is_likely(index, state),
             at_next=self._outlook.at_split(index, proposal_bp / TOTAL_BP) if proposal_bp > state.split_bp else None,
+            exhaustion=self.exhaustion,
+            exhausted_ticks=self.exhausted_ticks,
             budget_spent=bool(now.budget_spent[self.rollout]),
             log_loss=log_loss(self.logs, *self.arms[segment.name]) if segment.name in self.arms else None,
             sample_ratio=self.wording.mismatch(index) if now.mismatch[self.rollout, [index, -1]].any() else None,
@@ -435,8 +438,7 @@ class Ramp:
         numbers = self.wording.numbers(index)
         if isinstance(self.logs.total, LogLoss):
             numbers |= {"log_loss": self.logs.total.ratio, "log_loss_lower": self.logs.total.lower}
-        if state.forecast is not None:
-            numbers["p_breach"] = state.forecast.p_breach
+        numbers |= self._outlook.numbers(state)
         return numbers
 
     def _outcome(self, index: int, state: SegmentState, verdict: Verdict) -> tuple[int, Phase]:

@@ -111,6 +111,8 @@ class _Player:
             self._started = event
             self._ramp = Ramp(event.spec, self._policy_of(event), event.arms)
             self._ramp.watch_beside(shadow_named(event.spec.rollout.shadow))
+            if event.width is not None:
+                self._ramp.reading.trends.width.restore(event.width)
         elif isinstance(event, Lost):
             self._unknown.append(f"from {self._at_s(event):.0f} s on: {event.reason}")
             self._ramp = None
@@ -146,6 +148,7 @@ class _Player:
         assert self._started is not None  # noqa: S101 -- `play` has looked
         self._before = _positions(ramp)
         ramp.risk, ramp.ahead = event.risk, event.ahead
+        ramp.exhaustion, ramp.exhausted_ticks = event.exhaustion, event.exhausted_ticks
         rng = rng_of(self._started.seed, event.at_ns)
         decisions = ramp.step(event.window, now_s=self._at_s(event), rng=rng, logs=event.logs)
         self._ticks += 1

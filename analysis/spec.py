@@ -94,6 +94,19 @@ class KpiSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceSpec:
+    """A resource that processes of a version use up. `metric`: its gauge; `limit`: in the gauge's unit, above 0."""
+
+    name: str
+    metric: str
+    limit: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.limit < float("inf"):
+            raise SpecError(f"resource {self.name}: limit {self.limit} must be above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentSpec:
     """One segment of a service's people. `weight` is the relative cost of harm there (1.0: as anybody).
 
@@ -165,6 +178,7 @@ class ServiceSpec:
     kpis: tuple[KpiSpec, ...]
     session: SessionSpec = field(default_factory=SessionSpec)
     rollout: RolloutSpec = field(default_factory=RolloutSpec)
+    resources: tuple[ResourceSpec, ...] = ()
 
     def __post_init__(self) -> None:
         names = [segment.name for segment in self.segments]

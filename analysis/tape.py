@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from analysis.decision import Order, SegmentDecision
 from analysis.evidence.log_loss import LogCheck
+from analysis.forecast.exhaustion import Exhaustion
 from analysis.spec import ServiceSpec
 from analysis.window import Window
 
@@ -27,6 +28,7 @@ class Started:
 
     `seed`: with a tick's time the seed of that tick's draws. `artefacts`: what was learnt and is decided with, by name:
     a digest of it. `learnt`: of the policy `learned`, what it has learnt on the job before, as `OnTheJob.state` has it.
+    `width`: of forecasts, as an earlier rollout has left them; None: none has.
     """
 
     at_ns: int
@@ -36,6 +38,7 @@ class Started:
     seed: int
     artefacts: Mapping[str, str]
     learnt: Mapping[str, Any] | None = None
+    width: Sequence[object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +107,7 @@ class Ticked:
     """One tick: what it took in; what it decided, segment by segment; `digest` of all that it said.
 
     `risk`, `ahead`: as `PolicyView` has them. `suspicion`, `log_e`: (S,) as `SegmentView` has them, after the tick.
+    `exhaustion`, `exhausted_ticks`: of the canary's resources, as `GuardView` has them.
     """
 
     at_ns: int
@@ -111,6 +115,8 @@ class Ticked:
     logs: LogCheck
     risk: float
     ahead: float
+    exhaustion: Exhaustion | None
+    exhausted_ticks: int
     said: tuple[Said, ...]
     suspicion: tuple[float, ...]
     log_e: tuple[float, ...]

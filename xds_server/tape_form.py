@@ -11,12 +11,24 @@ from typing import Any, Final, TypeVar
 from analysis.decision import Action, Insufficient, Order
 from analysis.errors import SpecError
 from analysis.evidence.log_loss import LogCheck, LogLoss
-from analysis.spec import HarmSpec, KpiKind, KpiSpec, Mode, Outcome, RolloutSpec, SegmentSpec, ServiceSpec, SessionSpec
+from analysis.forecast.exhaustion import Exhaustion
+from analysis.spec import (
+    HarmSpec,
+    KpiKind,
+    KpiSpec,
+    Mode,
+    Outcome,
+    ResourceSpec,
+    RolloutSpec,
+    SegmentSpec,
+    ServiceSpec,
+    SessionSpec,
+)
 from analysis.tape import Adopted, Confirmed, Doubted, Event, Lost, Ordered, PutBack, Resumed, Said, Started, Ticked
 from xds_server import window_report
 from xds_server.errors import BadRequestError, HistoryError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """First byte of every event. A change of what is in them raises it."""
 
 MOST_BYTES: Final = 16 * 2**20  # of one event, inflated
@@ -41,13 +53,14 @@ def encode(event: Event, spec: ServiceSpec | None) -> bytes:
             body = {**_plain(event), "spec": _spec_body(event.spec)}
         case Ordered(order=order):
             body = {**_plain(event), "order": asdict(order), "digest": event.digest.hex()}
-        case Ticked(logs=logs):
+        case Ticked(logs=logs, exhaustion=exhaustion):
             if spec is None:
                 raise HistoryError("a tick without a specification")
             body = {**_plain(event), "logs": _logs_body(logs), "digest": event.digest.hex()}
             body["said"] = [
                 [each.verdict, each.phase, each.split_before_bp, each.split_after_bp] for each in event.said
             ]
+            body["exhaustion"] = None if exhaustion is None else asdict(exhaustion)
             del body["window"]
             window = window_report.encode(event.window, spec, start_unix_ns=event.at_ns, end_unix_ns=event.at_ns)
         case _:
@@ -129,6 +142,7 @@ def _event(kind: str, body: dict[str, Any], window: bytes, spec: ServiceSpec | N
             **body, "window": window_report.decode(window, spec), "logs": _logs(body["logs"]), "said": said,
             "suspicion": tuple(body["suspicion"]), "log_e": tuple(body["log_e"]),
             "digest": bytes.fromhex(body["digest"]),
+            "exhaustion": None if body["exhaustion"] is None else _made(Exhaustion, body["exhaustion"]),
         }  # fmt: skip
         return _made(Ticked, values)
     make: Callable[..., Event] = _KINDS[kind]
@@ -152,11 +166,13 @@ def _spec(body: Mapping[str, Any]) -> ServiceSpec:
     rollout = {**body["rollout"], "mode": Mode(body["rollout"]["mode"]), "harm": _made(HarmSpec, harm)}
     segments = (_made(SegmentSpec, {**each, "after": tuple(each["after"])}) for each in body["segments"])
     kpis = (_made(KpiSpec, {**each, "kind": KpiKind(each["kind"])}) for each in body["kpis"])
+    resources = tuple(_made(ResourceSpec, each) for each in body["resources"])
     return _made(
         ServiceSpec,
         {
             **body, "versions": tuple(body["versions"]), "segments": tuple(segments), "kpis": tuple(kpis),
             "session": _made(SessionSpec, body["session"]), "rollout": _made(RolloutSpec, rollout),
+            "resources": resources,
         },
     )  # fmt: skip
 

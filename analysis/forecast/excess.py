@@ -72,6 +72,7 @@ class ExcessTrends:
         self.width = ConformalWidth((n, len(limits)))
         self._parts = np.zeros((n, n_segments, len(limits)))  # how much of what is compared a segment is, fading
         self._people = np.zeros((n, n_segments, 2))  # of late, on either arm
+        self._split = np.zeros(self._shape)
         self._base = np.zeros(self._shape)
         self._base_var = np.zeros(self._shape)
         self._waiting = np.zeros((4, *self._shape))  # sums: weighted excess, weights, noise, bad sessions expected
@@ -79,6 +80,7 @@ class ExcessTrends:
         self._block_time = 0.0
         self._pending = np.full((LEAD_BLOCKS, 2, *self._shape), np.nan)  # mean and variance foretold, oldest first
         self.p_breach = np.zeros(self._shape)
+        self._seen_ahead: Ahead | None = None
 
     # -- learning ------------------------------------------------------------------------------------------------------
 
@@ -93,9 +95,10 @@ class ExcessTrends:
         y, var, seen = self._observe(n, bad, np.clip(base, LEAST_RATE, 1 - LEAST_RATE), base_n)
         dt = dt_s / self._unit_s
         self._note_people(n, dt)
-        self._bank.update(y, var, seen, split=self.split, dt=dt)
+        self._bank.update(y, var, seen, split=self._split, dt=dt)
         self._check(y, var, seen, dt)
-        self.p_breach = np.where(self._bank.begun, self._p_breach(self._ahead(HORIZON_UNITS)), 0.0)
+        self._seen_ahead = None
+        self.p_breach = np.where(self._bank.begun, self._p_breach(self._ahead), 0.0)
 
     def _observe(self, n: Floats, bad: Floats, base: Floats, base_n: Floats) -> tuple[Floats, Floats, Flags]:
         """(B, R, L) excess in limits, its variance, and whether there is a whole block of it.
@@ -129,9 +132,9 @@ class ExcessTrends:
     def _note_people(self, n: Floats, dt: float) -> None:
         came = np.where(np.isfinite(n[:, :, 0]) & (n[:, :, 0] > 0), n[:, :, 0], 0.0)
         self._people = self._people * np.exp(-dt / SPLIT_MEMORY) + came
+        self._split = self._share_on_canary()
 
-    @property
-    def split(self) -> Floats:
+    def _share_on_canary(self) -> Floats:
         """(B, R, L) share of the people judged of late who were on the canary, a few of everybody's added."""
         everybody = self._people.sum(axis=1, keepdims=True)
         overall = everybody[..., 1] / np.maximum(everybody.sum(axis=-1), 1.0)
@@ -151,20 +154,23 @@ class ExcessTrends:
         mean, foretold = self._pending[0]
         noise = np.divide(1.0, weights, out=np.full(weights.shape, np.nan), where=known)
         self.width.learn(np.abs(total * noise - mean) / np.sqrt(foretold + noise))
-        ahead = self._bank.ahead((LEAD_BLOCKS - 0.5) * BLOCK, self.split)
+        ahead = self._bank.ahead((LEAD_BLOCKS - 0.5) * BLOCK, self._split)
         made = np.where(self._bank.begun, np.stack(_mixed(ahead.end, ahead.end_var, ahead.weight)), np.nan)
         self._pending = np.concatenate([self._pending[1:], made[None]])
         self._block, self._block_time = np.zeros_like(self._block), 0.0
 
     # -- looking ahead -------------------------------------------------------------------------------------------------
 
-    def _ahead(self, horizon: float) -> Ahead:
-        """As the bank says, with the baseline's doubt added and the learnt width applied."""
-        ahead = self._bank.ahead(horizon, self.split)
-        wide = (self.width.factor**2)[:, None, :, None]
-        doubt = (self._base_var / self._limits**2)[..., None]
-        now_var, end_var, cov = (wide * x + doubt for x in (ahead.now_var, ahead.end_var, ahead.cov))
-        return Ahead(ahead.now, now_var, ahead.end, end_var, cov, ahead.weight)
+    @property
+    def _ahead(self) -> Ahead:
+        """As the bank says, with the learnt width applied and the baseline's doubt added."""
+        if self._seen_ahead is None:
+            ahead = self._bank.ahead(HORIZON_UNITS, self._split)
+            wide = (self.width.factor**2)[:, None, :, None]
+            doubt = (self._base_var / self._limits**2)[..., None]
+            now_var, end_var, cov = (wide * x + doubt for x in (ahead.now_var, ahead.end_var, ahead.cov))
+            self._seen_ahead = Ahead(ahead.now, now_var, ahead.end, end_var, cov, ahead.weight)
+        return self._seen_ahead
 
     def _p_breach(self, ahead: Ahead) -> Floats:
         room = (1 - self._base / self._limits)[..., None]
@@ -177,7 +183,7 @@ class ExcessTrends:
         at = (rollout, row, kpi)
         if not len(self._limits) or not self._bank.begun[at]:
             return None
-        ahead, limit, base = self._ahead(HORIZON_UNITS), self._limits[kpi], float(self._base[at])
+        ahead, limit, base = self._ahead, self._limits[kpi], float(self._base[at])
         mean, var = (float(x) for x in _mixed(ahead.end[at], ahead.end_var[at], ahead.weight[at]))
         now = float(_mixed(ahead.now[at], ahead.now_var[at], ahead.weight[at])[0])
         band = NORMAL * float(np.sqrt(var))
@@ -189,7 +195,7 @@ class ExcessTrends:
             upper=upper, p_breach=float(self.p_breach[at]), now=level, baseline=base, driver=self._driver(at, ahead),
             crosses_s=_meets(level, middle, float(limit), self._horizon_s),
             everywhere=row == self._shape[1] - 1, width=float(self.width.factor[rollout, kpi]),
-            split=float(self.split[at]),
+            split=float(self._split[at]),
         )  # fmt: skip
 
     def _driver(self, at: tuple[int, int, int], ahead: Ahead) -> str:
@@ -213,7 +219,7 @@ class ExcessTrends:
 
     def below(self, rollout: int, segment: int, kpi: int) -> float:
         """P(a segment's excess is less than half of everybody's)."""
-        ahead = self._bank.ahead(0.0, self.split)
+        ahead = self._ahead
         own, everybody = (
             _mixed(ahead.now[at], ahead.now_var[at], ahead.weight[at])
             for at in ((rollout, segment, kpi), (rollout, self._shape[1] - 1, kpi))
@@ -255,7 +261,8 @@ class ExcessTrends:
             raise ValueError("forecasts are damaged")
         self._parts, self._people, self.p_breach, self._block = parts, people, p_breach, block
         self._base, self._base_var = base
-        self._waiting = waiting
+        self._waiting, self._seen_ahead = waiting, None
+        self._split = self._share_on_canary()
         self._block_time = float(state["block_time"])
         self._pending = np.where(pending[:, 1:] < 0, np.nan, pending)
 

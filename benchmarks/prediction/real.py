@@ -167,14 +167,3 @@ def _thousand(n: int, ticks: int, policy: str) -> Row:
 def thousand(share: float) -> list[Job]:
     """Recorded rollouts, half of them bad, replayed through a policy."""
     return [partial(_thousand, max(round(N_RECORDED * share), 20), TICKS, "budget")]
-
-
-def _alone(job: Job) -> list[Row]:
-    return [job()]
-
-
-MEASURES: Mapping[str, Callable[[float], list[Callable[[], list[Row]]]]] = {
-    "backtest": lambda share: [partial(_alone, job) for job in thousand(share)],
-    "real": lambda share: [partial(_alone, job) for job in judged(share)],
-}
-"""By name, the jobs of a measure for a share in (0, 1] of its full size."""

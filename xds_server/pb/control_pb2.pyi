@@ -514,7 +514,7 @@ class SampleRatio(_message.Message):
     def __init__(self, people: _Optional[int] = ..., on_canary: _Optional[int] = ..., asked: _Optional[float] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ...) -> None: ...
 
 class SegmentStatus(_message.Message):
-    __slots__ = ("segment", "phase", "health", "split", "cap", "verdict", "reason", "leading_kpi", "evidence", "evidence_needed", "canary_sessions", "baseline_sessions", "needed_sessions", "needed_minutes", "excess_sessions", "worst_excess_rate", "anomaly", "breach_probability", "kpis", "baseline", "canary", "largest_split", "exposed_sessions", "sample_ratio", "watched", "latencies", "shadow", "seen_requests", "seen_people")
+    __slots__ = ("segment", "phase", "health", "split", "cap", "verdict", "reason", "leading_kpi", "evidence", "evidence_needed", "canary_sessions", "baseline_sessions", "needed_sessions", "needed_minutes", "excess_sessions", "worst_excess_rate", "anomaly", "breach_probability", "kpis", "baseline", "canary", "largest_split", "exposed_sessions", "sample_ratio", "watched", "latencies", "forecast", "shadow", "seen_requests", "seen_people")
     SEGMENT_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
@@ -541,6 +541,7 @@ class SegmentStatus(_message.Message):
     SAMPLE_RATIO_FIELD_NUMBER: _ClassVar[int]
     WATCHED_FIELD_NUMBER: _ClassVar[int]
     LATENCIES_FIELD_NUMBER: _ClassVar[int]
+    FORECAST_FIELD_NUMBER: _ClassVar[int]
     SHADOW_FIELD_NUMBER: _ClassVar[int]
     SEEN_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     SEEN_PEOPLE_FIELD_NUMBER: _ClassVar[int]
@@ -570,10 +571,11 @@ class SegmentStatus(_message.Message):
     sample_ratio: SampleRatio
     watched: bool
     latencies: Latencies
+    forecast: Forecast
     shadow: Shadow
     seen_requests: int
     seen_people: int
-    def __init__(self, segment: _Optional[str] = ..., phase: _Optional[str] = ..., health: _Optional[str] = ..., split: _Optional[float] = ..., cap: _Optional[float] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., leading_kpi: _Optional[str] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ..., canary_sessions: _Optional[int] = ..., baseline_sessions: _Optional[int] = ..., needed_sessions: _Optional[int] = ..., needed_minutes: _Optional[float] = ..., excess_sessions: _Optional[float] = ..., worst_excess_rate: _Optional[float] = ..., anomaly: _Optional[float] = ..., breach_probability: _Optional[float] = ..., kpis: _Optional[_Iterable[_Union[KpiStatus, _Mapping]]] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., largest_split: _Optional[float] = ..., exposed_sessions: _Optional[int] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., watched: _Optional[bool] = ..., latencies: _Optional[_Union[Latencies, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., seen_requests: _Optional[int] = ..., seen_people: _Optional[int] = ...) -> None: ...
+    def __init__(self, segment: _Optional[str] = ..., phase: _Optional[str] = ..., health: _Optional[str] = ..., split: _Optional[float] = ..., cap: _Optional[float] = ..., verdict: _Optional[str] = ..., reason: _Optional[str] = ..., leading_kpi: _Optional[str] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ..., canary_sessions: _Optional[int] = ..., baseline_sessions: _Optional[int] = ..., needed_sessions: _Optional[int] = ..., needed_minutes: _Optional[float] = ..., excess_sessions: _Optional[float] = ..., worst_excess_rate: _Optional[float] = ..., anomaly: _Optional[float] = ..., breach_probability: _Optional[float] = ..., kpis: _Optional[_Iterable[_Union[KpiStatus, _Mapping]]] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., largest_split: _Optional[float] = ..., exposed_sessions: _Optional[int] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., watched: _Optional[bool] = ..., latencies: _Optional[_Union[Latencies, _Mapping]] = ..., forecast: _Optional[_Union[Forecast, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., seen_requests: _Optional[int] = ..., seen_people: _Optional[int] = ...) -> None: ...
 
 class Shadow(_message.Message):
     __slots__ = ("policy", "less", "same", "more")
@@ -586,6 +588,36 @@ class Shadow(_message.Message):
     same: int
     more: int
     def __init__(self, policy: _Optional[str] = ..., less: _Optional[int] = ..., same: _Optional[int] = ..., more: _Optional[int] = ...) -> None: ...
+
+class Forecast(_message.Message):
+    __slots__ = ("kpi", "limit", "horizon_s", "now", "mean", "lower", "upper", "probability", "driver", "everywhere", "crosses_s", "width", "baseline")
+    KPI_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    HORIZON_S_FIELD_NUMBER: _ClassVar[int]
+    NOW_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    LOWER_FIELD_NUMBER: _ClassVar[int]
+    UPPER_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    DRIVER_FIELD_NUMBER: _ClassVar[int]
+    EVERYWHERE_FIELD_NUMBER: _ClassVar[int]
+    CROSSES_S_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    kpi: str
+    limit: float
+    horizon_s: float
+    now: float
+    mean: float
+    lower: float
+    upper: float
+    probability: float
+    driver: str
+    everywhere: bool
+    crosses_s: float
+    width: float
+    baseline: float
+    def __init__(self, kpi: _Optional[str] = ..., limit: _Optional[float] = ..., horizon_s: _Optional[float] = ..., now: _Optional[float] = ..., mean: _Optional[float] = ..., lower: _Optional[float] = ..., upper: _Optional[float] = ..., probability: _Optional[float] = ..., driver: _Optional[str] = ..., everywhere: _Optional[bool] = ..., crosses_s: _Optional[float] = ..., width: _Optional[float] = ..., baseline: _Optional[float] = ...) -> None: ...
 
 class Latencies(_message.Message):
     __slots__ = ("canary_n", "baseline_n", "quantiles")

@@ -124,6 +124,7 @@ def _segment(
     turns = [row for row in decisions if _is_turn(row)]
     lines += [f"  {_told(row, now_unix_ns)}" for row in (turns[-8:] if in_full else turns[-1:])]
     if in_full:
+        lines += [f"  {_forecast(segment.forecast)}"] if segment.HasField("forecast") else []
         lines += [f"  {line}" for line in _fixed_threshold(decisions)]
         lines += [f"  {_shadow(segment.shadow, decisions)}"] if segment.HasField("shadow") else []
         lines += [f"  {_kpi(kpi, names)}" for kpi in segment.kpis]
@@ -214,6 +215,28 @@ def _kpi(kpi: pb.KpiStatus, names: dict[str, str]) -> str:
         f"{_percent(kpi.baseline)} of {kpi.baseline_n:,} on {names['baseline']} "
         f"(accepted: {_percent(kpi.tolerance)[:-2]} percentage points more; of people who came together "
         f"{_points(kpi.effect)}, surely between {_points(kpi.effect_lower)} and {_points(kpi.effect_upper)})."
+    )
+
+
+DRIVERS: Final = {
+    "steady": "an excess that stays",
+    "slow trend": "a slow trend",
+    "steep trend": "a steep trend",
+    "load": "the split: it gets worse as that grows",
+}
+
+
+def _forecast(forecast: pb.Forecast) -> str:
+    """Tell where a KPI is heading, how sure that is, and what drives it."""
+    where = " in all segments together" if forecast.everywhere else ""
+    meets = f"; on this course it meets the limit in {_duration(forecast.crosses_s)}" if forecast.crosses_s > 0 else ""
+    width = f"; the band is {forecast.width:.1f} times as wide as modelled" if forecast.width > 1.05 else ""
+    driver = DRIVERS.get(forecast.driver, forecast.driver)
+    return (
+        f"Forecast: {_words(forecast.kpi)}{where}, {_percent(forecast.now)} now, {_percent(forecast.baseline)} on the "
+        f"baseline, {_percent(forecast.mean)} ({_percent(forecast.lower)} to {_percent(forecast.upper)}) in "
+        f"{_duration(forecast.horizon_s)}; the limit is {_percent(forecast.limit)}, and the chance to cross it by then "
+        f"{_percent(forecast.probability)}. What drives it: {driver}{meets}{width}."
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from analysis.decision import Insufficient, Phase
 from analysis.evidence.log_loss import LogCheck, LogLoss
+from analysis.forecast.excess import Forecast
 from analysis.latencies import QUANTILES, Latencies
 from analysis.on_the_job import Moved
 from analysis.policy.learned import DRIFT_MAX
@@ -172,6 +173,25 @@ def _segment(steered: SteeredService, view: SegmentView) -> pb.SegmentStatus:
         watched=state.watched,
         latencies=_latencies(view.latencies) if view.latencies is not None else None,
         shadow=_shadow(steered.service.spec.rollout.shadow, view.shadow),
+        forecast=_forecast(state.forecast) if state.forecast is not None else None,
+    )
+
+
+def _forecast(forecast: Forecast) -> pb.Forecast:
+    return pb.Forecast(
+        kpi=forecast.kpi,
+        limit=forecast.limit,
+        horizon_s=forecast.horizon_s,
+        now=_finite(forecast.now),
+        mean=forecast.mean,
+        lower=forecast.lower,
+        upper=forecast.upper,
+        probability=forecast.p_breach,
+        driver=forecast.driver,
+        everywhere=forecast.everywhere,
+        crosses_s=-1.0 if forecast.crosses_s is None else forecast.crosses_s,
+        width=forecast.width,
+        baseline=_finite(forecast.baseline),
     )
 
 

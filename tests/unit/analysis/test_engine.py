@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from analysis.decision import Action, Order
+from analysis.decision import Action, Order, Rollback
 from analysis.engine import POLICIES, Rollout, ServiceEngine, policy_named
 from analysis.errors import StateError
 from analysis.policy import BudgetPolicy, PolicyView, Proposal
 from analysis.profile.hours import HOUR_NS, WEEK_H
 from analysis.profile.profile import train
+from analysis.replay import replay
 from analysis.session import NS
 from analysis.simulation.people import LABELS
+from analysis.spec import ResourceSpec
+from analysis.tape import Tape, Ticked
 from tests.simulated import shop
 from tests.unit.analysis.rows import small_spec
 
@@ -277,3 +281,37 @@ def test_people_on_the_canary_count_in_their_hours_too() -> None:
     counted = [model.hours.open_n for model in engine.observer.behaviour._segments]
     judged = engine.observer.tracker.columns.begun_n
     assert sum(counted) > 0.5 * judged
+
+
+def test_leak_of_the_canary_rolls_it_back_before_any_kpi_shows_it() -> None:
+    """Memory is reported by version; a version that is neither of the two, and an unknown metric, say nothing."""
+    spec = small_spec(resources=(ResourceSpec(name="memory", metric="process.memory", limit=1_000.0),))
+    spec = replace(spec, rollout=replace(spec.rollout, horizon_s=7_200.0))
+    engine, began_ns = ServiceEngine(spec, seed=1, tape=Tape()), 0
+    arms = {segment.name: ("v1", "v2") for segment in spec.segments}
+    engine.start(Rollout(rollout="r1", canary="v2", started_ns=began_ns, arms=arms))
+    assert engine.ramp is not None
+    for name in arms:
+        engine.command(Order(action=Action.SET, who="ann", segment=name, split_bp=500), 1)
+    rolled_back = None
+    for minute in range(1, 240):
+        for version, value in (("v1", 300.0), ("v2", 300.0 + 2.5 * minute), ("v3", 999.0)):
+            engine.measure("process.memory", version, value + minute % 3)
+            engine.measure("process.threads", version, 1e9)
+        told = engine.tick(minute * 60 * NS)
+        verdicts = [
+            one.verdict for one in told if isinstance(one.verdict, Rollback) and one.verdict.tier == "predicted"
+        ]
+        if verdicts:
+            rolled_back = minute
+            assert {reason.code for verdict in verdicts for reason in verdict.reasons} == {"exhaustion"}
+            break
+    assert rolled_back is not None
+    assert 300 + 2.5 * rolled_back < 1_000
+    assert engine.tape is not None
+    events = engine.tape.take()
+    assert replay(events).differences == ()
+    unseen = [
+        replace(each, exhaustion=None, exhausted_ticks=0) if isinstance(each, Ticked) else each for each in events
+    ]
+    assert replay(unseen).differences

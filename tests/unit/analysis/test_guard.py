@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from analysis.decision import Advance, Hold, Phase, Promote, Reason, Reduce, Rollback, Tier, Withdraw
 from analysis.forecast.excess import Forecast
+from analysis.forecast.exhaustion import Exhaustion
 from analysis.guard import (
     ALARMING,
     BREACH_SURE,
@@ -20,6 +21,7 @@ from analysis.guard import (
     SUSPICIOUS,
     UNKNOWN_CEILING_BP,
     GuardView,
+    LoadForecast,
     forecast_threshold,
     review,
 )
@@ -263,3 +265,29 @@ def test_a_riskier_release_needs_a_less_certain_forecast() -> None:
     assert thresholds[-1] == LEAST_BREACH_SURE
     odds, usual = (p / (1 - p) for p in (forecast_threshold(0.12), BREACH_SURE))
     assert odds / usual == pytest.approx((PRIOR_RISK / (1 - PRIOR_RISK)) / (0.12 / 0.88))
+
+
+def test_split_at_which_load_would_break_a_limit_is_not_taken() -> None:
+    """An unknown chance holds as well."""
+    for p_breach, held in ((0.2, False), (0.5, True), (0.9, True), (float("nan"), True)):
+        at_next = LoadForecast(kpi="error_rate", limit=0.05, split=0.5, mean=0.06, p_breach=p_breach)
+        verdict = review(replace(CLEAR, at_next=at_next))
+        assert isinstance(verdict, Hold if held else Advance)
+        assert (verdict.reasons[0].code == "load") == held
+
+
+@pytest.mark.parametrize(
+    ("p_exhausts", "log_e", "ticks", "verdict"),
+    [(0.95, 6.0, BREACH_TICKS, Rollback), (0.95, 6.0, BREACH_TICKS - 1, Hold), (0.95, -1.0, 0, Advance),
+     (0.1, 6.0, 0, Advance), (float("nan"), 6.0, 0, Hold)],
+)  # fmt: skip
+def test_resource_that_runs_out_goes_back_once_it_is_surely_the_canary(
+    p_exhausts: float, log_e: float, ticks: int, verdict: type
+) -> None:
+    leak = Exhaustion(
+        resource="memory", limit=1_000.0, level=800.0, slope=0.1, baseline_slope=0.0, lower_s=1_000.0, in_s=2_000.0,
+        upper_s=3_000.0, horizon_s=7_200.0, p_exhausts=p_exhausts, log_e=log_e,
+    )  # fmt: skip
+    told = review(replace(CLEAR, exhaustion=leak, exhausted_ticks=ticks))
+    assert isinstance(told, verdict)
+    assert not isinstance(told, Rollback) or (told.tier, told.reasons[0].code) == (Tier.PREDICTED, "exhaustion")

@@ -81,8 +81,8 @@ def test_bad_input_changes_nothing_and_time_does_not_run_back(damage: float) -> 
     people = np.full((1, 1, 1, 2), damage)
     with np.errstate(all="raise"):
         _tick(trends, people, people, elapsed_s=-5.0)
-        _tick(trends, people * 0 + 10, people * np.nan, elapsed_s=float("nan"))
-        _tick(trends, people * 0, people * 0, elapsed_s=0.0)
+        _tick(trends, np.full_like(people, 10.0), np.full_like(people, np.nan), elapsed_s=float("nan"))
+        _tick(trends, np.zeros_like(people), np.zeros_like(people), elapsed_s=0.0)
     assert json.dumps(trends.state()["bank"]) == before
     assert np.isfinite(trends.p_breach).all()
 

@@ -171,5 +171,5 @@ def test_a_rollout_is_decided_again_or_says_why_not(plane: ControlPlane) -> None
     plane.store.append("damaged", 10, [event()])
     code, _, err = plane.say("replay", "damaged")
     assert code == 1
-    assert err.startswith("serinus: event lost has format 120; this version reads 1")
+    assert err.startswith("serinus: event lost has format 120; this version reads 2")
     assert err.count("\n") == 1

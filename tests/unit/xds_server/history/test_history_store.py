@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 
 from analysis.errors import RecordError
 from analysis.evidence.log_loss import NO_CHECK
+from analysis.forecast.exhaustion import Exhaustion
 from analysis.history import archive
 from analysis.history.record import Verdict, label_of
 from analysis.replay import replay
@@ -52,11 +54,22 @@ def imported(name: str) -> ImportedRow:
 def tape_of_one_tick(at_ns: int = 10**10) -> list[EventRow]:
     spec = small_spec()
     started = Started(at_ns=0, started_ns=0, arms={"default": ("v1", "v2")}, spec=spec, seed=1, artefacts={})
+    leak = Exhaustion(
+        resource="memory", limit=1_000.0, level=800.0, slope=0.1, baseline_slope=-0.1, lower_s=900.0, in_s=2_000.0,
+        upper_s=math.inf, horizon_s=7_200.0, p_exhausts=0.4, log_e=-0.2,
+    )  # fmt: skip
     tick = Ticked(
         at_ns=at_ns, window=replace(empty(2, 5), entries=3), logs=NO_CHECK, risk=0.1, ahead=1.0, said=(), suspicion=(),
-        log_e=(), digest=b"",
+        log_e=(), exhaustion=leak, exhausted_ticks=2, digest=b"",
     )  # fmt: skip
     return [EventRow(at_unix_ns=e.at_ns, kind=kind_of(e), payload=encode(e, spec)) for e in (started, tick)]
+
+
+def test_what_a_tick_foresees_of_resources_comes_back() -> None:
+    tick = list(decoded(tape_of_one_tick()))[1]
+    assert isinstance(tick, Ticked)
+    assert tick.exhaustion is not None
+    assert (tick.exhaustion.resource, tick.exhaustion.upper_s, tick.exhausted_ticks) == ("memory", math.inf, 2)
 
 
 def test_events_come_back_in_order(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +168,7 @@ def test_a_rollout_of_which_nothing_was_seen_is_a_record_all_the_same(journal: J
 
 @pytest.mark.parametrize(
     "wrong",
-    [b"", b"\x02", b"\x01", b"\x01garbage", tape_of_one_tick()[1].payload[:-5], tape_of_one_tick()[0].payload],
+    [b"", b"\x01", b"\x02", b"\x02garbage", tape_of_one_tick()[1].payload[:-5], tape_of_one_tick()[0].payload],
     ids=["empty", "other version", "nothing", "garbage", "half-written", "of another kind"],
 )
 def test_damaged_events_are_a_line_and_never_a_crash(journal: Journal, wrong: bytes) -> None:

@@ -28,6 +28,7 @@ from xds_server.tape_form import decode, encode, kind_of
 STARTS_S, ENDS_S = 5, 55
 RESTART_S, ORDER_S, NOT_DONE_S = 30, 40, 45
 GONE_NS = int(5.7 * NS)  # so long that Envoys' dead-man switch may have acted
+WIDTHS: list[object] = [[2.5], [1.0]]  # of forecasts, as if a good rollout before had found their bands too narrow
 ERRORS = faulty(Kpi.ERRORS, 1, plus=0.3)
 
 
@@ -55,6 +56,7 @@ class Live:
 def begun(spec: ServiceSpec) -> ServiceEngine:
     """An engine; a policy that learns has learnt of earlier rollouts that small steps are worth more."""
     engine = ServiceEngine(spec, seed=5, tape=Tape())
+    engine._widths = WIDTHS
     if engine.learnt is not None:
         shipped = engine.learnt.shipped
         moved = shipped.values.copy()
@@ -180,6 +182,13 @@ def test_the_draws_of_a_tick_do_not_depend_on_what_was_drawn_before() -> None:
     assert again.ticks > 15
 
 
+def test_the_width_of_forecasts_that_a_rollout_began_with_counts() -> None:
+    events = live("budget").events()
+    assert {tuple(map(tuple, each.width or ())) for each in events if isinstance(each, Started)} == {((2.5,), (1.0,))}
+    again = replay([replace(event, width=None) if isinstance(event, Started) else event for event in events])
+    assert again.differences
+
+
 def test_another_policy_may_be_asked(played: Live) -> None:
     again = replay(played.events(), policy_of=lambda _: BudgetPolicy())
     assert again.ticks > 40
@@ -221,7 +230,7 @@ def test_events_that_nobody_takes_are_bounded_and_their_loss_is_noted(monkeypatc
 def test_events_of_other_versions_say_so_in_one_line(played: Live) -> None:
     kind, data = played.kinds[0]
     for wrong, message in (
-        ((kind, bytes([9]) + data[1:]), "event started has format 9; this version reads 1"),
+        ((kind, bytes([9]) + data[1:]), "event started has format 9; this version reads 2"),
         (("paused", data), "event 'paused' is none that this version knows"),
         ((kind, b""), "event started has format none"),
         ((kind, data[:-9]), "event started is damaged"),

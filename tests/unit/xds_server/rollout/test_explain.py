@@ -263,3 +263,18 @@ def test_what_the_policy_that_watches_would_have_done_is_told_in_full_only() -> 
     ) in text
     assert "Beside it" not in explain(service(eu), [row], segment=None, now_unix_ns=NOW)
     assert "Beside it" not in explain(service(EU), [], segment="eu", now_unix_ns=NOW)
+
+
+def test_forecast_is_told_with_band_limit_chance_and_what_drives_it() -> None:
+    forecast = pb.Forecast(
+        kpi="error_rate", limit=0.02, horizon_s=7_200, now=0.011, mean=0.024, lower=0.015, upper=0.033,
+        probability=0.71, driver="slow trend", everywhere=True, crosses_s=4_800, width=1.4, baseline=0.005,
+    )  # fmt: skip
+    creeping = pb.SegmentStatus(segment="eu", phase="ramping", baseline="v1", canary="v2", forecast=forecast)
+    told = explain(service(creeping), (), segment="eu", now_unix_ns=NOW)
+    assert (
+        "Forecast: sessions that met an error in all segments together, 1.1 % now, 0.5 % on the baseline, 2.4 % (1.5 % "
+        "to 3.3 %) in 2 h 0 min; the limit is 2 %, and the chance to cross it by then 71 %. What drives it: a slow "
+        "trend; on this course it meets the limit in 1 h 20 min; the band is 1.4 times as wide as modelled."
+    ) in told
+    assert "Forecast" not in explain(service(EU), (), segment="eu", now_unix_ns=NOW)
