@@ -132,12 +132,12 @@ class Outlook:
     def at_split(self, index: int, split: float) -> LoadForecast | None:
         """The KPI that a larger split is likeliest to take across its limit, where it surely gets worse with the split.
 
-        None where nothing does. Its own people are asked, and all together.
+        None where nothing does. Its own people are asked, and all together where it is one of those meant.
         """
         found = None
         for row in {index, self._together}:
             for i, k in enumerate(self._reading.limited.tolist()):
-                if self._own_log_e(row, i) <= LEANING:
+                if self._own_log_e(row, i) <= LEANING or (row == self._together and not self._is_meant(index, i)):
                     continue
                 share, p_breach, p_grows = self._reading.trends.at_split(self._rollout, row, i, split)
                 if p_grows >= GROWS and p_breach > (found.p_breach if found else 0.0):

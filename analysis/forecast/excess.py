@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from analysis.forecast.conformal import NORMAL, ConformalWidth
+from analysis.forecast.conformal import ConformalWidth
 from analysis.forecast.crossing import p_crossing
 from analysis.forecast.trend import HORIZON_UNITS, LOAD, MODELS, Ahead, TrendBank
 
@@ -184,12 +184,10 @@ class ExcessTrends:
         if not len(self._limits) or not self._bank.begun[at]:
             return None
         ahead, limit, base = self._ahead, self._limits[kpi], float(self._base[at])
-        mean, var = (float(x) for x in _mixed(ahead.end[at], ahead.end_var[at], ahead.weight[at]))
-        now = float(_mixed(ahead.now[at], ahead.now_var[at], ahead.weight[at])[0])
-        band = NORMAL * float(np.sqrt(var))
-        lower, middle, upper, level = (
-            float(np.clip(base + limit * x, 0.0, 1.0)) for x in (mean - band, mean, mean + band, now)
-        )
+        parts = (ahead.end[at], np.sqrt(ahead.end_var[at]), ahead.weight[at])
+        low, high = _quantile(0.025, *parts), _quantile(0.975, *parts)
+        mean, now = (float(ahead.weight[at] @ x[at]) for x in (ahead.end, ahead.now))
+        lower, middle, upper, level = (float(np.clip(base + limit * x, 0.0, 1.0)) for x in (low, mean, high, now))
         return Forecast(
             kpi=self._names[kpi], limit=float(limit), horizon_s=self._horizon_s, mean=middle, lower=lower,
             upper=upper, p_breach=float(self.p_breach[at]), now=level, baseline=base, driver=self._driver(at, ahead),
@@ -272,6 +270,16 @@ def _mixed(mean: Floats, var: Floats, weight: Floats) -> tuple[Floats, Floats]:
     middle = (weight * mean).sum(axis=-1)
     spread = (weight * (var + (mean - middle[..., None]) ** 2)).sum(axis=-1)
     return middle, spread
+
+
+def _quantile(q: float, mean: Floats, sd: Floats, weight: Floats) -> float:
+    """A quantile of a mixture of normal distributions, (M,) each, by bisection."""
+    low, high = float((mean - 6 * sd).min()), float((mean + 6 * sd).max())
+    for _ in range(40):
+        middle = (low + high) / 2
+        below = float(weight @ ndtr((middle - mean) / sd))
+        low, high = (middle, high) if below < q else (low, middle)
+    return (low + high) / 2
 
 
 def _meets(now: float, then: float, limit: float, horizon_s: float) -> float | None:
