@@ -17,6 +17,8 @@ from analysis.guard import BREACH_LIKELY, BREACH_SURE, LoadForecast
 from analysis.reading import Reading
 from analysis.segment import SegmentState
 
+FOUNDED = math.log(20)  # e-value against zero excess of what a forecast itself is about, beneath the mixed one
+OWN_SURE = 0.75  # probability at which a breach counts that one segment of several foresees for itself
 LEANING = 1.0  # log e-value against zero excess below which a forecast is only noise
 GROWS = 0.975  # probability that a KPI gets worse as the split grows, at which its forecast at the next split counts
 OTHERS_LEAN = math.log(5)  # e-value of all segments but the most evident one, at which the forecast of all is theirs
@@ -103,11 +105,15 @@ class Outlook:
         return self._own_log_e(self._together if forecast.everywhere else index, self._kpi[forecast.kpi])
 
     def is_founded(self, index: int, state: SegmentState) -> bool:
-        """A breach is foreseen, its KPI leans against the canary, and the mixed evidence is above its floor."""
+        """A breach is foreseen, its own evidence is strong, and the mixed evidence is above its floor."""
         forecast = state.forecast
-        if forecast is None or forecast.p_breach < BREACH_SURE:
+        if forecast is None or forecast.p_breach < (OWN_SURE if self._is_one_of_many(forecast) else BREACH_SURE):
             return False
-        return self._leans(index, forecast) > LEANING and self.log_e >= self._floor
+        return self._leans(index, forecast) >= FOUNDED and self.log_e >= self._floor
+
+    def _is_one_of_many(self, forecast: Forecast) -> bool:
+        """Whether it is of one segment beside others, of which the one that looks worst by chance would be picked."""
+        return self._together > 1 and not forecast.everywhere
 
     def is_likely(self, index: int, state: SegmentState) -> bool:
         """A breach is more likely than not, and the counts lean against the canary at all."""
