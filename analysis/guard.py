@@ -219,16 +219,16 @@ def _forward(view: GuardView) -> Verdict:
     return Hold(reasons=(view.unhealthy or _reason("budget", f"the budget allows {view.cap_bp / 100:.0f} %"),))
 
 
-def forecast_threshold(risk: float) -> float:
+def forecast_threshold(risk: float, usual: float = BREACH_SURE) -> float:
     """Probability in [LEAST_BREACH_SURE, MOST_BREACH_SURE] at which a foreseen breach of a release of that risk counts.
 
-    BREACH_SURE at the prior. The odds of a breach are those that the forecast gives times those of the release's risk
+    `usual`: at the prior. The odds of a breach are those that the forecast gives times those of the release's risk
     over the prior's, so the threshold's log-odds fall by as much as the risk's rise (Bayes). It is the evidence's
     floor, and not this, that bounds false alarms.
     """
     if risk == PRIOR_RISK:
-        return BREACH_SURE
-    odds = BREACH_SURE / (1 - BREACH_SURE) * PRIOR_RISK / (1 - PRIOR_RISK) * (1 - risk) / max(risk, 1e-9)
+        return usual
+    odds = usual / (1 - usual) * PRIOR_RISK / (1 - PRIOR_RISK) * (1 - risk) / max(risk, 1e-9)
     return min(max(odds / (1 + odds), LEAST_BREACH_SURE), MOST_BREACH_SURE)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 
 from analysis.decision import Phase
 from analysis.evidence.regression import KPI_WEIGHTS, Against
+from analysis.failure.facts import PRIOR_RISK
 from analysis.forecast.excess import Forecast
-from analysis.guard import BREACH_LIKELY, BREACH_SURE, LoadForecast
+from analysis.guard import BREACH_LIKELY, BREACH_SURE, LoadForecast, forecast_threshold
 from analysis.reading import Reading
 from analysis.segment import SegmentState
 
@@ -104,10 +105,16 @@ class Outlook:
         """Log e-value against zero excess of what a forecast is about."""
         return self._own_log_e(self._together if forecast.everywhere else index, self._kpi[forecast.kpi])
 
-    def is_founded(self, index: int, state: SegmentState) -> bool:
-        """A breach is foreseen, its own evidence is strong, and the mixed evidence is above its floor."""
+    def is_founded(self, index: int, state: SegmentState, risk: float = PRIOR_RISK) -> bool:
+        """A breach is foreseen, its own evidence is strong, and the mixed evidence is above its floor.
+
+        `risk`: that of the release, in [0, 1].
+        """
         forecast = state.forecast
-        if forecast is None or forecast.p_breach < (OWN_SURE if self._is_one_of_many(forecast) else BREACH_SURE):
+        if forecast is None:
+            return False
+        usual = OWN_SURE if self._is_one_of_many(forecast) else BREACH_SURE
+        if forecast.p_breach < forecast_threshold(risk, usual):
             return False
         return self._leans(index, forecast) >= FOUNDED and self.log_e >= self._floor
 

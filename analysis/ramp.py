@@ -276,7 +276,7 @@ class Ramp:
         self._watch(state, suspicion)
         self._outlook.look_ahead(index, state)
         state.burning_ticks = state.burning_ticks + 1 if alarm.burning[at] else 0
-        is_founded = self._outlook.is_founded(index, state)
+        is_founded = self._outlook.is_founded(index, state, self.risk)
         state.breach_ticks = state.breach_ticks + self.reading.begins_interval if is_founded else 0
         if self._brief and state.phase.is_final:
             return SegmentDecision(
