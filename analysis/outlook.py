@@ -19,6 +19,7 @@ from analysis.reading import Reading
 from analysis.segment import SegmentState
 
 FOUNDED = math.log(20)  # e-value against zero excess of what a forecast itself is about, beneath the mixed one
+ABOVE_SURE = 0.7  # probability that the canary is worse by more than is tolerated already, besides
 OWN_SURE = 0.75  # probability at which a breach counts that one segment of several foresees for itself
 LEANING = 1.0  # log e-value against zero excess below which a forecast is only noise
 GROWS = 0.975  # probability that a KPI gets worse as the split grows, at which its forecast at the next split counts
@@ -106,7 +107,7 @@ class Outlook:
         return self._own_log_e(self._together if forecast.everywhere else index, self._kpi[forecast.kpi])
 
     def is_founded(self, index: int, state: SegmentState, risk: float = PRIOR_RISK) -> bool:
-        """A breach is foreseen, its own evidence is strong, and the mixed evidence is above its floor.
+        """A breach is foreseen, more than is tolerated is there, its own and the mixed evidence are strong.
 
         `risk`: that of the release, in [0, 1].
         """
@@ -114,7 +115,7 @@ class Outlook:
         if forecast is None:
             return False
         usual = OWN_SURE if self._is_one_of_many(forecast) else BREACH_SURE
-        if forecast.p_breach < forecast_threshold(risk, usual):
+        if forecast.p_breach < forecast_threshold(risk, usual) or not forecast.p_above >= ABOVE_SURE:
             return False
         return self._leans(index, forecast) >= FOUNDED and self.log_e >= self._floor
 

@@ -154,8 +154,8 @@ class Reading:
         self._limits = [(k, kpi.limit) for k, kpi in enumerate(spec.kpis) if kpi.limit is not None]
         self.limited = np.array([k for k, _ in self._limits], int)
         self.trends = ExcessTrends(
-            [spec.kpis[k].name for k in self.limited], [limit for _, limit in self._limits], n_segments, n,
-            horizon_s=spec.rollout.horizon_s,
+            [spec.kpis[k].name for k in self.limited], [limit for _, limit in self._limits],
+            [spec.kpis[k].tolerance for k in self.limited], n_segments, n, horizon_s=spec.rollout.horizon_s,
         )  # fmt: skip
         self._pairs = Blocks((n, n_segments, len(self.limited)))
         errors = (kpi.limit for kpi in spec.kpis if kpi.kind is KpiKind.ERROR_RATE)

@@ -35,9 +35,10 @@ class Forecast:
     """Where a KPI is heading: mean and 95 % band of the share of bad sessions on the canary, `horizon_s` ahead.
 
     `now`: that share now; `baseline`: the baseline's, whose level it rests on. `p_breach`: the chance that it is above
-    `limit` now, then or in between. `driver`: the model that says most of it (`MODELS`). `crosses_s`: seconds until the
-    expected course meets the limit, None where it never does. `everywhere`: of all segments together. `width`: by how
-    much the band is wider than its model says, learnt from earlier forecasts. `split`: of the canary, in [0, 1].
+    `limit` now, then or in between. `p_above`: that the canary is worse by more than is tolerated already. `driver`:
+    the model that says most of it (`MODELS`). `crosses_s`: seconds until the expected course meets the limit, None
+    where it never does. `everywhere`: of all segments together. `width`: by how much the band is wider than its model
+    says, learnt from earlier forecasts. `split`: of the canary, in [0, 1].
     """
 
     kpi: str
@@ -47,6 +48,7 @@ class Forecast:
     lower: float
     upper: float
     p_breach: float
+    p_above: float = float("nan")
     now: float = float("nan")
     baseline: float = float("nan")
     driver: str = MODELS[0].name
@@ -63,9 +65,17 @@ class ExcessTrends:
     """
 
     def __init__(
-        self, names: Sequence[str], limits: Sequence[float], n_segments: int, n: int = 1, *, horizon_s: float
+        self,
+        names: Sequence[str],
+        limits: Sequence[float],
+        tolerances: Sequence[float],
+        n_segments: int,
+        n: int = 1,
+        *,
+        horizon_s: float,
     ) -> None:
         self._names, self._limits = tuple(names), np.array(limits, float)
+        self._tolerated = np.array(tolerances, float) / self._limits
         self._horizon_s, self._unit_s = horizon_s, horizon_s / HORIZON_UNITS
         self._shape = (n, n_segments + 1, len(limits))
         self._bank = TrendBank(self._shape)
@@ -190,11 +200,18 @@ class ExcessTrends:
         lower, middle, upper, level = (float(np.clip(base + limit * x, 0.0, 1.0)) for x in (low, mean, high, now))
         return Forecast(
             kpi=self._names[kpi], limit=float(limit), horizon_s=self._horizon_s, mean=middle, lower=lower,
-            upper=upper, p_breach=float(self.p_breach[at]), now=level, baseline=base, driver=self._driver(at, ahead),
+            upper=upper, p_breach=float(self.p_breach[at]), p_above=self._p_above(at, ahead), now=level, baseline=base,
+            driver=self._driver(at, ahead),
             crosses_s=_meets(level, middle, float(limit), self._horizon_s),
             everywhere=row == self._shape[1] - 1, width=float(self.width.factor[rollout, kpi]),
             split=float(self._split[at]),
         )  # fmt: skip
+
+    def _p_above(self, at: tuple[int, int, int], ahead: Ahead) -> float:
+        """Of a tolerance that nearly reaches to the limit, no more than half of the way counts."""
+        tolerated = min(self._tolerated[at[-1]], (1 - self._base[at] / self._limits[at[-1]]) / 2)
+        z = (ahead.now[at] - tolerated) / np.sqrt(np.maximum(ahead.now_var[at], 1e-12))
+        return float(ahead.weight[at] @ ndtr(z))
 
     def _driver(self, at: tuple[int, int, int], ahead: Ahead) -> str:
         """The model that the expected excess at the horizon comes from most."""

@@ -47,11 +47,16 @@ class Model:
 
 
 MODELS = (
-    Model(name="steady", share=0.3, level=0.4, slope=0.0, level_step=0.015, slope_step=0.0),
-    Model(name="slow trend", share=0.4, level=0.05, slope=0.3, level_step=0.01, slope_step=0.05),
-    Model(name="steep trend", share=0.25, level=0.05, slope=0.8, level_step=0.03, slope_step=0.1),
-    Model(name="load", share=0.05, level=0.1, slope=1.0, level_step=0.015, slope_step=0.1, by_load=True),
+    Model(name="steady", share=5 / 6, level=0.15, slope=0.0, level_step=0.015, slope_step=0.0),
+    Model(name="slow trend", share=0.095, level=0.05, slope=0.3, level_step=0.01, slope_step=0.05),
+    Model(name="steep trend", share=0.06, level=0.05, slope=0.8, level_step=0.03, slope_step=0.1),
+    Model(name="load", share=1 / 6 - 0.155, level=0.1, slope=1.0, level_step=0.015, slope_step=0.1, by_load=True),
 )
+"""Few releases creep: a trend must foretell five times as well as a level before it is as likely.
+
+So the weights ask for evidence of growth, valid at every look: for a level that stays, the trends' likelihood over that
+of the steady model is a martingale on average over the steady prior, and reaches 1/a with a probability of at most a.
+"""
 LOAD = next(m for m, model in enumerate(MODELS) if model.by_load)
 
 

@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 Job = Callable[[], Row]
 
 SEED, LIMIT, BASE, SPLIT, TICK_S, HORIZON_S = 20_264, 0.02, 0.005, 0.05, 10.0, 1_800.0
+TOLERANCE = 0.005
 HOURS, BREACHES = 4.0, 0.1
 WORSE, GROWS = 0.4, 0.6  # of all releases, and of those
 ASKED_MIN = (20.0, 210.0)
@@ -43,7 +44,7 @@ def _asked(load: float, n: int, seed: int) -> tuple[Floats, Floats, Floats, Floa
     ahead = round(HORIZON_S / TICK_S)
     truth = BASE + _excess(rng, n, ticks + ahead)
     asked = rng.integers(round(ASKED_MIN[0] * 6), round(ASKED_MIN[1] * 6), n)
-    trends = ExcessTrends(["error_rate"], [LIMIT], 1, n, horizon_s=HORIZON_S)
+    trends = ExcessTrends(["error_rate"], [LIMIT], [TOLERANCE], 1, n, horizon_s=HORIZON_S)
     people = np.array([load * (1 - SPLIT), load * SPLIT]) * TICK_S
     told = np.full((4, n), np.nan)
     seen_n = seen_bad = np.zeros(n)

@@ -10,13 +10,17 @@ import pytest
 from analysis.forecast.conformal import NARROWEST, NORMAL, WIDEST, ConformalWidth
 from analysis.forecast.excess import ExcessTrends, Forecast
 
-LIMIT, BASE, TICK_S = 0.05, 0.01, 10.0
+LIMIT, BASE, TOLERANCE, TICK_S = 0.05, 0.01, 0.0125, 10.0
+
+
+def _new(segments: int, runs: int) -> ExcessTrends:
+    return ExcessTrends(["error_rate"], [LIMIT], [TOLERANCE], segments, runs, horizon_s=1_800.0)
 
 
 def _trends(
     excess: np.ndarray, *, n: tuple[int, int] = (3_800, 200), segments: int = 1, runs: int = 8, seed: int = 1
 ) -> ExcessTrends:
-    trends, rng = ExcessTrends(["error_rate"], [LIMIT], segments, runs, horizon_s=1_800.0), np.random.default_rng(seed)
+    trends, rng = _new(segments, runs), np.random.default_rng(seed)
     people = np.broadcast_to(np.array(n, float), (runs, segments, 1, 2))
     for one in excess:
         _tick(trends, people, rng.binomial(people.astype(int), [BASE, BASE + one]).astype(float))
@@ -38,18 +42,31 @@ def test_creep_is_called_before_it_crosses_and_its_mirror_image_is_not() -> None
     """At the end of the series the canary is at 3 %; it would cross 5 % in some 20 minutes."""
     creep = np.linspace(0, 0.02, 120)
     rising, falling = _trends(creep), _trends(-creep / 4)
-    assert (rising.p_breach[:, 0, 0] > 0.6).all()
+    assert (rising.p_breach[:, 0, 0] > 0.55).all()
     assert (falling.p_breach[:, 0, 0] < 0.05).all()
     told = _told(rising)
     assert told.lower < told.now < LIMIT < told.mean < told.upper
     assert told.driver.endswith("trend")
     assert 300 < (told.crosses_s or 0) < 1_800
+    assert told.p_above > 0.7
 
 
 def test_same_version_twice_is_calm() -> None:
     calm = _trends(np.zeros(180), runs=50)
     assert (calm.p_breach < 0.2).all()
     assert _told(calm).driver == "steady"
+
+
+def test_level_that_stays_within_the_tolerance_is_no_creep() -> None:
+    """Worse by half of the tolerance, looked at in each tick of half an hour; were creeps not rare, 39 of 100 were."""
+    runs = 100
+    trends, rng, called = _new(1, runs), np.random.default_rng(4), np.zeros(runs, bool)
+    people = np.broadcast_to([3_800.0, 200.0], (runs, 1, 1, 2))
+    for _ in range(180):
+        _tick(trends, people, rng.binomial(people.astype(int), [BASE, BASE + TOLERANCE / 2]).astype(float))
+        called |= trends.p_breach[:, 0, 0] >= 0.6
+    assert called.mean() <= 0.1
+    assert _told(trends).p_above < 0.1
 
 
 def test_creep_in_all_segments_shows_in_all_of_them_together_more_surely_than_in_each() -> None:
@@ -63,7 +80,7 @@ def test_creep_in_all_segments_shows_in_all_of_them_together_more_surely_than_in
 
 
 def test_what_gets_worse_with_the_split_is_foretold_at_the_next_one() -> None:
-    trends, rng = ExcessTrends(["error_rate"], [LIMIT], 1, 1, horizon_s=1_800.0), np.random.default_rng(3)
+    trends, rng = _new(1, 1), np.random.default_rng(3)
     for split in np.repeat([0.05, 0.1, 0.2, 0.3], 40):
         people = np.array([2_000 * (1 - split), 2_000 * split]).reshape(1, 1, 1, 2).round()
         _tick(trends, people, rng.binomial(people.astype(int), [BASE, BASE + 0.08 * split]).astype(float))
@@ -89,7 +106,7 @@ def test_bad_input_changes_nothing_and_time_does_not_run_back(damage: float) -> 
 
 def test_interrupted_forecasts_go_on_as_uninterrupted_ones() -> None:
     whole = _trends(np.linspace(0, 0.02, 100), runs=1, segments=2)
-    again = ExcessTrends(["error_rate"], [LIMIT], 2, 1, horizon_s=1_800.0)
+    again = _new(2, 1)
     again.restore(json.loads(json.dumps(whole.state())))
     people = np.broadcast_to([3_800.0, 200.0], (1, 2, 1, 2))
     for trends in (whole, again):
