@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from analysis.decision import Order, Phase, SegmentDecision, verdict_name
 from analysis.errors import StateError
 from analysis.evidence.log_loss import NO_CHECK, LogCheck
 from analysis.failure.foresight import Foresight
-from analysis.forecast.exhaustion import ResourceWatch
+from analysis.forecast.exhaustion import Exhaustion, ResourceWatch
 from analysis.guard import exhausts
 from analysis.observer import LATENESS_S, Observer
 from analysis.on_the_job import Learnt, OnTheJob, fingerprint
@@ -211,12 +212,25 @@ class ServiceEngine:
         elif version == self.spec.baseline:
             self._resources[metric].measure(BASELINE, value)
 
+    def exhaustions(self) -> dict[str, Exhaustion | None]:
+        """Of each resource by name when it runs out, as of the newest tick; None where too little was reported."""
+        return {watch.resource: watch.forecast for watch in self._resources.values()}
+
+    @property
+    def exhaustion_log_e_needed(self) -> float:
+        """Evidence that a resource is used up faster, in logs, from which on it counts."""
+        return -math.log(self._exhaustion_share)
+
+    @property
+    def _exhaustion_share(self) -> float:
+        return self.spec.rollout.false_rollback / max(len(self._resources), 1)
+
     def _look_at_resources(self, ramp: Ramp, now_s: float) -> None:
         for watch in self._resources.values():
             watch.tick(now_s)
         found = [watch.forecast for watch in self._resources.values() if watch.forecast is not None]
         ramp.exhaustion = max(found, key=lambda each: (each.log_e > 0, each.p_exhausts), default=None)
-        is_sure = exhausts(ramp.exhaustion, self.spec.rollout.false_rollback / max(len(self._resources), 1))
+        is_sure = exhausts(ramp.exhaustion, self._exhaustion_share)
         ramp.exhausted_ticks = ramp.exhausted_ticks + 1 if is_sure else 0
 
     def _step(
@@ -403,7 +417,8 @@ class ServiceEngine:
             self._note(Resumed(at_ns=now_ns, state=body["ramp"], gap_s=gap_s))
             self._restore_job(self.ramp, body["job"])
             for metric, watch in self._resources.items():
-                watch.restore(body["resources"][metric])
+                if (kept := body["resources"].get(metric)) is not None:  # a resource may be new in the mesh file
+                    watch.restore(kept)
             self.ramp.exhausted_ticks = int(body["exhausted_ticks"])
             slow_ms = np.array([np.nan if x is None else x for x in body["slow_ms"]], float)
             self.observer.tracker.slow_ms[:] = slow_ms.reshape(self.observer.tracker.slow_ms.shape)

@@ -14,6 +14,7 @@ from analysis.spec import (
     KpiSpec,
     Mode,
     Outcome,
+    ResourceSpec,
     RolloutSpec,
     SegmentSpec,
     ServiceSpec,
@@ -236,6 +237,9 @@ def service_spec(name: str, shape: ServiceShape) -> ServiceSpec:
         kpis=_kpis(shape),
         session=SessionSpec(gap_s=shape.session.gap, goal_path=goal.path if goal else None),
         rollout=_rollout(shape.rollout),
+        resources=tuple(
+            ResourceSpec(name=each.name, metric=each.metric, limit=each.limit) for each in shape.resources or ()
+        ),
     )
 
 

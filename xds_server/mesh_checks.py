@@ -241,6 +241,17 @@ def _shadow(source: Source, service: KeyPath) -> None:
         source.report((*rollout, "shadow"), "it is the policy that acts", "another policy, or no shadow")
 
 
+def _resources(source: Source, service: KeyPath) -> None:
+    for key, what in (("name", "each name once"), ("metric", "each metric once: a process has one value of it")):
+        seen: set[str] = set()
+        for path, _ in source.items((*service, "resources")):
+            value = source.value((*path, key))
+            if isinstance(value, str):
+                if value in seen:
+                    source.report((*path, key), "given twice", what)
+                seen.add(value)
+
+
 def _learned(source: Source, service: KeyPath) -> None:
     segments = source.mapping((*service, "segments"))
     if not source.sound((*service, "segments")) or "learned" not in source.mapping(service):
@@ -261,6 +272,7 @@ _SERVICE_CHECKS: tuple[Callable[[Source, KeyPath], None], ...] = (
     _identity,
     _routes,
     check_kpis,
+    _resources,
     _learned,
     _shadow,
 )

@@ -16,6 +16,7 @@ from xds_server.units import (
     HEADER,
     JSON,
     LISTEN,
+    METRIC,
     NAME,
     NETWORK,
     NODES,
@@ -54,6 +55,7 @@ REFUSED_IN_SEGMENTS = {
 """Keys that somebody may well expect. An option must not be taken and then do nothing."""
 
 JUDGED_AFTER_S = 60.0
+MOST_RESOURCES = 16
 ABANDONED_AFTER_S = 600.0
 
 _FLAG = choice(*FLAGS)
@@ -259,6 +261,14 @@ class KpisShape(Shape):
     anomaly: AnomalyShape = AnomalyShape()
 
 
+class ResourceShape(Shape):
+    """Something that processes of a version use up, as their gauge says."""
+
+    name: Name
+    metric: Annotated[str, METRIC]
+    limit: Annotated[float, number(0.001, 1_000_000_000_000_000)]
+
+
 class HarmShape(Shape):
     budget: Annotated[float, number(1, 1_000_000)] = HarmSpec().budget
     bad: Annotated[list[Annotated[str, _BAD]] | None, Field(min_length=1), GIVEN] = None
@@ -303,6 +313,7 @@ class ServiceShape(Shape):
     learned: LearnedShape = LearnedShape()
     profile: ProfileShape = ProfileShape()
     kpis: KpisShape = KpisShape()
+    resources: Annotated[list[ResourceShape] | None, Field(min_length=1, max_length=MOST_RESOURCES), GIVEN] = None
     rollout: RolloutShape = RolloutShape()
 
 

@@ -20,6 +20,7 @@ from envoy.service.runtime.v3 import rtds_pb2  # noqa: F401
 from envoy.service.status.v3 import csds_pb2  # noqa: F401
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2  # noqa: F401
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2  # noqa: F401
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2  # noqa: F401
 
 from xds_server import control, health, history_api, training
@@ -33,7 +34,7 @@ from xds_server.learnt import servicer as learnt
 NAMES: Final = (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
 """Both by which clients ask for it; the messages are the same."""
 
-OTLP_SERVICES: Final = (otlp.TRACES, otlp.LOGS)
+OTLP_SERVICES: Final = (otlp.TRACES, otlp.LOGS, otlp.METRICS)
 MAIN_SERVICES: Final = (
     *METHODS,
     als.SERVICE,

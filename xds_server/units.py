@@ -22,6 +22,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _DURATION = re.compile(rf"({_NUMBER})\s*(ms|s|m|h|d)")
 _SHARE = re.compile(rf"({_NUMBER})\s*(%|pp|)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_METRIC = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,254}")  # OpenTelemetry's instrument names
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110, section 5.6.2
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _DOMAIN = re.compile(r"\*|\*[.-][a-z0-9._-]+|[a-z0-9_][a-z0-9._-]*(?:[.-]\*)?")
@@ -442,6 +443,11 @@ NETWORK = Text(
     read=_network,
     legal="an IP network such as 10.1.0.0/16 or 2001:db8::/32, or an IP address",
     schema=_STRING,
+)
+METRIC = Text(
+    read=_matching(_METRIC, "the name of a metric"),
+    legal="a metric's name in OpenTelemetry such as process.memory.usage",
+    schema={"type": "string", "pattern": f"^{_METRIC.pattern}$"},
 )
 CLAIM = Text(
     read=_claim,

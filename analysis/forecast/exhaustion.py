@@ -27,7 +27,8 @@ from analysis.forecast.crossing import p_crossing
 
 Floats = npt.NDArray[np.float64]
 
-POINT_S = 60.0  # a point of a series: the mean of what was reported in it
+POINT_S = 60.0  # a point of a series, the mean of what was reported in it: so long at most …
+POINTS_AHEAD = 120  # … and at least so many in a horizon
 POINTS = 300  # kept of each series
 MIN_POINTS = 20  # before a trend means anything
 BLOCK_POINTS = 20  # of a bet
@@ -79,7 +80,8 @@ class ResourceWatch:
     """One resource of both versions of a rollout. Times in seconds since its beginning; bounded."""
 
     def __init__(self, resource: str, limit: float, *, horizon_s: float) -> None:
-        self._resource, self._limit, self._horizon_s = resource, limit, horizon_s
+        self.resource, self._limit, self._horizon_s = resource, limit, horizon_s
+        self._point_s = min(POINT_S, horizon_s / POINTS_AHEAD)
         self._series = (_Series(), _Series())
         self._closed = 0
         self._log_capital = np.zeros(len(BETS))
@@ -93,7 +95,7 @@ class ResourceWatch:
 
     def tick(self, now_s: float) -> None:
         """End the points that are over; a clock that went back ends none."""
-        due = int(now_s // POINT_S) if math.isfinite(now_s) else 0
+        due = int(now_s // self._point_s) if math.isfinite(now_s) else 0
         if due <= self._closed:
             return
         for _ in range(min(due - self._closed, POINTS)):
@@ -128,15 +130,17 @@ class ResourceWatch:
         if canary is None:
             return None
         (level, slope), cov = canary
-        h = self._horizon_s / POINT_S
+        h = self._horizon_s / self._point_s
         end_var = cov[0, 0] + 2 * h * cov[0, 1] + h * h * cov[1, 1]
         moments = (level, cov[0, 0], level + h * slope, end_var, cov[0, 0] + h * cov[0, 1], 1.0)
         p = float(p_crossing(*(np.array([x], float) for x in moments))[0])
         band = NORMAL * math.sqrt(max(cov[1, 1], 0.0))
-        soonest, expected, latest = (float(_until(level, s) * POINT_S) for s in (slope + band, slope, slope - band))
-        per_s = self._limit / POINT_S
+        soonest, expected, latest = (
+            float(_until(level, s) * self._point_s) for s in (slope + band, slope, slope - band)
+        )
+        per_s = self._limit / self._point_s
         return Exhaustion(
-            resource=self._resource, limit=self._limit, level=float(level * self._limit),
+            resource=self.resource, limit=self._limit, level=float(level * self._limit),
             slope=float(slope * per_s),
             baseline_slope=baseline[0][1] * per_s if baseline is not None else math.nan, lower_s=soonest,
             in_s=expected, upper_s=latest, horizon_s=self._horizon_s, p_exhausts=p, log_e=self.log_e,
@@ -148,11 +152,14 @@ class ResourceWatch:
             "points": [[None if math.isnan(x) else x for x in series.points] for series in self._series],
             "open": [[series.sum, series.n] for series in self._series],
             "closed": self._closed,
+            "scale": [self._limit, self._point_s],
             "log_capital": self._log_capital.tolist(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take a state that `state` gave. Raises ValueError where it is damaged."""
+        """Take a state that `state` gave; of another limit or horizon it says nothing. Raises ValueError if damaged."""
+        if state["scale"] != [self._limit, self._point_s]:
+            return
         for series, points, (total, n) in zip(self._series, state["points"], state["open"], strict=True):
             series.points = [math.nan if x is None else float(x) for x in points][-POINTS:]
             series.sum, series.n = float(total), int(n)

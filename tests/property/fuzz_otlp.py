@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["xds_server.ingest"]):
 
 from google.protobuf.message import DecodeError
 
-from xds_server.ingest.otlp import EVENTS, SPANS
+from xds_server.ingest.otlp import EVENTS, GAUGES, SPANS
 from xds_server.pb import otlp_pb2
 from xds_server.settings import parse_mesh
 
@@ -31,6 +31,7 @@ services:
     identity: [{cookie: {name: sid}}]
     versions: {v1: {endpoints: ["127.0.0.1:9001"]}}
     baseline: v1
+    resources: [{name: memory, metric: memory, limit: 9}]
 browsers: ["https://shop.example"]
 """,
     "mesh.yaml",
@@ -43,7 +44,7 @@ def take(data: bytes) -> None:
     if not data:
         return
     chosen, message = data[0], data[1:]
-    signal = SPANS if chosen & 1 else EVENTS
+    signal = GAUGES if chosen & 16 else SPANS if chosen & 1 else EVENTS
     read = signal.from_json if chosen & 2 else signal.from_protobuf
     jar = [b"sid=" + message[:50]] if chosen & 4 else None
     cookie_in([message], b"sid")
@@ -57,6 +58,7 @@ def take(data: bytes) -> None:
         raise AssertionError
     if chosen & 8:
         INGEST.drain()
+        INGEST.drain_gauged()
 
 
 def seeds() -> list[bytes]:

@@ -19,7 +19,7 @@ from analysis.sample import SampleKind
 from xds_server.ingest import Ingest
 from xds_server.ingest.browsers import cookie_in
 from xds_server.ingest.events import MAX_LABEL, element_label, impersonal, path_of
-from xds_server.ingest.otlp import EVENTS, SPANS, Signal
+from xds_server.ingest.otlp import EVENTS, SIGNALS, SPANS, Signal
 from xds_server.ingest.otlp_json import logs_from_json, traces_from_json
 from xds_server.settings import parse_mesh
 
@@ -34,6 +34,7 @@ services:
     identity: [{cookie: {name: sid}}]
     versions: {v1: {endpoints: ["127.0.0.1:9001"]}}
     baseline: v1
+    resources: [{name: memory, metric: memory, limit: 9}]
 browsers: ["https://shop.example"]
 """,
     "mesh.yaml",
@@ -48,7 +49,8 @@ keys = st.sampled_from(
     [
         "resourceSpans", "resourceLogs", "resource", "scopeSpans", "scopeLogs", "spans", "logRecords", "attributes",
         "key", "value", "stringValue", "intValue", "name", "kind", "status", "code", "startTimeUnixNano",
-        "timeUnixNano", "observedTimeUnixNano", "eventName", "?",
+        "timeUnixNano", "observedTimeUnixNano", "eventName", "?", "resourceMetrics", "scopeMetrics", "metrics", "gauge",
+        "sum", "dataPoints", "asDouble", "asInt", "flags", "aggregationTemporality",
     ]
 )  # fmt: skip
 anything = st.recursive(
@@ -75,8 +77,13 @@ def nearly_right(draw: st.DrawFn) -> bytes:
     }  # fmt: skip
     resource = perhaps({"attributes": perhaps([{"key": "service.name", "value": {"stringValue": "shop"}}])})
     scopes = [{"spans": perhaps([perhaps(item)]), "logRecords": perhaps([perhaps(item), item])}]
+    point = {"timeUnixNano": perhaps(str(time.time_ns())), "asDouble": perhaps(draw(st.floats())), "flags": perhaps(0)}
+    values = perhaps({"dataPoints": perhaps([perhaps(point), {"asInt": draw(scalars)}]), "aggregationTemporality": 2})
+    metric = {"name": perhaps("memory"), draw(st.sampled_from(["gauge", "sum", "histogram"])): values}
+    measured = [{"resource": resource, "scopeMetrics": perhaps([{"metrics": perhaps([perhaps(metric)])}])}]
     group = [perhaps({"resource": resource, "scopeSpans": perhaps(scopes), "scopeLogs": perhaps(scopes)})]
-    return json.dumps({"resourceSpans": perhaps(group), "resourceLogs": group}).encode("utf-8", "surrogatepass")
+    everything = {"resourceSpans": perhaps(group), "resourceLogs": group, "resourceMetrics": perhaps(measured)}
+    return json.dumps(everything).encode("utf-8", "surrogatepass")
 
 
 def ingest() -> Ingest:
@@ -92,6 +99,8 @@ def check_taken(text: bytes, signal: Signal, jar: list[bytes] | None) -> None:
     outcomes = [outcome for outcome in signal.take(box, request, jar) if outcome is not None]
     counted = sum(n for (_, reason), n in box.counts.items() if reason != "no_version")
     assert counted == len(outcomes)
+    for gauged in box.drain_gauged().get("shop", ()):
+        assert 0 <= gauged.value < math.inf
     for row in box.drain()["shop"].rows:
         assert abs(int(row["start_unix_ns"]) - time.time_ns()) < 2 * 86_400 * 10**9
         assert row["kind"] in (SampleKind.SPAN_ERROR, SampleKind.PAGE, SampleKind.CLICK, SampleKind.FEATURE)
@@ -99,7 +108,7 @@ def check_taken(text: bytes, signal: Signal, jar: list[bytes] | None) -> None:
         assert jar is None or row["user"] == box._hash_user(b"anna")
 
 
-@given(nearly_right(), st.sampled_from([SPANS, EVENTS]), st.sampled_from([None, [b"sid=anna"]]))
+@given(nearly_right(), st.sampled_from(SIGNALS), st.sampled_from([None, [b"sid=anna"]]))
 def test_json_that_is_nearly_right_is_taken_or_refused(text: bytes, signal: Signal, jar: list[bytes] | None) -> None:
     check_taken(text, signal, jar)
 
@@ -116,7 +125,7 @@ def test_json_that_is_nearly_right_is_taken_or_refused(text: bytes, signal: Sign
 @example(b'{"resourceLogs":1,"resourceLogs":[]}')
 @example(b'\xef\xbb\xbf{"resourceLogs":[]}')
 def test_any_json_is_taken_or_refused(text: bytes) -> None:
-    for signal in (SPANS, EVENTS):
+    for signal in SIGNALS:
         check_taken(text, signal, None)
 
 

@@ -37,9 +37,11 @@ from xds_server.ingest.entries import (
     upstream_requests,
 )
 from xds_server.ingest.events import attributes_of, decode_event, decode_span, is_envoy
+from xds_server.ingest.gauges import decode_metric
 from xds_server.ingest.rows import (
     DecodeRules,
     Drop,
+    Gauged,
     HashUser,
     Labels,
     Row,
@@ -55,6 +57,9 @@ from xds_server.pb import als_pb2, otlp_pb2
 MAX_NODES = 4096
 """Nodes remembered per service; beyond it the one that has been silent longest is forgotten."""
 
+MAX_GAUGED = 10_000
+"""Reports of resources that wait per service; beyond it the oldest go, and are counted."""
+
 _NS = 1_000_000_000
 _NAMES_SENDER = b"\x0a"  # field 1, which a serialiser writes first
 
@@ -63,6 +68,9 @@ Jar = Sequence[bytes]
 
 Outcomes = Iterator[Row | Drop | None]
 """What became of one thing after the other. None: only to give others their turn, where there was none."""
+
+GaugeOutcomes = Iterator[Gauged | Drop | None]
+"""The same of data points."""
 
 _Item = TypeVar("_Item")
 _Decode = Callable[[_Item, int, DecodeRules, Labels, HashUser], Row | Drop]
@@ -74,6 +82,7 @@ class Source(StrEnum):
     ACCESS_LOG = "access_log"
     SPAN = "span"
     EVENT = "event"
+    METRIC = "metric"
 
 
 @dataclass(slots=True)
@@ -91,6 +100,7 @@ class _Inbox:
     dropped_n: int = 0
     seen_unix_s: dict[str, float] = field(default_factory=dict)  # by node, in order of the last sign of life
     generations: dict[str, int] = field(default_factory=dict)  # by node
+    gauged: deque[Gauged] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self.browser_labels = BrowserLabels(self.vocabulary)
@@ -113,6 +123,13 @@ class _Inbox:
         rows["label"] = numbers[label]
         self.rows.append(rows)
         self._accept(len(rows))
+
+    def put_gauged(self, gauged: Gauged) -> None:
+        self.gauged.append(gauged)
+        self.accepted_n += 1
+        if len(self.gauged) > MAX_GAUGED:
+            self.gauged.popleft()
+            self.dropped_n += 1
 
     def take(self) -> Rows:
         self._tie()
@@ -299,7 +316,52 @@ class Ingest:
             records = _members(scope.log_records for scope in group.scope_logs)
             yield from self._telemetry(Source.EVENT, group.resource, records, decode_event, jar)
 
+    def gauges(self, request: otlp_pb2.ExportMetricsServiceRequest, jar: Jar | None = None) -> GaugeOutcomes:
+        """Take what data points say of resources, as `spans` takes spans; of browsers nothing is taken."""
+        now_unix_ns = self._clock.now_unix_ns()
+        for group in request.resource_metrics:
+            yield None
+            attributes = attributes_of(group.resource.attributes)
+            inbox = self._inboxes.get(attributes.get(b"service.name", b""))
+            for metric in _members(scope.metrics for scope in group.scope_metrics):
+                if metric is None:
+                    yield None
+                    continue
+                for outcome in self._of_metric(metric, inbox, attributes, now_unix_ns, from_browser=jar is not None):
+                    self._counts[Source.METRIC, outcome if isinstance(outcome, Drop) else ACCEPTED] += 1
+                    yield outcome
+
+    def _of_metric(
+        self,
+        metric: otlp_pb2.Metric,
+        inbox: _Inbox | None,
+        attributes: Mapping[bytes, bytes],
+        now_unix_ns: int,
+        *,
+        from_browser: bool,
+    ) -> Iterator[Gauged | Drop]:
+        if inbox is None or is_envoy(attributes) or not access.current().sees(inbox.rules.name):
+            yield _refusal(inbox, attributes)
+        elif from_browser:
+            yield Drop.FROM_BROWSER
+        else:
+            version = attributes.get(b"service.version", b"")
+            known = version.decode() if version in inbox.rules.versions else None
+            for outcome in decode_metric(metric, known, inbox.rules, now_unix_ns):
+                if isinstance(outcome, Gauged):
+                    inbox.put_gauged(outcome)
+                yield outcome
+
     # --- out
+
+    def drain_gauged(self) -> dict[str, list[Gauged]]:
+        """Return what has been reported of resources since the last call, by service, in order of arrival."""
+        drained = {}
+        for inbox in self._inboxes.values():
+            if inbox.gauged:
+                drained[inbox.rules.name] = list(inbox.gauged)
+                inbox.gauged.clear()
+        return drained
 
     def drain(self) -> dict[str, SampleBatch]:
         """Return everything since the last drain, for each service of the mesh, in order of arrival."""

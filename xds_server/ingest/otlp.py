@@ -1,4 +1,4 @@
-"""OTLP over gRPC: the traces and logs collector services. Metrics are not taken: the method is not implemented."""
+"""OTLP over gRPC: the collector services of traces, logs and metrics."""
 
 from __future__ import annotations
 
@@ -12,19 +12,29 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from xds_server.ingest.ingest import Ingest, Outcomes, Source
-from xds_server.ingest.otlp_json import logs_from_json, traces_from_json
+from xds_server.ingest.ingest import GaugeOutcomes, Ingest, Outcomes, Source
+from xds_server.ingest.otlp_json import logs_from_json, metrics_from_json, traces_from_json
 from xds_server.ingest.rows import Drop
 from xds_server.pb import otlp_pb2
 
 TRACES: Final = "opentelemetry.proto.collector.trace.v1.TraceService"
 LOGS: Final = "opentelemetry.proto.collector.logs.v1.LogsService"
+METRICS: Final = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 
 TURN: Final = 250
-"""Spans or records taken in one go; between two such turns everything else has its own."""
+"""Spans, records or data points taken in one go; between two such turns everything else has its own."""
 
 REJECTED: Final = frozenset(
-    {Drop.NO_TIME, Drop.AHEAD, Drop.STALE, Drop.NO_LABEL, Drop.NOT_ALLOWED, Drop.FROM_BROWSER, Drop.TOO_MANY}
+    {
+        Drop.NO_TIME,
+        Drop.AHEAD,
+        Drop.STALE,
+        Drop.NO_LABEL,
+        Drop.NO_VALUE,
+        Drop.NOT_ALLOWED,
+        Drop.FROM_BROWSER,
+        Drop.TOO_MANY,
+    }
 )
 """What is told to the sender: it has done something wrong.
 
@@ -35,14 +45,14 @@ in the mesh. An exporter would log each of those as a fault.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """One of the two kinds of things that are taken. `rejected`: what a response counts, by its name in JSON."""
+    """One of the three kinds of things that are taken. `rejected`: what a response counts, by its name in JSON."""
 
     source: Source
     service: str
     rejected: str
     from_protobuf: Callable[[bytes], Any]
     from_json: Callable[[bytes], Any]
-    take: Callable[..., Outcomes]
+    take: Callable[..., Outcomes | GaugeOutcomes]
 
 
 SPANS: Final = Signal(
@@ -62,8 +72,18 @@ EVENTS: Final = Signal(
     take=Ingest.events,
 )
 
+GAUGES: Final = Signal(
+    source=Source.METRIC,
+    service=METRICS,
+    rejected="rejectedDataPoints",
+    from_protobuf=otlp_pb2.ExportMetricsServiceRequest.FromString,
+    from_json=metrics_from_json,
+    take=Ingest.gauges,
+)
+SIGNALS: Final = (SPANS, EVENTS, GAUGES)
 
-async def in_turns(outcomes: Outcomes) -> Counter[Drop]:
+
+async def in_turns(outcomes: Outcomes | GaugeOutcomes) -> Counter[Drop]:
     """Take everything; return what has been rejected, by reason. Nobody else waits for long."""
     rejected: Counter[Drop] = Counter()
     for n, outcome in enumerate(outcomes, 1):
@@ -80,12 +100,12 @@ def why(rejected: Counter[Drop]) -> str:
 
 
 def add_otlp(server: grpc.aio.Server, ingest: Ingest, *, until: asyncio.Event | None = None) -> None:
-    """Serve `Export` of traces and of logs on `server`.
+    """Serve `Export` of traces, of logs and of metrics on `server`.
 
     `until`: from then on exporters are told to come again, since nobody would take up what they send.
     """
     end = until if until is not None else asyncio.Event()
-    for signal in (SPANS, EVENTS):
+    for signal in SIGNALS:
         server.add_generic_rpc_handlers((_export_handler(signal, ingest, end),))
 
 
@@ -105,7 +125,7 @@ def _export_handler(signal: Signal, ingest: Ingest, end: asyncio.Event) -> grpc.
 
 
 def response(rejected: Counter[Drop]) -> bytes:
-    """Return a serialised `Export…Response`: of both signals it has the same form. Empty: everything was taken."""
+    """Return a serialised `Export…Response`: of all signals it has the same form. Empty: everything was taken."""
     if not rejected:
         return b""
     told = otlp_pb2.PartialSuccess(rejected=rejected.total(), error_message=why(rejected).encode())

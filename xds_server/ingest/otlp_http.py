@@ -1,4 +1,6 @@
-"""OTLP over HTTP, in protobuf and in JSON: `POST /v1/traces` and `/v1/logs`, from servers or from browsers.
+"""OTLP over HTTP, in protobuf and in JSON: `POST /v1/traces`, `/v1/logs` and `/v1/metrics`.
+
+From servers or from browsers, of which metrics are not believed.
 
 HTTP brings no certificate here. So either the port is in a network of your own, and what comes is a server's; or the
 mesh lists origins of pages, browsers reach the port, and with them everybody: then all that comes is a browser's.
@@ -22,7 +24,7 @@ from starlette.routing import Route
 
 from xds_server.http_requests import PREFLIGHT_S, RETRY_S, Pace, RefusedError, read_body
 from xds_server.ingest.ingest import Ingest
-from xds_server.ingest.otlp import EVENTS, SPANS, Signal, in_turns, response, why
+from xds_server.ingest.otlp import EVENTS, GAUGES, SPANS, Signal, in_turns, response, why
 from xds_server.ingest.rows import Drop
 from xds_server.pb import otlp_pb2
 
@@ -50,17 +52,17 @@ class OtlpHttp:
     _under_way: int = 0
 
     def routes(self) -> list[Route]:
-        """Return what is served; metrics are answered as what is not taken."""
-        paths = (("/v1/traces", SPANS), ("/v1/logs", EVENTS), ("/v1/metrics", None))
+        """Return what is served."""
+        paths = (("/v1/traces", SPANS), ("/v1/logs", EVENTS), ("/v1/metrics", GAUGES))
         return [Route(path, self._endpoint(signal), methods=["POST", "OPTIONS"]) for path, signal in paths]
 
-    def _endpoint(self, signal: Signal | None) -> Callable[[Request], Awaitable[Response]]:
+    def _endpoint(self, signal: Signal) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             return await self._answer(request, signal)
 
         return answer
 
-    async def _answer(self, request: Request, signal: Signal | None) -> Response:
+    async def _answer(self, request: Request, signal: Signal) -> Response:
         media_type = _media_type(request)
         try:
             answer = _permission() if request.method == "OPTIONS" else None
@@ -85,9 +87,7 @@ class OtlpHttp:
         if not self.ingest.origins and self.asks_certificates:
             raise RefusedError(403, "HTTP brings no certificate: send OTLP over gRPC")
 
-    async def _take(self, request: Request, media_type: str, signal: Signal | None) -> Response:
-        if signal is None:
-            raise RefusedError(501, "metrics are not taken; traces and logs are")
+    async def _take(self, request: Request, media_type: str, signal: Signal) -> Response:
         if media_type not in (JSON, PROTOBUF):
             raise RefusedError(415, f"Content-Type must be {PROTOBUF} or {JSON}")
         if request.headers.get("content-encoding", "identity").lower() not in ("identity", "gzip"):

@@ -21,6 +21,11 @@ SPAN_KINDS: Mapping[str, int] = {
     "SPAN_KIND_CONSUMER": 5,
 }
 STATUS_CODES: Mapping[str, int] = {"STATUS_CODE_UNSET": 0, "STATUS_CODE_OK": 1, "STATUS_CODE_ERROR": 2}
+TEMPORALITIES: Mapping[str, int] = {
+    "AGGREGATION_TEMPORALITY_UNSPECIFIED": 0,
+    "AGGREGATION_TEMPORALITY_DELTA": 1,
+    "AGGREGATION_TEMPORALITY_CUMULATIVE": 2,
+}
 
 _MAX_DIGITS = 40  # of a number in a string: more than any of 64 bits has
 
@@ -60,6 +65,25 @@ def logs_from_json(text: bytes) -> otlp_pb2.ExportLogsServiceRequest:
             records = group.scope_logs.add().log_records
             for record in _objects(scope, "logRecords"):
                 _record(record, records.add())
+    return request
+
+
+def metrics_from_json(text: bytes) -> otlp_pb2.ExportMetricsServiceRequest:
+    """Read an `ExportMetricsServiceRequest`; of what is neither a gauge nor a sum the name alone.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    request = otlp_pb2.ExportMetricsServiceRequest()
+    for given in _objects(_parsed(text), "resourceMetrics"):
+        group = request.resource_metrics.add()
+        _resource(given, group.resource)
+        for scope in _objects(given, "scopeMetrics"):
+            metrics = group.scope_metrics.add().metrics
+            for metric in _objects(scope, "metrics"):
+                _metric(metric, metrics.add())
     return request
 
 
@@ -144,6 +168,41 @@ def _record(given: Mapping[str, Any], record: otlp_pb2.LogRecord) -> None:
     record.observed_time_unix_nano = _time(given, "observedTimeUnixNano")
     record.event_name = _text(given, "eventName")
     _attributes(given, record.attributes)
+
+
+def _metric(given: Mapping[str, Any], metric: otlp_pb2.Metric) -> None:
+    metric.name = _text(given, "name")
+    if given.get("gauge") is not None:
+        metric.gauge.SetInParent()
+        _points(_object(given, "gauge"), metric.gauge.data_points)
+    elif given.get("sum") is not None:
+        total = _object(given, "sum")
+        metric.sum.aggregation_temporality = _whole(total, "aggregationTemporality", -(1 << 31), 1 << 31, TEMPORALITIES)
+        _points(total, metric.sum.data_points)
+
+
+def _points(given: Mapping[str, Any], points: Any) -> None:
+    for each in _objects(given, "dataPoints"):
+        point = points.add()
+        point.time_unix_nano = _time(each, "timeUnixNano")
+        point.flags = _whole(each, "flags", 0, 1 << 32)
+        if each.get("asDouble") is not None:
+            point.as_double = _real(each, "asDouble")
+        elif each.get("asInt") is not None:
+            point.as_int = _whole(each, "asInt", -(1 << 63), 1 << 63)
+
+
+def _real(parent: Mapping[str, Any], key: str) -> float:
+    """A number; protobuf's JSON has those that are none as words."""
+    value = parent[key]
+    if isinstance(value, str) and len(value) <= _MAX_DIGITS:
+        return float(value)  # ValueError where it is none
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{key} is not a number")  # noqa: TRY004
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{key} is too large") from error
 
 
 def _attributes(given: Mapping[str, Any], attributes: Any) -> None:

@@ -65,6 +65,19 @@ class Drop(StrEnum):
     TOO_MANY = "too_many"  # more than a browser may say
     NO_LABEL = "no_label"  # an event that does not say which page, element or feature
     NO_USER = "no_user"  # an event of nobody
+    NO_GAUGE = "no_gauge"  # a metric that has no last value: a histogram, a summary, a sum of what is new
+    NO_RESOURCE = "no_resource"  # a metric that `resources` does not ask for
+    UNKNOWN_VERSION = "unknown_version"  # a metric of none of the service's versions
+    NO_VALUE = "no_value"  # a data point without a number, or with one that no resource can have
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauged:
+    """What a process of a version has reported of a resource: `value`, in the metric's unit."""
+
+    metric: str
+    version: str
+    value: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +95,7 @@ class DecodeRules:
     goal_path: bytes | None
     features: frozenset[str]
     cookie: bytes | None  # the one that tells people apart
+    metrics: frozenset[bytes]  # of resources
 
 
 def rules_of(service: Service) -> DecodeRules:
@@ -104,6 +118,7 @@ def rules_of(service: Service) -> DecodeRules:
             kpi.feature for kpi in service.spec.kpis if kpi.kind is KpiKind.FEATURE and kpi.feature is not None
         ),
         cookie=None if cookie is None else cookie.encode(),
+        metrics=frozenset(each.metric.encode() for each in service.spec.resources),
     )
 
 

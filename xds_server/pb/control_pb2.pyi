@@ -382,7 +382,7 @@ class MeshStatus(_message.Message):
     def __init__(self, path: _Optional[str] = ..., read_unix_ns: _Optional[int] = ..., refused: _Optional[str] = ..., waiting: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ServiceStatus(_message.Message):
-    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio", "log_check", "notes", "seen_s", "policy_learning", "attributes", "risk")
+    __slots__ = ("service", "rollout", "state", "mode", "baseline", "canary", "generation", "in_force", "waiting_for", "harm_budget", "harm_upper", "harm_reserved", "started_unix_ns", "segments", "routed_by", "sample_ratio", "log_check", "notes", "seen_s", "policy_learning", "attributes", "risk", "resources")
     class RoutedByEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -419,6 +419,7 @@ class ServiceStatus(_message.Message):
     POLICY_LEARNING_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     RISK_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
     service: str
     rollout: str
     state: str
@@ -441,7 +442,8 @@ class ServiceStatus(_message.Message):
     policy_learning: PolicyLearning
     attributes: _containers.ScalarMap[str, str]
     risk: Risk
-    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., log_check: _Optional[_Union[LogCheck, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., seen_s: _Optional[float] = ..., policy_learning: _Optional[_Union[PolicyLearning, _Mapping]] = ..., attributes: _Optional[_Mapping[str, str]] = ..., risk: _Optional[_Union[Risk, _Mapping]] = ...) -> None: ...
+    resources: _containers.RepeatedCompositeFieldContainer[Exhaustion]
+    def __init__(self, service: _Optional[str] = ..., rollout: _Optional[str] = ..., state: _Optional[str] = ..., mode: _Optional[str] = ..., baseline: _Optional[str] = ..., canary: _Optional[str] = ..., generation: _Optional[int] = ..., in_force: _Optional[bool] = ..., waiting_for: _Optional[_Iterable[str]] = ..., harm_budget: _Optional[float] = ..., harm_upper: _Optional[float] = ..., harm_reserved: _Optional[float] = ..., started_unix_ns: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[SegmentStatus, _Mapping]]] = ..., routed_by: _Optional[_Mapping[str, int]] = ..., sample_ratio: _Optional[_Union[SampleRatio, _Mapping]] = ..., log_check: _Optional[_Union[LogCheck, _Mapping]] = ..., notes: _Optional[_Iterable[str]] = ..., seen_s: _Optional[float] = ..., policy_learning: _Optional[_Union[PolicyLearning, _Mapping]] = ..., attributes: _Optional[_Mapping[str, str]] = ..., risk: _Optional[_Union[Risk, _Mapping]] = ..., resources: _Optional[_Iterable[_Union[Exhaustion, _Mapping]]] = ...) -> None: ...
 
 class PolicyLearning(_message.Message):
     __slots__ = ("updates", "moved", "values", "farthest", "bound", "leaning")
@@ -458,6 +460,36 @@ class PolicyLearning(_message.Message):
     bound: float
     leaning: float
     def __init__(self, updates: _Optional[int] = ..., moved: _Optional[int] = ..., values: _Optional[int] = ..., farthest: _Optional[float] = ..., bound: _Optional[float] = ..., leaning: _Optional[float] = ...) -> None: ...
+
+class Exhaustion(_message.Message):
+    __slots__ = ("resource", "limit", "is_known", "level", "slope_per_h", "baseline_slope_per_h", "in_s", "lower_s", "upper_s", "horizon_s", "probability", "evidence", "evidence_needed")
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    IS_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    SLOPE_PER_H_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_SLOPE_PER_H_FIELD_NUMBER: _ClassVar[int]
+    IN_S_FIELD_NUMBER: _ClassVar[int]
+    LOWER_S_FIELD_NUMBER: _ClassVar[int]
+    UPPER_S_FIELD_NUMBER: _ClassVar[int]
+    HORIZON_S_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_NEEDED_FIELD_NUMBER: _ClassVar[int]
+    resource: str
+    limit: float
+    is_known: bool
+    level: float
+    slope_per_h: float
+    baseline_slope_per_h: float
+    in_s: float
+    lower_s: float
+    upper_s: float
+    horizon_s: float
+    probability: float
+    evidence: float
+    evidence_needed: float
+    def __init__(self, resource: _Optional[str] = ..., limit: _Optional[float] = ..., is_known: _Optional[bool] = ..., level: _Optional[float] = ..., slope_per_h: _Optional[float] = ..., baseline_slope_per_h: _Optional[float] = ..., in_s: _Optional[float] = ..., lower_s: _Optional[float] = ..., upper_s: _Optional[float] = ..., horizon_s: _Optional[float] = ..., probability: _Optional[float] = ..., evidence: _Optional[float] = ..., evidence_needed: _Optional[float] = ...) -> None: ...
 
 class Risk(_message.Message):
     __slots__ = ("risk", "told", "source")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18xds_server/pb/otlp.proto\x12\x11serinus.ingest.v1\"U\n\x19\x45xportTraceServiceRequest\x12\x38\n\x0eresource_spans\x18\x01 \x03(\x0b\x32 .serinus.ingest.v1.ResourceSpans\"r\n\rResourceSpans\x12-\n\x08resource\x18\x01 \x01(\x0b\x32\x1b.serinus.ingest.v1.Resource\x12\x32\n\x0bscope_spans\x18\x02 \x03(\x0b\x32\x1d.serinus.ingest.v1.ScopeSpans\"4\n\nScopeSpans\x12&\n\x05spans\x18\x02 \x03(\x0b\x32\x17.serinus.ingest.v1.Span\"\x9c\x01\n\x04Span\x12\x0c\n\x04name\x18\x05 \x01(\x0c\x12\x0c\n\x04kind\x18\x06 \x01(\x05\x12\x1c\n\x14start_time_unix_nano\x18\x07 \x01(\x06\x12/\n\nattributes\x18\t \x03(\x0b\x32\x1b.serinus.ingest.v1.KeyValue\x12)\n\x06status\x18\x0f \x01(\x0b\x32\x19.serinus.ingest.v1.Status\"\x16\n\x06Status\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\"R\n\x18\x45xportLogsServiceRequest\x12\x36\n\rresource_logs\x18\x01 \x03(\x0b\x32\x1f.serinus.ingest.v1.ResourceLogs\"o\n\x0cResourceLogs\x12-\n\x08resource\x18\x01 \x01(\x0b\x32\x1b.serinus.ingest.v1.Resource\x12\x30\n\nscope_logs\x18\x02 \x03(\x0b\x32\x1c.serinus.ingest.v1.ScopeLogs\">\n\tScopeLogs\x12\x31\n\x0blog_records\x18\x02 \x03(\x0b\x32\x1c.serinus.ingest.v1.LogRecord\"\x89\x01\n\tLogRecord\x12\x16\n\x0etime_unix_nano\x18\x01 \x01(\x06\x12/\n\nattributes\x18\x06 \x03(\x0b\x32\x1b.serinus.ingest.v1.KeyValue\x12\x1f\n\x17observed_time_unix_nano\x18\x0b \x01(\x06\x12\x12\n\nevent_name\x18\x0c \x01(\x0c\"S\n\x15\x45xportServiceResponse\x12:\n\x0fpartial_success\x18\x01 \x01(\x0b\x32!.serinus.ingest.v1.PartialSuccess\"(\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\x0c\"9\n\x0ePartialSuccess\x12\x10\n\x08rejected\x18\x01 \x01(\x03\x12\x15\n\rerror_message\x18\x02 \x01(\x0c\";\n\x08Resource\x12/\n\nattributes\x18\x01 \x03(\x0b\x32\x1b.serinus.ingest.v1.KeyValue\"C\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.serinus.ingest.v1.AnyValue\"n\n\x08\x41nyValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\x0cH\x00\x12\x14\n\nbool_value\x18\x02 \x01(\x08H\x00\x12\x13\n\tint_value\x18\x03 \x01(\x03H\x00\x12\x16\n\x0c\x64ouble_value\x18\x04 \x01(\x01H\x00\x42\x07\n\x05valueb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18xds_server/pb/otlp.proto\x12\x11serinus.ingest.v1\"U\n\x19\x45xportTraceServiceRequest\x12\x38\n\x0eresource_spans\x18\x01 \x03(\x0b\x32 .serinus.ingest.v1.ResourceSpans\"r\n\rResourceSpans\x12-\n\x08resource\x18\x01 \x01(\x0b\x32\x1b.serinus.ingest.v1.Resource\x12\x32\n\x0bscope_spans\x18\x02 \x03(\x0b\x32\x1d.serinus.ingest.v1.ScopeSpans\"4\n\nScopeSpans\x12&\n\x05spans\x18\x02 \x03(\x0b\x32\x17.serinus.ingest.v1.Span\"\x9c\x01\n\x04Span\x12\x0c\n\x04name\x18\x05 \x01(\x0c\x12\x0c\n\x04kind\x18\x06 \x01(\x05\x12\x1c\n\x14start_time_unix_nano\x18\x07 \x01(\x06\x12/\n\nattributes\x18\t \x03(\x0b\x32\x1b.serinus.ingest.v1.KeyValue\x12)\n\x06status\x18\x0f \x01(\x0b\x32\x19.serinus.ingest.v1.Status\"\x16\n\x06Status\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x05\"R\n\x18\x45xportLogsServiceRequest\x12\x36\n\rresource_logs\x18\x01 \x03(\x0b\x32\x1f.serinus.ingest.v1.ResourceLogs\"o\n\x0cResourceLogs\x12-\n\x08resource\x18\x01 \x01(\x0b\x32\x1b.serinus.ingest.v1.Resource\x12\x30\n\nscope_logs\x18\x02 \x03(\x0b\x32\x1c.serinus.ingest.v1.ScopeLogs\">\n\tScopeLogs\x12\x31\n\x0blog_records\x18\x02 \x03(\x0b\x32\x1c.serinus.ingest.v1.LogRecord\"\x89\x01\n\tLogRecord\x12\x16\n\x0etime_unix_nano\x18\x01 \x01(\x06\x12/\n\nattributes\x18\x06 \x03(\x0b\x32\x1b.serinus.ingest.v1.KeyValue\x12\x1f\n\x17observed_time_unix_nano\x18\x0b \x01(\x06\x12\x12\n\nevent_name\x18\x0c \x01(\x0c\"[\n\x1b\x45xportMetricsServiceRequest\x12<\n\x10resource_metrics\x18\x01 \x03(\x0b\x32\".serinus.ingest.v1.ResourceMetrics\"x\n\x0fResourceMetrics\x12-\n\x08resource\x18\x01 \x01(\x0b\x32\x1b.serinus.ingest.v1.Resource\x12\x36\n\rscope_metrics\x18\x02 \x03(\x0b\x32\x1f.serinus.ingest.v1.ScopeMetrics\":\n\x0cScopeMetrics\x12*\n\x07metrics\x18\x02 \x03(\x0b\x32\x19.serinus.ingest.v1.Metric\"d\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\'\n\x05gauge\x18\x05 \x01(\x0b\x32\x18.serinus.ingest.v1.Gauge\x12#\n\x03sum\x18\x07 \x01(\x0b\x32\x16.serinus.ingest.v1.Sum\"@\n\x05Gauge\x12\x37\n\x0b\x64\x61ta_points\x18\x01 \x03(\x0b\x32\".serinus.ingest.v1.NumberDataPoint\"_\n\x03Sum\x12\x37\n\x0b\x64\x61ta_points\x18\x01 \x03(\x0b\x32\".serinus.ingest.v1.NumberDataPoint\x12\x1f\n\x17\x61ggregation_temporality\x18\x02 \x01(\x05\"h\n\x0fNumberDataPoint\x12\x16\n\x0etime_unix_nano\x18\x03 \x01(\x06\x12\x13\n\tas_double\x18\x04 \x01(\x01H\x00\x12\x10\n\x06\x61s_int\x18\x06 \x01(\x10H\x00\x12\r\n\x05\x66lags\x18\x08 \x01(\rB\x07\n\x05value\"S\n\x15\x45xportServiceResponse\x12:\n\x0fpartial_success\x18\x01 \x01(\x0b\x32!.serinus.ingest.v1.PartialSuccess\"(\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\x0c\"9\n\x0ePartialSuccess\x12\x10\n\x08rejected\x18\x01 \x01(\x03\x12\x15\n\rerror_message\x18\x02 \x01(\x0c\";\n\x08Resource\x12/\n\nattributes\x18\x01 \x03(\x0b\x32\x1b.serinus.ingest.v1.KeyValue\"C\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.serinus.ingest.v1.AnyValue\"n\n\x08\x41nyValue\x12\x16\n\x0cstring_value\x18\x01 \x01(\x0cH\x00\x12\x14\n\nbool_value\x18\x02 \x01(\x08H\x00\x12\x13\n\tint_value\x18\x03 \x01(\x03H\x00\x12\x16\n\x0c\x64ouble_value\x18\x04 \x01(\x01H\x00\x42\x07\n\x05valueb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,16 +49,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCOPELOGS']._serialized_end=746
   _globals['_LOGRECORD']._serialized_start=749
   _globals['_LOGRECORD']._serialized_end=886
-  _globals['_EXPORTSERVICERESPONSE']._serialized_start=888
-  _globals['_EXPORTSERVICERESPONSE']._serialized_end=971
-  _globals['_REFUSAL']._serialized_start=973
-  _globals['_REFUSAL']._serialized_end=1013
-  _globals['_PARTIALSUCCESS']._serialized_start=1015
-  _globals['_PARTIALSUCCESS']._serialized_end=1072
-  _globals['_RESOURCE']._serialized_start=1074
-  _globals['_RESOURCE']._serialized_end=1133
-  _globals['_KEYVALUE']._serialized_start=1135
-  _globals['_KEYVALUE']._serialized_end=1202
-  _globals['_ANYVALUE']._serialized_start=1204
-  _globals['_ANYVALUE']._serialized_end=1314
+  _globals['_EXPORTMETRICSSERVICEREQUEST']._serialized_start=888
+  _globals['_EXPORTMETRICSSERVICEREQUEST']._serialized_end=979
+  _globals['_RESOURCEMETRICS']._serialized_start=981
+  _globals['_RESOURCEMETRICS']._serialized_end=1101
+  _globals['_SCOPEMETRICS']._serialized_start=1103
+  _globals['_SCOPEMETRICS']._serialized_end=1161
+  _globals['_METRIC']._serialized_start=1163
+  _globals['_METRIC']._serialized_end=1263
+  _globals['_GAUGE']._serialized_start=1265
+  _globals['_GAUGE']._serialized_end=1329
+  _globals['_SUM']._serialized_start=1331
+  _globals['_SUM']._serialized_end=1426
+  _globals['_NUMBERDATAPOINT']._serialized_start=1428
+  _globals['_NUMBERDATAPOINT']._serialized_end=1532
+  _globals['_EXPORTSERVICERESPONSE']._serialized_start=1534
+  _globals['_EXPORTSERVICERESPONSE']._serialized_end=1617
+  _globals['_REFUSAL']._serialized_start=1619
+  _globals['_REFUSAL']._serialized_end=1659
+  _globals['_PARTIALSUCCESS']._serialized_start=1661
+  _globals['_PARTIALSUCCESS']._serialized_end=1718
+  _globals['_RESOURCE']._serialized_start=1720
+  _globals['_RESOURCE']._serialized_end=1779
+  _globals['_KEYVALUE']._serialized_start=1781
+  _globals['_KEYVALUE']._serialized_end=1848
+  _globals['_ANYVALUE']._serialized_start=1850
+  _globals['_ANYVALUE']._serialized_end=1960
 # @@protoc_insertion_point(module_scope)

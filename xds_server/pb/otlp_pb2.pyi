@@ -78,6 +78,62 @@ class LogRecord(_message.Message):
     event_name: bytes
     def __init__(self, time_unix_nano: _Optional[int] = ..., attributes: _Optional[_Iterable[_Union[KeyValue, _Mapping]]] = ..., observed_time_unix_nano: _Optional[int] = ..., event_name: _Optional[bytes] = ...) -> None: ...
 
+class ExportMetricsServiceRequest(_message.Message):
+    __slots__ = ("resource_metrics",)
+    RESOURCE_METRICS_FIELD_NUMBER: _ClassVar[int]
+    resource_metrics: _containers.RepeatedCompositeFieldContainer[ResourceMetrics]
+    def __init__(self, resource_metrics: _Optional[_Iterable[_Union[ResourceMetrics, _Mapping]]] = ...) -> None: ...
+
+class ResourceMetrics(_message.Message):
+    __slots__ = ("resource", "scope_metrics")
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_METRICS_FIELD_NUMBER: _ClassVar[int]
+    resource: Resource
+    scope_metrics: _containers.RepeatedCompositeFieldContainer[ScopeMetrics]
+    def __init__(self, resource: _Optional[_Union[Resource, _Mapping]] = ..., scope_metrics: _Optional[_Iterable[_Union[ScopeMetrics, _Mapping]]] = ...) -> None: ...
+
+class ScopeMetrics(_message.Message):
+    __slots__ = ("metrics",)
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    metrics: _containers.RepeatedCompositeFieldContainer[Metric]
+    def __init__(self, metrics: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ...) -> None: ...
+
+class Metric(_message.Message):
+    __slots__ = ("name", "gauge", "sum")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GAUGE_FIELD_NUMBER: _ClassVar[int]
+    SUM_FIELD_NUMBER: _ClassVar[int]
+    name: bytes
+    gauge: Gauge
+    sum: Sum
+    def __init__(self, name: _Optional[bytes] = ..., gauge: _Optional[_Union[Gauge, _Mapping]] = ..., sum: _Optional[_Union[Sum, _Mapping]] = ...) -> None: ...
+
+class Gauge(_message.Message):
+    __slots__ = ("data_points",)
+    DATA_POINTS_FIELD_NUMBER: _ClassVar[int]
+    data_points: _containers.RepeatedCompositeFieldContainer[NumberDataPoint]
+    def __init__(self, data_points: _Optional[_Iterable[_Union[NumberDataPoint, _Mapping]]] = ...) -> None: ...
+
+class Sum(_message.Message):
+    __slots__ = ("data_points", "aggregation_temporality")
+    DATA_POINTS_FIELD_NUMBER: _ClassVar[int]
+    AGGREGATION_TEMPORALITY_FIELD_NUMBER: _ClassVar[int]
+    data_points: _containers.RepeatedCompositeFieldContainer[NumberDataPoint]
+    aggregation_temporality: int
+    def __init__(self, data_points: _Optional[_Iterable[_Union[NumberDataPoint, _Mapping]]] = ..., aggregation_temporality: _Optional[int] = ...) -> None: ...
+
+class NumberDataPoint(_message.Message):
+    __slots__ = ("time_unix_nano", "as_double", "as_int", "flags")
+    TIME_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
+    AS_DOUBLE_FIELD_NUMBER: _ClassVar[int]
+    AS_INT_FIELD_NUMBER: _ClassVar[int]
+    FLAGS_FIELD_NUMBER: _ClassVar[int]
+    time_unix_nano: int
+    as_double: float
+    as_int: int
+    flags: int
+    def __init__(self, time_unix_nano: _Optional[int] = ..., as_double: _Optional[float] = ..., as_int: _Optional[int] = ..., flags: _Optional[int] = ...) -> None: ...
+
 class ExportServiceResponse(_message.Message):
     __slots__ = ("partial_success",)
     PARTIAL_SUCCESS_FIELD_NUMBER: _ClassVar[int]

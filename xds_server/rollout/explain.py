@@ -81,6 +81,7 @@ def _overview(service: pb.ServiceStatus, now_unix_ns: int) -> list[str]:
     )
     if service.HasField("risk"):
         lines.append(_risk(service.risk))
+    lines += [_resource(each, service.canary, service.baseline) for each in service.resources]
     if service.sample_ratio.people and len(service.segments) > 1:
         lines.append(_spread(service.sample_ratio, service.canary))
     if service.HasField("log_check"):
@@ -101,6 +102,22 @@ def _risk(risk: pb.Risk) -> str:
     if not told and not risk.source.startswith("prior"):
         told = ": nothing of it stands out"
     return f"Risk: it fails with a probability of {_percent(risk.risk)} ({risk.source}){told}."
+
+
+def _resource(told: pb.Exhaustion, canary: str, baseline: str) -> str:
+    """Tell when a resource of the canary runs out, and whether it is the canary that uses it up."""
+    if not told.is_known:
+        return f"Resource {told.resource}: too little has been reported of {canary} to say when it runs out."
+    when = f"in {_duration(told.in_s)}" if told.in_s >= 0 else "never"
+    latest = _duration(told.upper_s) if told.upper_s >= 0 else "never"
+    band = f" ({_duration(told.lower_s)} to {latest})" if told.lower_s >= 0 else ""
+    beside = f", {told.baseline_slope_per_h:+.4g} on {baseline}" if told.HasField("baseline_slope_per_h") else ""
+    return (
+        f"Resource {told.resource}: {told.level:.4g} of {told.limit:.4g} on {canary}, {told.slope_per_h:+.4g} an hour"
+        f"{beside}; on this course the limit is reached {when}{band}, within {_duration(told.horizon_s)} with a "
+        f"probability of {_percent(told.probability)}. The evidence that {canary} uses it up faster is "
+        f"{_odds(told.evidence)} to 1; {_odds(told.evidence_needed)} to 1 is needed."
+    )
 
 
 def _segment(
@@ -365,6 +382,10 @@ def _percent(ratio: float) -> str:
 def _count(value: float) -> str:
     """Return a number of sessions; one that is not finite is unknown."""
     return f"{value:,.0f}" if math.isfinite(value) else "an unknown number"
+
+
+def _odds(log_e: float) -> str:
+    return f"{math.exp(min(log_e, 700.0)):.3g}"
 
 
 def _duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from analysis.decision import Insufficient, Phase
 from analysis.evidence.log_loss import LogCheck, LogLoss
 from analysis.forecast.excess import Forecast
+from analysis.forecast.exhaustion import Exhaustion
 from analysis.latencies import QUANTILES, Latencies
 from analysis.on_the_job import Moved
 from analysis.policy.learned import DRIFT_MAX
@@ -50,6 +51,12 @@ def service_status(steered: SteeredService, routed_by: Mapping[str, int]) -> pb.
     status.harm_upper, status.harm_reserved = harm.upper, harm.reserved
     status.sample_ratio.CopyFrom(_sample_ratio(ramp.wording.ratio_view(len(spec.segments))))
     status.segments.extend(_segment(steered, ramp.view(segment.name)) for segment in spec.segments)
+    if steered.engine.is_running:
+        limits = {each.name: each.limit for each in steered.engine.spec.resources}
+        needed = steered.engine.exhaustion_log_e_needed
+        status.resources.extend(
+            _resource(name, limits[name], found, needed) for name, found in steered.engine.exhaustions().items()
+        )
     return status
 
 
@@ -82,6 +89,23 @@ def risk(steered: SteeredService, source: str) -> pb.Risk:
     if ramp.foresight is None:
         return pb.Risk(risk=ramp.risk, source=source if source.startswith("prior") else "prior: no model when it began")
     return pb.Risk(risk=ramp.risk, told=ramp.foresight.told(), source=ramp.foresight.version)
+
+
+def _resource(name: str, limit: float, found: Exhaustion | None, log_e_needed: float) -> pb.Exhaustion:
+    if found is None:
+        return pb.Exhaustion(resource=name, limit=limit)
+    told = pb.Exhaustion(
+        resource=name, limit=limit, is_known=True, level=found.level, slope_per_h=found.slope * 3_600,
+        in_s=_until(found.in_s), lower_s=_until(found.lower_s), upper_s=_until(found.upper_s),
+        horizon_s=found.horizon_s, probability=found.p_exhausts, evidence=found.log_e, evidence_needed=log_e_needed,
+    )  # fmt: skip
+    if math.isfinite(found.baseline_slope):
+        told.baseline_slope_per_h = found.baseline_slope * 3_600
+    return told
+
+
+def _until(seconds: float) -> float:
+    return seconds if math.isfinite(seconds) else -1.0
 
 
 def log_check(check: LogCheck, carriers_n: int) -> pb.LogCheck:

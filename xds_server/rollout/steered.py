@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +15,8 @@ from analysis.sample import SAMPLE_DTYPE
 from analysis.segment import SegmentState
 from analysis.spec import TOTAL_BP
 from analysis.tape import Lost
+from xds_server.ingest.ingest import MAX_GAUGED
+from xds_server.ingest.rows import Gauged
 from xds_server.mesh import SegmentSplit, Service, ServiceSplits
 from xds_server.rollout.coverage import Coverage
 from xds_server.store.journal import Journal
@@ -57,6 +59,7 @@ class SteeredService:
     ticked_s: float = 0.0  # monotonic time of the last tick's end
     ticking: asyncio.Task[None] | None = None
     coverage: Coverage = field(default_factory=Coverage)
+    gauged: list[Gauged] = field(default_factory=list)
     taped: list[EventRow] = field(default_factory=list)  # what the rollout was given, as yet unwritten
 
     @property
@@ -115,6 +118,15 @@ class SteeredService:
         self.inbox.append(rows)
         while len(self.inbox) > 1 and sum(map(len, self.inbox)) > INBOX_LIMIT:
             del self.inbox[0]
+
+    def put_gauged(self, gauged: Sequence[Gauged]) -> None:
+        """Keep reports of resources for the next tick; of too many the oldest go."""
+        self.gauged = [*self.gauged, *gauged][-MAX_GAUGED:]
+
+    def take_gauged(self) -> list[Gauged]:
+        """All reports of resources since the last call."""
+        gauged, self.gauged = self.gauged, []
+        return gauged
 
     def take_rows(self) -> npt.NDArray[np.void]:
         """All rows that have come since the last call."""

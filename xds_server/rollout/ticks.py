@@ -18,6 +18,7 @@ from analysis.segment import SegmentState
 from analysis.spec import Mode
 from xds_server.errors import JournalError
 from xds_server.ingest.ingest import Ingest
+from xds_server.ingest.rows import Gauged
 from xds_server.rollout.coverage import seen_in
 from xds_server.rollout.execution import Execution
 from xds_server.rollout.fleet import Fleet
@@ -102,11 +103,11 @@ class Ticks:
 
     async def _decide(self, steered: SteeredService, before: Mapping[str, SegmentState]) -> None:
         now_ns = self._fleet.clock.now_unix_ns()
-        rows, labels = steered.take_rows(), self._labels(steered)
+        rows, labels, gauged = steered.take_rows(), self._labels(steered), steered.take_gauged()
         logs = self._ingest.log_check(steered.name)
         seen = await asyncio.to_thread(seen_in, rows, len(steered.service.spec.segments))
         steered.coverage.add(seen, self._fleet.clock.monotonic())
-        decisions = await asyncio.to_thread(_advance, steered.engine, rows, now_ns, labels, logs)
+        decisions = await asyncio.to_thread(_advance, steered.engine, rows, now_ns, labels, logs, gauged)
         await asyncio.to_thread(steered.take_tape)  # packing it takes about as long as a small tick
         if steered.held:  # it may have come to be held while the engine was at it
             decisions = self._execution.without_rises(steered, decisions, before, now_ns)
@@ -116,6 +117,9 @@ class Ticks:
         for name, batch in self._ingest.drain().items():
             if len(batch.rows) and name in self._fleet.services:
                 self._fleet.services[name].put_rows(batch.rows)
+        for name, gauged in self._ingest.drain_gauged().items():
+            if name in self._fleet.services:
+                self._fleet.services[name].put_gauged(gauged)
 
     def _labels(self, steered: SteeredService) -> Sequence[str]:
         return self._ingest.vocabulary(steered.name).labels
@@ -157,9 +161,16 @@ class Ticks:
 
 
 def _advance(
-    engine: ServiceEngine, rows: npt.NDArray[np.void], now_ns: int, labels: Sequence[str], logs: LogCheck
+    engine: ServiceEngine,
+    rows: npt.NDArray[np.void],
+    now_ns: int,
+    labels: Sequence[str],
+    logs: LogCheck,
+    gauged: Sequence[Gauged] = (),
 ) -> tuple[SegmentDecision, ...]:
     engine.observe(rows, labels)
+    for each in gauged:
+        engine.measure(each.metric, each.version, each.value)
     decisions = engine.tick(now_ns, logs)
     if engine.is_running:
         engine.observer.behaviour.state()  # it remembers what takes long, and the loop stores it without a delay

@@ -95,6 +95,7 @@ def test_what_is_reflected_is_there(place):
         "serinus.training.v1.Training": "ListArtefacts",
         "opentelemetry.proto.collector.trace.v1.TraceService": "Export",
         "opentelemetry.proto.collector.logs.v1.LogsService": "Export",
+        "opentelemetry.proto.collector.metrics.v1.MetricsService": "Export",
         "envoy.service.discovery.v3.AggregatedDiscoveryService": "DeltaAggregatedResources",
         "envoy.service.cluster.v3.ClusterDiscoveryService": "DeltaClusters",
         "envoy.service.endpoint.v3.EndpointDiscoveryService": "DeltaEndpoints",

@@ -65,7 +65,7 @@ sidecars:
 
 SERVICE_KEYS = (
     "domains, port, identity, session, errors, routes, idle_timeout, versions, baseline, segments, learned, profile, "
-    "kpis, rollout"
+    "kpis, resources, rollout"
 )
 ROLLOUT_KEYS = (
     "mode, harm, budget_risk, false_rollback, policy, shadow, interval, warmup, max_step, min_dwell, horizon, settle, "
@@ -551,6 +551,25 @@ WRONG = [
         "    errors: {status: [5xx, 6xx]}\n    routes:",
         "7: services.shop.errors.status: 6xx: not a status; "
         "legal: a status from 100 to 599, a range such as 500-504, a class such as 5xx, or a list of these",
+    ),
+    (
+        "a resource that is given twice",
+        "domains: [cart]",
+        "domains: [cart]\n    resources: [{name: a, metric: m.x, limit: 5}, {name: a, metric: m.y, limit: 6}]",
+        "22: services.cart.resources[1].name: a: given twice; legal: each name once",
+    ),
+    (
+        "a metric of two resources",
+        "domains: [cart]",
+        "domains: [cart]\n    resources: [{name: a, metric: m.x, limit: 5}, {name: b, metric: m.x, limit: 6}]",
+        "22: services.cart.resources[1].metric: m.x: given twice; "
+        "legal: each metric once: a process has one value of it",
+    ),
+    (
+        "a resource without a limit above 0",
+        "domains: [cart]",
+        "domains: [cart]\n    resources: [{name: a, metric: m.x, limit: 0}]",
+        "22: services.cart.resources[0].limit: 0: out of range; legal: 0.001 to 1,000,000,000,000,000",
     ),
     (
         "a KPI without its goal",

@@ -18,10 +18,9 @@ from tests.waiting import until
 from xds_server.clock import Clock
 from xds_server.ingest import Ingest
 from xds_server.ingest.als import SERVICE, add_als
-from xds_server.ingest.otlp import LOGS, TRACES, add_otlp
+from xds_server.ingest.otlp import LOGS, METRICS, TRACES, add_otlp
 from xds_server.mesh import Mesh
 
-METRICS = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 TIMEOUT_S = 10
 MakeEntry = Callable[..., accesslog_pb2.HTTPAccessLogEntry]
 MakeMessage = Callable[..., bytes]
@@ -117,7 +116,7 @@ def test_spans_and_events_are_taken(ingest: Ingest) -> None:
     assert ingest.accepted() == {"shop": 5}
 
 
-@pytest.mark.parametrize("service", [TRACES, LOGS])
+@pytest.mark.parametrize("service", [TRACES, LOGS, METRICS])
 def test_what_is_no_export_request_is_refused(service: str, ingest: Ingest) -> None:
     async def scenario() -> grpc.StatusCode:
         async with channel_to(ingest) as channel:
@@ -126,13 +125,3 @@ def test_what_is_no_export_request_is_refused(service: str, ingest: Ingest) -> N
             return refused.value.code()
 
     assert asyncio.run(scenario()) is grpc.StatusCode.INVALID_ARGUMENT
-
-
-def test_metrics_are_not_taken(ingest: Ingest) -> None:
-    async def scenario() -> grpc.StatusCode:
-        async with channel_to(ingest) as channel:
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await channel.unary_unary(f"/{METRICS}/Export")(b"", timeout=TIMEOUT_S)
-            return refused.value.code()
-
-    assert asyncio.run(scenario()) is grpc.StatusCode.UNIMPLEMENTED

@@ -278,3 +278,18 @@ def test_forecast_is_told_with_band_limit_chance_and_what_drives_it() -> None:
         "trend; on this course it meets the limit in 1 h 20 min; the band is 1.4 times as wide as modelled."
     ) in told
     assert "Forecast" not in explain(service(EU), (), segment="eu", now_unix_ns=NOW)
+
+
+def test_a_resource_is_told_with_its_course_the_band_and_the_evidence() -> None:
+    leak = pb.Exhaustion(
+        resource="memory", limit=2_000, is_known=True, level=1_250, slope_per_h=410.5, baseline_slope_per_h=-3,
+        in_s=6_600, lower_s=6_000, upper_s=-1, horizon_s=7_200, probability=0.87, evidence=3.0, evidence_needed=4.605,
+    )  # fmt: skip
+    unknown = pb.Exhaustion(resource="queue", limit=10)
+    told = explain(service(EU, resources=[leak, unknown]), (), segment=None, now_unix_ns=NOW).splitlines()
+    assert (
+        "Resource memory: 1250 of 2000 on v2, +410.5 an hour, -3 on v1; on this course the limit is reached in 1 h 50 "
+        "min (1 h 40 min to never), within 2 h 0 min with a probability of 87 %. The evidence that v2 uses it up "
+        "faster is 20.1 to 1; 100 to 1 is needed."
+    ) in told
+    assert "Resource queue: too little has been reported of v2 to say when it runs out." in told
