@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.decision import Phase
-from analysis.guard import BREACH_TICKS
+from analysis.guard import BREACH_SURE, BREACH_TICKS
 from analysis.outlook import Outlook
 from analysis.reading import Reading, Standing
 from analysis.segment import SegmentState
@@ -52,7 +52,7 @@ class _Serinus:
         self.called = np.full((n, segments), np.inf)
 
     def look(self, at_s: float) -> None:
-        now = self._reading.now.proven.copy()
+        now, p = self._reading.now.proven.copy(), self._reading.trends.p_breach.max(axis=-1)
         for row, outlook in enumerate(self._outlooks):
             if outlook.log_e < outlook.log_e_needed:
                 for state in self._states[row]:
@@ -60,8 +60,11 @@ class _Serinus:
                 continue
             for s, state in enumerate(self._states[row]):
                 if np.isinf(self.called[row, s]):
-                    outlook.look_ahead(s, state)
-                    state.breach_ticks = state.breach_ticks + 1 if outlook.is_founded(s, state) else 0
+                    founded = False
+                    if p[row, [s, -1]].max() >= BREACH_SURE:  # a forecast in full takes long, and would not be founded
+                        outlook.look_ahead(s, state)
+                        founded = outlook.is_founded(s, state)
+                    state.breach_ticks = state.breach_ticks + 1 if founded else 0
                     now[row, s] |= state.breach_ticks >= BREACH_TICKS
         self.called = np.where(now & np.isinf(self.called), at_s, self.called)
 
