@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from analysis.decision import Phase
-from analysis.history.record import Gauge, Label, RecordedDecision, RolloutRecord, Verdict, attribute
+from analysis.history.record import LATEST_UNIX_S, Gauge, Label, RecordedDecision, RolloutRecord, Verdict, attribute
 
 NAN = float("nan")
 
@@ -45,6 +45,7 @@ NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=
     lambda name: not name.startswith("serinus.")
 )
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
+STARTS = st.floats(0, LATEST_UNIX_S, exclude_max=True)
 VALUES = FINITE | st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_size=1, max_size=8).filter(
     lambda text: isinstance(attribute(text), str)
 )
@@ -62,7 +63,7 @@ def deployments(draw: st.DrawFn, rollout: str) -> RolloutRecord:
     arrived = np.where(known, rng.integers(0, 9, known.shape), np.nan)
     keys = st.tuples(NAMES, st.sampled_from(segments), st.integers(0, 1), TEXTS)
     return RolloutRecord(
-        rollout=rollout, service=draw(NAMES), baseline=draw(NAMES), canary=draw(NAMES), started_unix_s=draw(FINITE),
+        rollout=rollout, service=draw(NAMES), baseline=draw(NAMES), canary=draw(NAMES), started_unix_s=draw(STARTS),
         interval_s=draw(st.floats(1e-3, 1e6)), segments=tuple(segments), kpis=tuple(kpis), at_s=np.array(at_s, float),
         n=n, bad=rng.integers(0, n + 1), arrived=arrived, exposed=np.floor(arrived * rng.random(known.shape)),
         split_bp=np.where(rng.random(known.shape) < 0.7, rng.integers(0, 10_001, known.shape), np.nan),

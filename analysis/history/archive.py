@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -51,6 +52,7 @@ def from_bytes(data: bytes) -> RolloutRecord:
             for i, about in enumerate(head.pop("gauges"))
         )
         label, decisions = head.pop("label"), head.pop("decisions")
+        _check_kinds(head, gauges, decisions, label)
         values: dict[str, Any] = {**head, "segments": tuple(head["segments"]), "kpis": tuple(head["kpis"])}
         for name in _ARRAYS:
             values[name] = arrays[name].astype(np.int64 if name in ("n", "bad") else np.float64)
@@ -66,3 +68,23 @@ def from_bytes(data: bytes) -> RolloutRecord:
         raise
     except DAMAGE as error:
         raise RecordError(f"{KIND} cannot be read: {' '.join(repr(error).split())}") from error
+
+
+def _check_kinds(
+    head: Mapping[str, Any], gauges: Iterable[Gauge], decisions: Iterable[Mapping[str, Any]],
+    label: Mapping[str, Any] | None,
+) -> None:  # fmt: skip
+    """Raise TypeError where a text is none, or a number: JSON has either, and whoever sends a record may be anybody."""
+    texts = [head["rollout"], head["service"], head["baseline"], head["canary"], *head["segments"], *head["kpis"]]
+    texts += [text for gauge in gauges for text in (gauge.kpi, gauge.segment, gauge.source)]
+    texts += [each[name] for each in decisions for name in ("segment", "verdict", "tier", "reason", "who")]
+    texts += [] if label is None else [label["who"], label["reason"]]
+    numbers = [head["started_unix_s"], head["interval_s"], *(gauge.arm for gauge in gauges)]
+    numbers += [each[name] for each in decisions for name in ("at_s", "split_before_bp", "split_after_bp")]
+    numbers += [value for value in head["attributes"].values() if not isinstance(value, str)]
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is no text")
+    for number in numbers:
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            raise TypeError(f"{number!r} is no number")

@@ -22,6 +22,7 @@ Attribute = str | float
 MOST_ATTRIBUTES = 50
 LONGEST_ATTRIBUTE = 200  # characters of a name or a value
 LARGEST_COUNT = 1 << 53  # above it a float does not hold every count
+LATEST_UNIX_S = 253_402_300_800.0  # the year 10000, where calendars end
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
@@ -147,6 +148,10 @@ class RolloutRecord:
         _check_names(where, self)
         if not (math.isfinite(self.started_unix_s) and math.isfinite(self.interval_s) and self.interval_s > 0):
             raise RecordError(f"{where}: starts at {self.started_unix_s} with ticks of {self.interval_s} s")
+        if not 0 <= self.started_unix_s < LATEST_UNIX_S:
+            raise RecordError(
+                f"{where}: starts at {self.started_unix_s:g}; legal: seconds since 1970, below {LATEST_UNIX_S:.0f}"
+            )
         if not np.isfinite(self.at_s).all() or (np.diff(self.at_s) <= 0).any():
             raise RecordError(f"{where}: the ticks' times must be finite and rise")
         _check_counts(where, self)
@@ -174,6 +179,8 @@ def _check_shapes(where: str, record: RolloutRecord) -> None:
 
 
 def _check_names(where: str, record: RolloutRecord) -> None:
+    if not record.rollout or not record.service:
+        raise RecordError(f"{where} of service {record.service!r}: both must have a name")
     for kind, names in (("segments", record.segments), ("KPIs", record.kpis)):
         if len(set(names)) != len(names) or "" in names:
             raise RecordError(f"{where}: {kind} must have distinct names: {', '.join(map(repr, names))}")

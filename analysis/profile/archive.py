@@ -16,11 +16,14 @@ from analysis.errors import StateError
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
+MOST_BYTES = 1 << 30  # of one archive, inflated: a few hundred kilobytes can claim more than there is memory
+
 DAMAGE = (
     AttributeError,
     EOFError,
     IndexError,
     KeyError,
+    MemoryError,  # an array may claim any shape
     NotImplementedError,
     OSError,
     OverflowError,
@@ -56,6 +59,9 @@ def unpack(data: bytes, kind: str, version: int) -> tuple[dict[str, Any], dict[s
     """Header and arrays of `pack`. Raises StateError where the data are damaged, of another kind or another format."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(member.file_size for member in archive.infolist())  # no more than that is ever inflated
+            if size > MOST_BYTES:
+                raise StateError(f"{kind} has {size} bytes, inflated; legal: {MOST_BYTES} at most")
             head = json.loads(archive.read("header.json"))
             if head["kind"] != kind or head["format"] != version:
                 raise StateError(f"{kind} has format {head['format']!r}; this version reads {version}")

@@ -32,6 +32,9 @@ from tests.deployments import deployment
         ({"at_s": np.array([10.0, np.nan, 20])}, "must be finite and rise"),
         ({"segments": ("a", "a")}, "segments must have distinct names"),
         ({"interval_s": 0.0}, "with ticks of 0.0 s"),
+        ({"started_unix_s": 1.7e12}, "seconds since 1970, below"),  # milliseconds
+        ({"started_unix_s": -1.0}, "seconds since 1970, below"),
+        ({"rollout": ""}, "both must have a name"),
         ({"exposed": deployment().arrived + 1}, "more sessions on the canary than on both"),
         ({"exposed": np.full((3, 2), np.nan)}, "recorded together"),
         ({"arrived": deployment().arrived + 0.5}, "must be counts"),
