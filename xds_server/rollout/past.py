@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 PRUNE_EVERY_S: Final = 3_600.0
 SHOWN: Final = 20  # names in a message
+SKEW_S: Final = 86_400.0  # by which another machine's clock may be ahead of this one's
 
 
 class PastDeployments:
@@ -130,4 +131,7 @@ class PastDeployments:
 
 
 def _imported(record: RolloutRecord, data: bytes, now_ns: int, who: str) -> ImportedRow:
+    """Raises RecordError for what is to come: a model that has seen it would never again see anything newer."""
+    if record.started_unix_s > now_ns / 1e9 + SKEW_S:
+        raise RecordError(f"rollout {record.rollout!r} starts at {record.started_unix_s:.0f}, which is to come")
     return ImportedRow(rollout=record.rollout, service=record.service, at_unix_ns=now_ns, who=who, payload=data)

@@ -112,6 +112,14 @@ def test_what_does_not_fit_is_refused_with_the_numbers(plane: ControlPlane, tmp_
     assert plane.store.imported() == {}
 
 
+def test_what_is_to_come_is_not_imported(plane: ControlPlane, tmp_path: Path) -> None:
+    write_tables([deployment(rollout="a"), deployment(rollout="b", started_unix_s=4e9)], tmp_path, "csv")
+    code, _, err = plane.say("import", *tmp_path.glob("*.csv"))
+    assert code == 1
+    assert "nothing is imported: rollout 'b' starts at 4000000000, which is to come" in err
+    assert plane.store.imported() == {}
+
+
 def test_a_wrong_file_is_a_line_and_exit_code_2(plane: ControlPlane, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("rollout,started_unix_s\n")
     code, out, err = plane.say("import", tmp_path / "x.csv")
