@@ -181,7 +181,7 @@ class Controller:
                 raise RefusedError(f"every segment of {service} is on {canary} already")
             now_ns = self._fleet.clock.now_unix_ns()
             row = RolloutRow(
-                rollout=self._new_name(service, canary), service=service, baseline=serving[taking_part[-1]],
+                rollout=await self._new_name(service, canary), service=service, baseline=serving[taking_part[-1]],
                 canary=canary, state="running", started_unix_ns=now_ns, who=who, reason=reason,
                 attributes=dict(attributes or {}),
             )  # fmt: skip
@@ -220,10 +220,15 @@ class Controller:
         if refusal is not None:
             raise RefusedError(f"{service.name} cannot be rolled out: {refusal}")
 
-    def _new_name(self, service: str, canary: str) -> str:
-        """A name that no rollout of the service had: it salts the hash, so that each rollout draws its people anew."""
-        known = {row.rollout for row in self._fleet.journal.rollouts() if row.service == service}
-        names = (f"{service}-{canary}-{n}" for n in itertools.count(len(known) + 1))
+    async def _new_name(self, service: str, canary: str) -> str:
+        """A name that no rollout of the service had: it salts the hash, so that each rollout draws its people anew.
+
+        Nor has an imported deployment it, which may come from another Serinus: labels go by names.
+        """
+        rollouts = await asyncio.to_thread(self._fleet.journal.rollouts)
+        own = [row.rollout for row in rollouts if row.service == service]
+        known = {*own, *await asyncio.to_thread(self._execution.history.imported)}
+        names = (f"{service}-{canary}-{n}" for n in itertools.count(len(own) + 1))
         return next(name for name in names if name not in known)
 
     async def act(

@@ -264,6 +264,14 @@ def _imported(release: PastRelease, name: str) -> bytes:
 
 
 @in_a_loop
+async def test_a_rollout_never_has_the_name_of_an_imported_deployment(tmp_path: Path) -> None:
+    async with controller(tmp_path) as control:
+        await control.past.take_in([_imported(RELEASES[0], "shop-v2-1")], who="ann")
+        name = await control.start_rollout(service="shop", canary="v2", who="ann", reason="")
+        assert name == "shop-v2-2"
+
+
+@in_a_loop
 async def test_deployments_of_others_teach_it_and_an_operators_word_outranks_theirs(tmp_path: Path) -> None:
     async with controller(tmp_path) as control:
         assert control.risk._why() == ""
