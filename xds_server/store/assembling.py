@@ -55,9 +55,9 @@ class Deployments:
 
     def record(self, rollout: str) -> RolloutRecord:
         """One deployment. Raises HistoryError where what is kept of it cannot be read, or nothing is."""
-        label = self._store.labels().get(rollout)
+        label = self._store.label(rollout)
         try:
-            row = next((row for row in self._journal.rollouts() if row.rollout == rollout), None)
+            row = self._journal.rollout(rollout)
             if row is None:
                 data = self._store.imported_record(rollout)
                 if data is None:

@@ -120,11 +120,13 @@ class HistoryStore:
     def labels(self) -> dict[str, LabelRow]:
         """What people say, by rollout."""
         with self._journal.atomically(durably=False) as connection:
-            rows = connection.execute("SELECT rollout, at_unix_ns, verdict, who, reason FROM labels").fetchall()
-        return {
-            rollout: LabelRow(rollout=rollout, at_unix_ns=at, verdict=verdict, who=who, reason=reason)
-            for rollout, at, verdict, who, reason in rows
-        }
+            return {row[0]: _label(row) for row in connection.execute(_LABELS)}
+
+    def label(self, rollout: str) -> LabelRow | None:
+        """What people say of one; None: nothing."""
+        with self._journal.atomically(durably=False) as connection:
+            row = connection.execute(f"{_LABELS} WHERE rollout = ?", (rollout,)).fetchone()
+        return None if row is None else _label(row)
 
     # bounds
 
@@ -179,6 +181,12 @@ def _end(at_ns: int) -> EventRow:
     return EventRow(at_unix_ns=at_ns, kind=kind_of(lost), payload=encode(lost, None))
 
 
+def _label(row: tuple[str, int, str, str, str]) -> LabelRow:
+    rollout, at, verdict, who, reason = row
+    return LabelRow(rollout=rollout, at_unix_ns=at, verdict=verdict, who=who, reason=reason)
+
+
+_LABELS: Final = "SELECT rollout, at_unix_ns, verdict, who, reason FROM labels"
 _IS_KNOWN: Final = (
     "SELECT 1 FROM rollouts WHERE rollout = :name UNION SELECT 1 FROM imported_rollouts WHERE rollout = :name"
 )

@@ -131,6 +131,11 @@ class Journal:
             )
             self._changed_one(cursor)
 
+    def rollout(self, name: str) -> RolloutRow | None:
+        """One rollout; None where it is not known."""
+        rows = self.read(f"{_SELECT_ROLLOUTS} WHERE rollout = ?", (name,))
+        return self._rollout(rows[0]) if rows else None
+
     def rollouts(self) -> tuple[RolloutRow, ...]:
         """All rollouts, oldest first."""
         return tuple(self._rollout(row) for row in self.read(f"{_SELECT_ROLLOUTS} ORDER BY started_unix_ns, rowid"))

@@ -144,6 +144,18 @@ def test_an_import_is_kept_whole_or_not_at_all(journal: Journal) -> None:
     assert Deployments(journal, store).record("a") == deployment(rollout="a")
 
 
+def test_a_record_is_read_without_all_others(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export reads thousands of records, one after the other."""
+    store = HistoryStore(journal)
+    journal.start_rollout(rollout("live"))
+    store.put_imported([imported("a")])
+    store.put_label(LabelRow(rollout="live", at_unix_ns=0, verdict="bad", who="ben", reason=""))
+    monkeypatch.delattr(Journal, "rollouts")
+    monkeypatch.delattr(HistoryStore, "labels")
+    deployments = Deployments(journal, store)
+    assert [label_of(deployments.record(name)).bad for name in ("live", "a")] == [True, True]
+
+
 def test_a_label_replaces_the_one_before_and_goes_into_the_record(journal: Journal) -> None:
     store = HistoryStore(journal)
     store.put_imported([imported("a")])
