@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +13,19 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from analysis.history.record import Verdict
+from analysis.history import archive
+from analysis.history.record import RolloutRecord, Verdict
 from tests.deployments import deployment
 from tests.unit.xds_server.history.test_history_store import event, tape_of_one_tick
 from tests.unit.xds_server.history.test_replay import live
 from tests.unit.xds_server.test_journal import rollout
+from xds_server import access
 from xds_server.cli import app
 from xds_server.clock import SystemClock
-from xds_server.history_api import add_history
+from xds_server.history_api import HistoryServicer, add_history
 from xds_server.history_table import read_tables, write_tables
-from xds_server.mesh import HistoryBounds
+from xds_server.mesh import AccessRule, HistoryBounds
+from xds_server.pb import control_pb2 as pb
 from xds_server.rollout.fleet import Fleet
 from xds_server.rollout.past import PastDeployments
 from xds_server.store.history import HistoryStore
@@ -110,6 +113,37 @@ def test_what_does_not_fit_is_refused_with_the_numbers(plane: ControlPlane, tmp_
     assert code == 1
     assert "2 more deployments do not fit: 0 of 1 are kept" in err
     assert plane.store.imported() == {}
+
+
+@pytest.mark.parametrize("service", ["shop", "cart"])
+def test_whose_records_they_are_is_read_beside_the_loop(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    """Twenty thousand of them take half a minute, in which no Envoy would be answered."""
+    readers = set[threading.Thread]()
+
+    def noted(data: bytes) -> RolloutRecord:
+        readers.add(threading.current_thread())
+        return from_bytes(data)
+
+    from_bytes = archive.from_bytes
+    monkeypatch.setattr(archive, "from_bytes", noted)
+    rule = AccessRule(san="spiffe://x", may=frozenset(), services=frozenset({"shop"}))
+    record = archive.to_bytes(deployment(service=service))
+
+    async def sent() -> AsyncIterator[pb.RecordPart]:
+        yield pb.RecordPart(data=record, is_last=True, who="ann")
+
+    async def scenario() -> None:
+        access._GRANT.set(access.Grant(rule=rule))
+        past = PastDeployments(Fleet(journal=plane.journal, telemetry=Telemetry("x"), clock=SystemClock()), plane.store)
+        with pytest.raises(access.DeniedError) if service == "cart" else contextlib.nullcontext():
+            await HistoryServicer(past).Import(sent(), grpc.aio.ServicerContext)
+
+    asyncio.run(scenario())
+    assert readers
+    assert threading.current_thread() not in readers
+    assert plane.store.imported() == ({} if service == "cart" else {"shop-v2-1": "shop"})
 
 
 def test_what_is_to_come_is_not_imported(plane: ControlPlane, tmp_path: Path) -> None:
