@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from analysis.failure.facts import (
 SIZE, KIND = "size", "kind"
 """Attributes with a meaning of their own: how large a change is, a number >= 0, and what kind of change, a name."""
 
+LARGEST = 1e100  # number that is looked at: the square of a larger one may be none
 RECORD_N = 200  # a service's newest rollouts, that are its record
 SEEN_HARM = frozenset({str(Tier.HARD), str(Tier.PROVEN)})
 
@@ -121,4 +121,4 @@ def _fits(name: str, value: Attribute) -> bool:
     """Whether an attribute can be looked at; one that cannot counts as unknown."""
     if len(name) > LONGEST_TEXT:
         return False
-    return len(value) <= LONGEST_TEXT if isinstance(value, str) else math.isfinite(value)
+    return len(value) <= LONGEST_TEXT if isinstance(value, str) else abs(value) <= LARGEST

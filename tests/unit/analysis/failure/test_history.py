@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from analysis.failure.artefact import from_json, to_json
 from analysis.failure.facts import LONGEST_TEXT, MOST_ATTRIBUTES
 from analysis.failure.history import Past, PastRollout, has_failed, releases_of
+from analysis.failure.training import train
 
 MONDAY_S = 1_600_041_600.0
 HOUR_S = 3_600.0
@@ -51,12 +53,20 @@ def test_a_first_release_has_no_record_and_no_pause() -> None:
 
 def test_attributes_that_cannot_be_looked_at_are_unknown() -> None:
     told = {f"a{i:03d}": float(i) for i in range(50)} | {"a000": float("nan"), "b": "x" * (LONGEST_TEXT + 1)}
+    told |= {"a001": 1e200, "a002": float("-inf")}
     facts = Past().facts("cart", told | {"size": "large", "kind": 7.0}, MONDAY_S)
     assert len(facts.attributes) == MOST_ATTRIBUTES
-    assert "a000" not in facts.attributes
+    assert not {"a000", "a001", "a002"} & facts.attributes.keys()
     assert facts.size is None
     assert facts.kind == "7.0"
     assert Past().facts("cart", {"size": -1.0}, MONDAY_S).size is None
+
+
+def test_a_number_without_a_square_does_not_keep_a_model_from_being_stored() -> None:
+    past = [replace(_rollout("cart", i), failed=i % 3 == 0, attributes={"build": float(i)}) for i in range(40)]
+    past[7] = replace(past[7], attributes={"build": 1e200})
+    trained = train(releases_of(past), None)
+    assert from_json(to_json(trained)).model.releases == len(past)
 
 
 @pytest.mark.parametrize(
