@@ -29,6 +29,8 @@ from xds_server.errors import HistoryTableError
 from xds_server.history_table.columns import Columns, read_columns
 from xds_server.history_table.names import ARMS, ATTRIBUTE, DECISIONS, OUTCOME, PER_SEGMENT, ROLLOUTS, SERIES, SESSIONS
 
+MOST_CELLS: Final = 20_000_000  # of one deployment, for counts of two arms each: 640 MB
+
 _REQUIRED: Final[Mapping[str, Sequence[str]]] = {
     "rollouts": list(ROLLOUTS)[:6],
     "series": list(SERIES)[:5],
@@ -116,6 +118,11 @@ class _Draft:
         ticks = {time: t for t, time in enumerate(at_s)}
         segments = {name: s for s, name in enumerate(self._segments())}
         kpis = {name: k for k, name in enumerate(self.kpis)}
+        if (cells := len(ticks) * len(segments) * len(kpis)) > MOST_CELLS:
+            raise self.columns.wrong(
+                self.row, f"{len(ticks)} ticks of {len(segments)} segments and {len(kpis)} KPIs are {cells} places for "
+                f"counts; at most {MOST_CELLS} are legal"
+            )  # fmt: skip
         n = np.zeros((len(ticks), len(segments), len(kpis), 2), np.int64)
         bad = np.zeros_like(n)
         for (time, segment, arm, kpi), (judged, failed) in self.counts.items():
@@ -204,7 +211,7 @@ def _names(columns: Columns, row: int, column: str) -> dict[str, int]:
     text = columns.text(row, column)
     try:
         names = json.loads(text) if text else []
-    except ValueError:
+    except (RecursionError, ValueError):
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise columns.wrong(row, f'{column} is {text[:60]!r}; legal: a JSON list of names such as ["a", "b"], or empty')

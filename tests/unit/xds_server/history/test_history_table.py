@@ -79,6 +79,18 @@ def test_what_is_wrong_is_named(tmp_path: Path, rollouts: str, series: str, mess
     assert ".csv" in str(caught.value)
 
 
+def test_names_within_names_without_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"{ROLLOUTS.strip()},kpis\n{ROLLOUT.strip()},{'[' * 15_000}\n")
+    with pytest.raises(HistoryTableError, match=r"line 2: kpis is .* legal: a JSON list"):
+        read_tables([tmp_path])
+
+
+def test_few_rows_that_stand_for_many_places_are_refused(tmp_path: Path) -> None:
+    rows = "".join(f"r1,{i},segment-{i},canary,kpi-{i},1,0,,\n" for i in range(300))
+    with pytest.raises(HistoryTableError, match="line 2: 300 ticks of 300 segments and 300 KPIs are 27000000 places"):
+        read_tables(tables(tmp_path, rollouts=ROLLOUT.replace("rolled_back", ""), series=rows))
+
+
 def test_unknown_and_missing_columns_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     for header, message in (
