@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analysis.backtest.parts import Split, part
+from analysis.errors import RecordError
 from xds_server.errors import HistoryTableError
 
 if TYPE_CHECKING:
@@ -63,8 +64,12 @@ def backtest(
 
     records, specs = _read(tables), _specs(mesh)
     begin_s = time.monotonic()
-    with _progress(len(records)) as progress:
-        outcomes = judge_again(records, policy=policy, specs=specs, seed=seed, progress=progress)
+    try:
+        with _progress(len(records)) as progress:
+            outcomes = judge_again(records, policy=policy, specs=specs, seed=seed, progress=progress)
+    except RecordError as error:
+        typer.echo(f"serinus: {error}", err=True)
+        raise typer.Exit(2) from None
     took_s = time.monotonic() - begin_s
     found = {"all": figures(outcomes)} | (dict(parts(outcomes, split)) if split is not Split.NONE else {})
     if as_json:

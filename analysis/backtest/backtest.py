@@ -28,7 +28,7 @@ def backtest(
     Value series are judged by `analysis.change`, releases that ran at once together. Counts of people on both versions
     are replayed through the ramp with the policy of that name (`replay`), with the plans of `specs`, by service.
     `progress` is told how many records are done,
-    in halves: judged, and replayed.
+    in halves: judged, and replayed. Raises RecordError as `replay` does.
     """
     judged: dict[int, Judgement] = {}
     names: dict[int, str] = {}

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.change.series import tick_of
+from analysis.errors import RecordError
 from analysis.history.record import RolloutRecord
 from analysis.observer import LATENESS_S
 from analysis.spec import TOTAL_BP, ServiceSpec
@@ -28,6 +29,7 @@ Counts = npt.NDArray[np.int64]
 MEMORY = 0.95  # weight of a tick in the recorded rate, over that of the next one
 LAST_TICKS = 30  # of a record, which come again and again after its end
 GOES_ON_S = 3_600.0  # how long they do: a policy that takes longer than the recorded one has time to decide
+MOST_TICKS = 200_000  # of a record and what goes on after it: 23 days of ticks of ten seconds
 ENTRIES = 5  # log entries of a session, for the checks of silence: records do not have them
 
 
@@ -74,6 +76,16 @@ class Recorded:
             n=n, bad=bad, arrived=_arrivals(arrived, n, spec), rate=_rates(n, bad), ticks=lengths, before_n=before_n,
             before_bad=before_bad,
         )  # fmt: skip
+
+
+def check_length(record: RolloutRecord) -> None:
+    """Raise RecordError for a record of too many ticks to be held: its times or its interval are of another unit."""
+    ticks = (max(record.ends_s, 0.0) + GOES_ON_S) / record.interval_s
+    if ticks > MOST_TICKS:
+        raise RecordError(
+            f"rollout {record.rollout!r} ends {record.ends_s:g} s after its beginning: with the hour for which it "
+            f"goes on {ticks:.3g} ticks of {record.interval_s:g} s; legal: {MOST_TICKS} at most"
+        )
 
 
 def _go_on(columns: Sequence[Counts], ends: int, length: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from analysis.backtest.outcome import Replay
-from analysis.backtest.people import People, Recorded
+from analysis.backtest.people import GOES_ON_S, People, Recorded, check_length
 from analysis.backtest.plan import plan
 from analysis.decision import Phase, Rollback, SegmentDecision
 from analysis.engine import policy_named
@@ -16,6 +16,7 @@ from analysis.ramps import Ramps
 from analysis.spec import ServiceSpec
 
 BATCH = 64  # rollouts in step
+MOST_CELLS = 4_000_000  # ticks × segments × KPIs of a batch: long records go in smaller ones
 UNDECIDED = "undecided"
 
 
@@ -32,7 +33,11 @@ def replay(
     `specs`: the plans of services, where they are known (`plan`). Records of the same plan go in step; the same records
     in the same order with the same seed give the same. What has not ended an hour after its record did is undecided.
     The hard tier (crash loops, silence of single seconds) is not replayed: records hold no requests.
+
+    Raises RecordError for a record of more ticks than `people.MOST_TICKS`.
     """
+    for record in records:
+        check_length(record)
     plans = [plan(record, specs.get(record.service)) for record in records]
     alike: dict[ServiceSpec, list[int]] = {}
     for i, each in enumerate(plans):
@@ -40,13 +45,20 @@ def replay(
     found: dict[int, Replay] = {}
     for spec, mine in alike.items():
         mine.sort(key=lambda i: (records[i].ends_s, i))
-        for first in range(0, len(mine), BATCH):
-            batch = mine[first : first + BATCH]
+        size = _batch_size([records[i] for i in mine], spec)
+        for first in range(0, len(mine), size):
+            batch = mine[first : first + size]
             rng = np.random.default_rng([seed, batch[0]])
             played = _Batch([records[i] for i in batch], spec, policy, rng).play()
             found |= dict(zip(batch, played, strict=True))
             progress(len(found))
     return [found[i] for i in range(len(records))]
+
+
+def _batch_size(records: Sequence[RolloutRecord], spec: ServiceSpec) -> int:
+    """How many go in step, so that the counts of all of them can be held."""
+    ticks = 1 + (max(record.ends_s for record in records) + GOES_ON_S) / spec.rollout.interval_s
+    return max(min(BATCH, int(MOST_CELLS / (ticks * len(spec.segments) * max(len(spec.kpis), 1)))), 1)
 
 
 class _Batch:

@@ -67,6 +67,11 @@ def test_one_class_alone_is_said_to_say_nothing(tmp_path: Path) -> None:
         (ROLLOUTS, SERIES, "hold no deployment"),
         (ROLLOUTS + "a,s,v1,v2,1e9,60,bad\n", SERIES + "a,60,default,canary,error_rate,10\n", "cells"),  # cut off
         (ROLLOUTS + "a,s,v1,v2,1e9,60,bad\n", SERIES + "b,60,default,canary,x,,,1,\n", "'b' is in no table"),
+        (
+            ROLLOUTS + "a,s,v1,v2,1e9,1,bad\n",  # times since 1970
+            SERIES + "".join(f"a,1.7e9,default,{arm},error_rate,10,0,,\n" for arm in ("canary", "baseline")),
+            "legal: 200000 at most",
+        ),
         ("schema,rollout\n9,a\n", SERIES, "none of the tables"),  # another version's
     ],
 )

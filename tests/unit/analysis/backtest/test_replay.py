@@ -13,6 +13,7 @@ from analysis.backtest.people import People, Recorded, age_ticks
 from analysis.backtest.plan import plan
 from analysis.backtest.replay import replay
 from analysis.change import Verdict as Said
+from analysis.errors import RecordError
 from analysis.history.record import Label, RecordedDecision, RolloutRecord, Verdict
 from analysis.spec import KpiKind, Outcome
 from analysis.window import BASELINE, CANARY
@@ -106,6 +107,21 @@ def test_the_same_seed_replays_the_same_whatever_goes_beside_it_in_the_list() ->
     one = [recorded("bad", excess=0.2), recorded("good", excess=0.0, seed=2)]
     assert replay(one, policy="thompson", specs={}, seed=3) == replay(one, policy="thompson", specs={}, seed=3)
     assert replay(one, policy="thompson", specs={}, seed=3) != replay(one, policy="thompson", specs={}, seed=4)
+
+
+@pytest.mark.parametrize("changes", [{"at_s": 1.7e9 + (np.arange(TICKS) + 1) * 10.0}, {"interval_s": 1e-300}])
+def test_times_of_another_unit_are_refused_before_memory_runs_out(changes: dict[str, object]) -> None:
+    with pytest.raises(RecordError, match=r"rollout 'a' ends .* legal: 200000 at most"):
+        backtest([recorded("a", excess=0.0, **changes)], policy="budget")
+
+
+def test_long_records_go_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [recorded(f"a{i}", excess=0.0, seed=i) for i in range(3)]
+    of, held = Recorded.of, list[int]()
+    monkeypatch.setattr("analysis.backtest.replay.MOST_CELLS", 2 * (TICKS + 361))
+    monkeypatch.setattr(Recorded, "of", lambda batch, spec: (held.append(len(batch)), of(batch, spec))[1])
+    assert len(replay(records, policy="budget", specs={}, seed=0)) == len(records)
+    assert held == [2, 1]
 
 
 def test_a_plan_counts_as_harm_what_a_record_has() -> None:
