@@ -7,6 +7,7 @@ moves between variants that both grow, or that need not move, so that as few buc
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from analysis.spec import TOTAL_BP
 
 MAX_RANGES = 64  # an allotment of more is laid out anew, in one range a variant
 MAX_BATCHES = 1_000  # allotments that are remembered
+
+
+_BATCH = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ class Assignment:
     def from_text(cls, text: str) -> Assignment:
         """Raises StateError where the text is none of `to_text`."""
         parts = text.rsplit("~", 2)
-        if len(parts) != 3 or not all(parts) or not parts[1].isdecimal():
+        if len(parts) != 3 or not all(parts) or _BATCH.fullmatch(parts[1]) is None:
             raise StateError("an assignment is EXPERIMENT~BATCH~VARIANT")
         return cls(experiment=parts[0], batch=int(parts[1]), variant=parts[2])
 

@@ -92,6 +92,6 @@ def test_the_history_is_bounded_and_says_what_it_has_forgotten() -> None:
 def test_what_people_carry_comes_back_as_it_was() -> None:
     carried = Assignment(experiment="check~out", batch=12, variant="b")
     assert Assignment.from_text(carried.to_text()) == carried
-    for text in ("", "a~b", "a~x~b", "a~1~", "~1~b", "a~-1~b"):
+    for text in ("", "a~b", "a~x~b", "a~1~", "~1~b", "a~-1~b", "a~01~b", "a~٣~b", f"a~{'9' * 5_000}~b"):
         with pytest.raises(StateError):
             Assignment.from_text(text)
