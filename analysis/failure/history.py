@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypedDict
 
-from analysis.decision import Phase, Tier
 from analysis.failure.facts import (
     LONGEST_TEXT,
     MOST_ATTRIBUTES,
@@ -24,7 +23,6 @@ SIZE, KIND = "size", "kind"
 
 LARGEST = 1e100  # number that is looked at: the square of a larger one may be none
 RECORD_N = 200  # a service's newest rollouts, that are its record
-SEEN_HARM = frozenset({str(Tier.HARD), str(Tier.PROVEN)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,18 +38,6 @@ class PastRollout:
     failed: bool | None
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     first: FirstMinutes | None = None
-
-
-def has_failed(outcome: Mapping[str, str], *, tiers: Collection[str], ordered: bool) -> bool | None:
-    """Whether a rollout's end says that the release was bad; None: it does not say.
-
-    Rolled back anywhere on harm that was seen (`tiers` of its rollbacks) is bad; promoted wherever it took part, and
-    not because a person `ordered` it, is good. A predicted rollback says nothing: what it foresaw never came to pass.
-    """
-    if SEEN_HARM & set(tiers):
-        return True
-    phases = {phase for phase in outcome.values() if phase != Phase.PINNED}
-    return False if phases == {Phase.PROMOTED} and not ordered else None
 
 
 class Past:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -258,37 +259,48 @@ class Judgement:
     reason: str
 
 
-_VERDICTS: Mapping[Verdict, bool | None] = MappingProxyType(
-    {Verdict.BAD: True, Verdict.GOOD: False, Verdict.UNKNOWN: None}
-)
+SAID: Mapping[Verdict, bool | None] = MappingProxyType({Verdict.BAD: True, Verdict.GOOD: False, Verdict.UNKNOWN: None})
+"""Whether a deployment was bad, by an operator's verdict; it outranks how it ended."""
 _HARM = frozenset({str(Tier.HARD), str(Tier.PROVEN)})
 """Rollbacks that rest on harm which was seen. A predicted one rests on what did not come to pass: only an operator can
 say what would have. One that a person ordered says nothing by itself."""
 
 
-def label_of(record: RolloutRecord) -> Judgement:
-    """What is known of a deployment: an operator's verdict, else what its outcome says.
+class Ending(Protocol):
+    """A decision, as far as it tells how a deployment ended."""
 
-    Rolled back anywhere by harm that was seen is bad; promoted everywhere by the engine is good. All else is unknown:
-    withdrawn, predicted only, ended by a person, or not over.
-    """
+    @property
+    def segment(self) -> str: ...
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def tier(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def who(self) -> str: ...
+
+
+def label_of(record: RolloutRecord) -> Judgement:
+    """What is known of a deployment: an operator's verdict, else what its end says (`judged`)."""
     if record.label is not None:
-        return Judgement(bad=_VERDICTS[record.label.verdict], who=record.label.who, reason=record.label.reason)
-    phases = {segment: phase for segment, phase in record.outcome.items() if phase != Phase.PINNED}
-    last = {segment: _ending(record.decisions, segment) for segment in phases}
-    for segment, phase in phases.items():
-        ending = last[segment]
-        if phase == Phase.ROLLED_BACK and ending is not None and ending.tier in _HARM and not ending.who:
-            return Judgement(bad=True, who="", reason=f"{segment} was rolled back: {ending.reason}")
-    if not phases or any(phase != Phase.PROMOTED for phase in phases.values()):
+        return Judgement(bad=SAID[record.label.verdict], who=record.label.who, reason=record.label.reason)
+    return judged(record.outcome, record.decisions)
+
+
+def judged(outcome: Mapping[str, str], decisions: Iterable[Ending]) -> Judgement:
+    """What the end of a deployment says by itself. `outcome`: segment to phase; `decisions`: that were carried out.
+
+    Rolled back anywhere by harm that was seen is bad, whatever people did then; promoted wherever it took part, and
+    nowhere by a person, is good. All else is unknown: withdrawn, predicted only, ended by a person, or not over.
+    """
+    told = tuple(decisions)
+    for each in told:
+        if each.verdict == "rollback" and each.tier in _HARM and not each.who:
+            return Judgement(bad=True, who="", reason=f"{each.segment or 'everybody'} was rolled back: {each.reason}")
+    phases = {phase for phase in outcome.values() if phase != Phase.PINNED}
+    if phases != {Phase.PROMOTED}:
         return Judgement(bad=None, who="", reason="neither rolled back by harm nor promoted everywhere")
-    if any(ending is not None and ending.who for ending in last.values()):
+    if any(each.verdict == "promote" and each.who for each in told):
         return Judgement(bad=None, who="", reason="a person promoted it")
     return Judgement(bad=False, who="", reason="promoted everywhere")
-
-
-def _ending(decisions: Sequence[RecordedDecision], segment: str) -> RecordedDecision | None:
-    """The last decision that ended something for a segment."""
-    ends = ("rollback", "withdraw", "promote")
-    mine = [each for each in decisions if each.segment in (segment, "") and each.verdict in ends]
-    return mine[-1] if mine else None

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Final
 
 from analysis.errors import RecordError
 from analysis.failure.history import PastRollout
 from analysis.failure.watch import first_minutes_of
 from analysis.history import archive
-from analysis.history.record import RolloutRecord, Verdict, label_of
+from analysis.history.record import SAID, RolloutRecord, Verdict, label_of
 from xds_server.store.history import HistoryStore
 
 log = logging.getLogger(__name__)
-
-_SAID: Final = {Verdict.BAD: True, Verdict.GOOD: False, Verdict.UNKNOWN: None}
 
 
 class ImportedPast:
@@ -64,6 +61,6 @@ def _past(record: RolloutRecord) -> PastRollout:
 
 
 def _labelled(past: PastRollout, verdict: str | None) -> PastRollout:
-    if verdict not in _SAID:
+    if verdict not in set(Verdict):
         return past
-    return replace(past, failed=_SAID[Verdict(verdict)])
+    return replace(past, failed=SAID[Verdict(verdict)])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from analysis.decision import Phase
 from analysis.failure.facts import FirstMinutes
-from analysis.failure.history import PastRollout, has_failed
-from analysis.history.record import Verdict
+from analysis.failure.history import PastRollout
+from analysis.history.record import SAID, Verdict, judged
 from xds_server.store.journal import Journal, decoded
 
 KEPT_PAYLOADS: Final = (
@@ -40,15 +41,14 @@ class ArtefactRow:
 
 
 _PAST: Final = """
-SELECT r.service, r.started_unix_ns, r.finished_unix_ns, r.outcome, r.attributes, x.first, l.verdict,
-    (SELECT GROUP_CONCAT(DISTINCT d.tier) FROM decisions AS d
-        WHERE d.rollout = r.rollout AND d.verdict = 'rollback' AND d.observed_only = 0),
-    EXISTS (SELECT 1 FROM decisions AS d WHERE d.rollout = r.rollout AND d.verdict = 'promote' AND d.who <> '')
+SELECT r.rollout, r.service, r.started_unix_ns, r.finished_unix_ns, r.outcome, r.attributes, x.first, l.verdict
 FROM rollouts AS r LEFT JOIN releases AS x ON x.rollout = r.rollout LEFT JOIN labels AS l ON l.rollout = r.rollout
 ORDER BY r.started_unix_ns, r.rowid
 """
-_LABELS: Final[Mapping[str, bool | None]] = {Verdict.BAD: True, Verdict.GOOD: False, Verdict.UNKNOWN: None}
-"""What an operator's verdict says of whether a release failed; it outranks how its rollout ended."""
+_ENDINGS: Final = """
+SELECT rollout, segment, verdict, tier, reason, who FROM decisions
+WHERE verdict IN ('rollback', 'promote') AND observed_only = 0 ORDER BY id
+"""
 _COLUMNS: Final = "kind, version, trained_unix_ns, fingerprint, scores, payload, is_serving, served_unix_ns, why"
 
 
@@ -112,7 +112,10 @@ class ArtefactStore:
     def past(self) -> tuple[PastRollout, ...]:
         """All rollouts, as the failure model sees them. Half-written records are read as far as they go."""
         found = self._journal.read(_PAST)
-        return tuple(_past(values) for values in found)
+        endings: defaultdict[str, list[_Ending]] = defaultdict(list)
+        for rollout, *values in self._journal.read(_ENDINGS):
+            endings[rollout].append(_Ending(*values))
+        return tuple(_past(values, endings.get(rollout, ())) for rollout, *values in found)
 
 
 def _row(values: tuple[Any, ...]) -> ArtefactRow:
@@ -123,24 +126,34 @@ def _row(values: tuple[Any, ...]) -> ArtefactRow:
     )  # fmt: skip
 
 
-def _past(values: tuple[Any, ...]) -> PastRollout:
-    service, began_ns, ended_ns, outcome, attributes, first, label, tiers, ordered = values
+class _Ending(NamedTuple):
+    """A decision that ended something (`record.Ending`)."""
+
+    segment: str
+    verdict: str
+    tier: str
+    reason: str
+    who: str
+
+
+def _past(values: Sequence[Any], endings: Sequence[_Ending]) -> PastRollout:
+    service, began_ns, ended_ns, outcome, attributes, first, label = values
     phases = _object(outcome)
     return PastRollout(
         service=service,
         began_s=began_ns / _S,
         ended_s=None if ended_ns is None else ended_ns / _S,
-        failed=None if ended_ns is None else _LABELS[label] if label in _LABELS else _failed(phases, tiers, ordered),
+        failed=None if ended_ns is None else _failed(label, phases, endings),
         attributes={name: value for name, value in _object(attributes).items() if _is_attribute(value)},
         first=_first_from(_object(first)),
     )
 
 
-def _failed(phases: Mapping[str, Any], tiers: str | None, ordered: object) -> bool | None:
+def _failed(label: str | None, phases: Mapping[str, Any], endings: Sequence[_Ending]) -> bool | None:
+    if label in set(Verdict):
+        return SAID[Verdict(label)]
     known = {name: str(phase) for name, phase in phases.items() if phase in set(Phase)}
-    if len(known) < len(phases):
-        return None
-    return has_failed(known, tiers=(tiers or "").split(","), ordered=bool(ordered))
+    return judged(known, endings).bad if len(known) == len(phases) else None
 
 
 def _is_attribute(value: object) -> bool:

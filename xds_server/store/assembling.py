@@ -85,7 +85,8 @@ def assembled(
 ) -> RolloutRecord:
     """The record of a rollout. Names and order of segments and KPIs are those of its newest specification.
 
-    Ticks that the clock gave no later time than the one before are left out.
+    Ticks that the clock gave no later time than the one before are left out, and so is what was only said (mode
+    observe): it was not done, and ended nothing.
     """
     spec: ServiceSpec | None = None
     ticks: list[tuple[ServiceSpec, Ticked]] = []
@@ -104,7 +105,7 @@ def assembled(
         at_s=np.array([(tick.at_ns - row.started_unix_ns) / NS for _, tick in ticks], float), **arrays,
         attributes=dict(row.attributes), label=_label(label),
         outcome={segment: phase for segment, phase in row.outcome.items() if segment in segments},
-        decisions=tuple(_decision(each, row.started_unix_ns) for each in decisions),
+        decisions=tuple(_decision(each, row.started_unix_ns) for each in decisions if not each.observed_only),
     )  # fmt: skip
 
 

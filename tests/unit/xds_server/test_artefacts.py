@@ -10,9 +10,11 @@ import pytest
 
 from analysis.failure.facts import FirstMinutes
 from analysis.failure.history import releases_of
+from analysis.history.record import label_of
 from analysis.simulation.releases import draw_history
 from tests.pasts import S, write_past
 from xds_server.store.artefacts import KEPT_PAYLOADS, ArtefactRow, ArtefactStore
+from xds_server.store.assembling import Deployments
 from xds_server.store.history import HistoryStore
 from xds_server.store.journal import Journal
 from xds_server.store.records import DecisionRow, LabelRow, RolloutRow
@@ -96,6 +98,18 @@ def test_how_it_ended_says_whether_it_failed(
         split_after_bp=0, generation=1, reason="", who=who,
     ))  # fmt: skip
     assert [each.failed for each in ArtefactStore(journal).past()] == [failed]
+    assert label_of(Deployments(journal, HistoryStore(journal)).record("r")).bad is failed
+
+
+def test_what_was_only_said_ended_nothing(journal: Journal) -> None:
+    _rollout(journal, "r", {"default": "promoted"})
+    journal.append(DecisionRow(
+        at_unix_ns=2, service="shop", rollout="r", segment="default", verdict="rollback", tier="proven",
+        split_before_bp=0, split_after_bp=0, generation=1, reason="", observed_only=True,
+    ))  # fmt: skip
+    assert [each.failed for each in ArtefactStore(journal).past()] == [False]
+    record = Deployments(journal, HistoryStore(journal)).record("r")
+    assert (record.decisions, label_of(record).bad) == ((), False)
 
 
 def _rollout(journal: Journal, name: str, outcome: dict[str, str]) -> None:

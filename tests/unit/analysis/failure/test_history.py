@@ -8,7 +8,7 @@ import pytest
 
 from analysis.failure.artefact import from_json, to_json
 from analysis.failure.facts import LONGEST_TEXT, MOST_ATTRIBUTES
-from analysis.failure.history import Past, PastRollout, has_failed, releases_of
+from analysis.failure.history import Past, PastRollout, releases_of
 from analysis.failure.training import train
 
 MONDAY_S = 1_600_041_600.0
@@ -67,26 +67,6 @@ def test_a_number_without_a_square_does_not_keep_a_model_from_being_stored() -> 
     past[7] = replace(past[7], attributes={"build": 1e200})
     trained = train(releases_of(past), None)
     assert from_json(to_json(trained)).model.releases == len(past)
-
-
-@pytest.mark.parametrize(
-    ("outcome", "tiers", "ordered", "failed"),
-    [
-        ({"a": "promoted", "b": "pinned"}, (), False, False),
-        ({"a": "promoted", "b": "rolled_back"}, ("proven",), False, True),
-        ({"a": "rolled_back"}, ("hard",), False, True),
-        ({"a": "rolled_back"}, ("predicted",), False, None),  # it never came to pass
-        ({"a": "rolled_back"}, ("operator",), False, None),
-        ({"a": "promoted"}, (), True, None),  # by a person
-        ({"a": "withdrawn", "b": "promoted"}, (), False, None),
-        ({"a": "pinned"}, (), False, None),
-        ({}, (), False, None),
-    ],
-)
-def test_the_end_says_whether_it_failed_or_nothing(
-    outcome: dict[str, str], tiers: tuple[str, ...], ordered: bool, failed: bool | None
-) -> None:
-    assert has_failed(outcome, tiers=tiers, ordered=ordered) is failed
 
 
 def test_a_clock_that_went_back_gives_no_negative_pause() -> None:

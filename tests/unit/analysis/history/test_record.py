@@ -102,7 +102,16 @@ BACK, UP = {"power": Phase.ROLLED_BACK, "default": Phase.PROMOTED}, {"power": "p
         (BACK, [], None, None),
         (BACK, [decision("rollback", "power", tier="proven")], Verdict.GOOD, False),
         (BACK, [decision("rollback", "power", tier="proven")], Verdict.UNKNOWN, None),
+        (
+            BACK,
+            [decision("rollback", "power", tier="proven"), decision("rollback", "power", tier="operator", who="ann")],
+            None,
+            True,
+        ),
+        (UP, [decision("rollback", tier="proven"), decision("promote", who="ann")], None, True),  # all the same
         (UP, [decision("promote")], None, False),
+        ({"default": Phase.WITHDRAWN, "power": Phase.PROMOTED}, [], None, None),
+        ({"default": Phase.PINNED}, [], None, None),
         (UP, [], None, False),
         (UP, [decision("promote", who="ann")], None, None),
         (UP, [decision("promote")], Verdict.BAD, True),
