@@ -14,7 +14,7 @@ from analysis.errors import RecordError
 from analysis.history import archive
 from xds_server import access
 from xds_server.answering import answering, bound, require
-from xds_server.errors import BadRequestError, HistoryError, RefusedError
+from xds_server.errors import BadRequestError, HistoryError, RefusedError, UnknownNameError
 from xds_server.pb import control_pb2 as pb
 from xds_server.pb import control_pb2_grpc as pb_grpc
 from xds_server.store.records import EventRow
@@ -64,7 +64,7 @@ class HistoryServicer(pb_grpc.HistoryServicer):
         async with answering(context):
             require(rollout=request.rollout, verdict=request.verdict, who=request.who)
             bound(request.rollout, request.verdict, request.who, request.reason)
-            access.current().check_service(await self._past.service_of(request.rollout))
+            await self._check_rollout(request.rollout)
             message = await self._past.label(
                 rollout=request.rollout,
                 verdict=request.verdict,
@@ -77,11 +77,22 @@ class HistoryServicer(pb_grpc.HistoryServicer):
         async with answering(context):
             names = await self._past.names(request.service or None)
             if request.rollout:
-                names = {request.rollout: await self._past.service_of(request.rollout)}
+                names = {request.rollout: await self._check_rollout(request.rollout)}
             for rollout, service in names.items():
                 if access.current().sees(service):
                     async for part in self._parts(rollout):
                         yield part
+
+    async def _check_rollout(self, rollout: str) -> str:
+        """The service of a deployment. Whoever may not see all services is not told what others are called."""
+        try:
+            service = await self._past.service_of(rollout)
+        except UnknownNameError as error:
+            if access.current().services is None:
+                raise
+            raise RefusedError(f"no rollout '{rollout[:100]}' of a service that you may see") from error
+        access.current().check_service(service)
+        return service
 
     async def _parts(self, rollout: str) -> AsyncIterator[pb.RecordPart]:
         try:
@@ -96,7 +107,7 @@ class HistoryServicer(pb_grpc.HistoryServicer):
     async def GetTape(self, request: pb.GetTapeRequest, context: _Context) -> AsyncIterator[pb.TapeEvent]:
         async with answering(context):
             require(rollout=request.rollout)
-            access.current().check_service(await self._past.service_of(request.rollout))
+            await self._check_rollout(request.rollout)
             try:
                 async for rows in self._past.tape(request.rollout):
                     for row in rows:

@@ -22,6 +22,7 @@ from tests.unit.xds_server.test_journal import rollout
 from xds_server import access
 from xds_server.cli import app
 from xds_server.clock import SystemClock
+from xds_server.errors import RefusedError
 from xds_server.history_api import HistoryServicer, add_history
 from xds_server.history_table import read_tables, write_tables
 from xds_server.mesh import AccessRule, HistoryBounds
@@ -144,6 +145,22 @@ def test_whose_records_they_are_is_read_beside_the_loop(
     assert readers
     assert threading.current_thread() not in readers
     assert plane.store.imported() == ({} if service == "cart" else {"shop-v2-1": "shop"})
+
+
+def test_who_may_see_one_service_is_not_told_of_others(plane: ControlPlane) -> None:
+    plane.ended("checkout-v7-1")
+    past = PastDeployments(Fleet(journal=plane.journal, telemetry=Telemetry("x"), clock=SystemClock()), plane.store)
+    servicer = HistoryServicer(past)
+
+    async def asked(rollout: str) -> str:
+        rule = AccessRule(san="spiffe://x", may=frozenset(), services=frozenset({"cart"}))
+        access._GRANT.set(access.Grant(rule=rule))
+        return await servicer._check_rollout(rollout)
+
+    with pytest.raises(RefusedError, match="no rollout 'x' of a service that you may see"):
+        asyncio.run(asked("x"))
+    with pytest.raises(access.DeniedError):
+        asyncio.run(asked("checkout-v7-1"))
 
 
 def test_what_is_to_come_is_not_imported(plane: ControlPlane, tmp_path: Path) -> None:
