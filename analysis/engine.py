@@ -390,6 +390,7 @@ class ServiceEngine:
             "job": None if self.ramp.job is None else self.ramp.job.state(),
             "resources": {metric: watch.state() for metric, watch in self._resources.items()},
             "exhausted_ticks": self.ramp.exhausted_ticks,
+            "widths": self._widths,
             "slow_ms": [None if np.isnan(x) else float(x) for x in self.observer.tracker.slow_ms],
             "behaviour": self.observer.behaviour.state(),
         }
@@ -410,6 +411,7 @@ class ServiceEngine:
             rollout = Rollout(
                 rollout=about["rollout"], canary=about["canary"], started_ns=int(about["started_ns"]), arms=arms
             )
+            self._widths = body.get("widths")
             self.start(rollout)
             assert self.ramp is not None  # noqa: S101 -- `start` has just made it
             gap_s = max(now_ns - at_ns, 0) / NS
@@ -424,10 +426,10 @@ class ServiceEngine:
             self.observer.tracker.slow_ms[:] = slow_ms.reshape(self.observer.tracker.slow_ms.shape)
             self.observer.behaviour.restore(body["behaviour"])
         except StateError:
-            self.ramp, self.rollout = None, None
+            self.ramp, self.rollout, self._widths = None, None, None
             raise
         except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
-            self.ramp, self.rollout = None, None
+            self.ramp, self.rollout, self._widths = None, None, None
             raise StateError(f"rollout state cannot be read: {error!r}") from error
         self._frozen_thresholds = not np.isnan(self.observer.tracker.slow_ms).all()
         self._ticked_ns = at_ns

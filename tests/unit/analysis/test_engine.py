@@ -78,6 +78,29 @@ def test_restored_engine_ticks_on(stored: tuple[bytes, int]) -> None:
     assert all(decision.split_after_bp <= decision.split_before_bp for decision in decisions)
 
 
+def test_widths_of_forecasts_outlive_a_restart() -> None:
+    """What a good rollout has taught forecasts is there for the next one, whether or not it was restarted before."""
+    engine, now_ns = _started()
+    rollout = engine.rollout
+    assert rollout is not None
+    engine.command(Order(action=Action.PROMOTE, who="ann", reason=""), now_ns)
+    engine.tick(now_ns + NS)
+    learnt = engine._widths
+    assert learnt is not None
+    again = ServiceEngine(engine.spec, seed=1)
+    again.from_bytes(engine.to_bytes(now_ns + NS), now_ns + 2 * NS)
+    for each in (engine, again):
+        each.start(replace(rollout, rollout="shop-v2-2", started_ns=now_ns + 3 * NS))
+        assert each.ramp is not None
+        assert each.ramp.reading.trends.width.state() == learnt
+    running = engine.to_bytes(now_ns + 4 * NS)
+    again.from_bytes(running, now_ns + 5 * NS)
+    assert again._widths == learnt
+    with pytest.raises(StateError):
+        again.from_bytes(_with(running, ("widths",), [[1.0]]), now_ns + 5 * NS)
+    again.start(rollout)
+
+
 def test_nothing_is_stored_before_a_rollout_and_nothing_is_decided() -> None:
     engine = ServiceEngine(small_spec(), seed=1)
     assert engine.to_bytes(0) == b""
