@@ -39,6 +39,10 @@ class ImportedPast:
         """How many have come since then."""
         return self._store.imported_since(int(unix_s * 1e9))
 
+    def labelled_since(self, unix_s: float) -> int:
+        """Of how many deployments, imported or not, an operator has said something since then."""
+        return self._store.labelled_since(int(unix_s * 1e9))
+
     def _read(self, name: str) -> PastRollout | None:
         data = self._store.imported_record(name)
         try:

@@ -98,6 +98,7 @@ class ReleaseRisk:
         self._known = len(releases)
         new = sum(each.failed is not None and (each.ended_s or 0.0) > self._trained_s for each in self._store.past())
         new += self._imported.since(self._trained_s)
+        new = max(new, self._imported.labelled_since(self._trained_s))  # a label is news of what ended long ago as well
         if lacking(releases) or not new:
             return ""
         champion = self._serving.champion

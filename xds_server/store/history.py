@@ -128,6 +128,12 @@ class HistoryStore:
             row = connection.execute(f"{_LABELS} WHERE rollout = ?", (rollout,)).fetchone()
         return None if row is None else _label(row)
 
+    def labelled_since(self, unix_ns: int) -> int:
+        """Of how many rollouts people have said something since then."""
+        with self._journal.atomically(durably=False) as connection:
+            found = connection.execute("SELECT COUNT(*) FROM labels WHERE at_unix_ns > ?", (unix_ns,))
+            return int(found.fetchone()[0])
+
     # bounds
 
     def kept(self) -> Kept:

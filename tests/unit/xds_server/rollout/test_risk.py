@@ -264,6 +264,19 @@ def _imported(release: PastRelease, name: str) -> bytes:
 
 
 @in_a_loop
+async def test_labels_of_what_ended_long_ago_are_news(tmp_path: Path) -> None:
+    _past(tmp_path, LEAST_RELEASES + RETRAIN_AFTER)
+    async with controller(tmp_path) as control:
+        await _train(control)
+        assert control.risk._why() == ""
+        for i in range(RETRAIN_AFTER):
+            assert control.risk._why() == ""
+            verdict = Verdict.GOOD if RELEASES[i].failed else Verdict.BAD
+            await control.past.label(rollout=f"past0-{i}", verdict=verdict, who="bob", reason="")
+        assert control.risk._why() in (SCHEDULE, DRIFT)
+
+
+@in_a_loop
 async def test_a_rollout_never_has_the_name_of_an_imported_deployment(tmp_path: Path) -> None:
     async with controller(tmp_path) as control:
         await control.past.take_in([_imported(RELEASES[0], "shop-v2-1")], who="ann")
