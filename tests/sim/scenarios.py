@@ -103,13 +103,16 @@ def too_little_traffic_is_not_known_yet(seed: int = 0) -> Run:
 
 
 def slow_creep_is_rolled_back_before_it_crosses_the_limit(seed: int = 1) -> Run:
-    """The error rate creeps up to its limit, long within the tolerance: only the forecast sees it in time."""
+    """The error rate creeps up to its limit, long within the tolerance: only the forecast sees it in time.
+
+    With 30 people a second it cannot be told from a steady excess before it is there; with 60 it can.
+    """
     spec = demo_spec(bake_s=90.0)
     errors = replace(spec.kpis[0], tolerance=0.09, limit=LIMIT_OF_CREEP)
     assert errors.kind is KpiKind.ERROR_RATE
     half = replace(spec.segments[POWER], max_split_bp=5_000)
     spec = replace(spec, kpis=(errors, *spec.kpis[1:]), segments=(half, *spec.segments[1:]))
-    run = play(CREEP, seed=seed, spec=spec, until_s=85, until_final=("power",), rates=[30, 2, 2, 2])
+    run = play(CREEP, seed=seed, spec=spec, until_s=85, until_final=("power",), rates=[60, 2, 2, 2])
     assert run.told["power"].phase is Phase.ROLLED_BACK, run.told
     assert run.told["power"].tier == "predicted", run.told
     assert run.told["power"].at_s is not None
