@@ -138,7 +138,7 @@ def run(
 def demo(
     fault: Annotated[Fault, typer.Option(help="What is wrong with version 2.")] = Fault.ALL,
     seed: Annotated[int, typer.Option(help="Of people, chance and the random fault.")] = 0,
-    duration: Annotated[float, typer.Option(min=10, help="Seconds, at most.")] = 120.0,
+    duration: Annotated[float, typer.Option(min=10, help="Seconds, at most.")] = 180.0,
     json_file: Annotated[
         Path | None,
         typer.Option(

@@ -367,7 +367,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--fault", choices=CHOICES, default="all")
     parser.add_argument("--onset", type=float, default=ONSET_S, help="seconds until the fault (`random` draws its own)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--duration", type=float, default=120.0, help="seconds during which people arrive")
+    parser.add_argument("--duration", type=float, default=180.0, help="seconds during which people arrive")
     parser.add_argument("--rate", type=float, default=300.0, help="requests a second")
     parser.add_argument("--slow-ms", type=float, default=700.0, help="what people themselves find slow")
     parser.add_argument("--report", type=Path, help="where the truth is written (JSON)")

@@ -51,7 +51,7 @@ class DemoOptions:
 
     fault: str = "all"
     seed: int = 0
-    duration_s: float = 120.0
+    duration_s: float = 180.0
     rate: float = 300.0
     json_path: Path | None = None
     plain: bool = False

@@ -27,11 +27,11 @@ def test_the_demos_mesh_is_a_mesh_with_the_shops_segments() -> None:
 def test_the_pace_is_the_one_that_was_asked_for_and_the_demo_says_so() -> None:
     rollout = the_shop().spec.rollout
     assert the_shop().spec.session.gap_s == 8
-    assert (rollout.harm.budget, rollout.harm.tolerance, rollout.bake_s) == (500, 0.02, 10)
+    assert (rollout.harm.budget, rollout.harm.tolerance, rollout.bake_s) == (2_000, 0.02, 10)
     assert rollout.policy == "budget"
     line = pace(the_shop().spec)
     assert "gap 8 s" in line
-    assert "budget 500" in line
+    assert "budget 2000" in line
 
 
 def test_each_fault_can_be_blamed_on_a_kpi_that_the_mesh_guards() -> None:
