@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -22,6 +21,7 @@ from benchmarks.decisions.knowing import first_alarm_s
 from benchmarks.decisions.plans import ERRORS_ALONE, LOADS, NOISE, ONE, TEN, plan
 from benchmarks.decisions.rolling import rollouts
 from benchmarks.decisions.watching import Splits, first_proof_s, moving, steady
+from benchmarks.goal_table import Measures, Row
 from xds_server.scenario_file import ScenarioFile, load_scenario
 
 Floats = npt.NDArray[np.float64]
@@ -30,18 +30,6 @@ DAY_S, HOUR_S = 86_400.0, 3_600.0
 SEED = 20_261
 SPLIT = 0.05
 PROMOTED, ROLLED_BACK = (ENDINGS[phase] for phase in (Phase.PROMOTED, Phase.ROLLED_BACK))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """`met`: None where there is no goal, only a figure."""
-
-    measure: str
-    setting: str
-    measured: str
-    n: int
-    goal: str
-    met: bool | None
 
 
 Job = Callable[[], Row]
@@ -289,7 +277,7 @@ def cost(_: float) -> list[Job]:
     return [partial(_cost, 50, 10.0), partial(_cost, 1_000, 200.0)]
 
 
-MEASURES: Mapping[str, Callable[[float], list[Job]]] = {
+MEASURES: Measures = {
     "false-rollbacks": false_rollbacks, "budgets": budgets, "good-releases": good_releases, "delays": delays,
     "scenarios": scenarios, "cost": cost,
 }  # fmt: skip

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import math
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +21,11 @@ from analysis.experiment.design import Allocation
 from benchmarks.contest.intervals import Figure, mean, rate
 from benchmarks.experiments import simulated, tables
 from benchmarks.experiments.simulated import World, play, rates, revenue
+from benchmarks.goal_table import Row, keep
 
 ROOT = Path(__file__).parents[2]
 SEED = 20_262
 RUNS = 500  # in a simulated row
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """`met`: None where there is no goal, only a figure; and where the data are not there."""
-
-    measure: str
-    setting: str
-    measured: str
-    n: int
-    goal: str = ""
-    met: bool | None = None
 
 
 def main() -> int:
@@ -57,10 +45,7 @@ def main() -> int:
         else:
             rows += read(path, folder)
     rows += _simulated(runs)
-    text = markdown(rows)
-    arguments.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
-    arguments.json.with_suffix(".md").write_text(text, encoding="utf-8")
-    print(text)
+    keep(rows, arguments.json)
     print(f"{(time.monotonic() - began) / 60:.1f} minutes")
     return int(missed or any(row.met is False for row in rows))
 
@@ -80,15 +65,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tenth of the simulated runs")
     parser.add_argument("--json", type=Path, default=ROOT / "build" / "experiments" / "experiments.json")
     return parser.parse_args()
-
-
-def markdown(rows: list[Row]) -> str:
-    """The rows as a table, what is missed first."""
-    lines = ["| measure | setting | measured | n | goal | |", "|---|---|---|---|---|---|"]
-    for row in sorted(rows, key=lambda row: row.met is not False):
-        verdict = "" if row.met is None else "met" if row.met else "**missed**"
-        lines.append(f"| {row.measure} | {row.setting} | {row.measured} | {row.n} | {row.goal} | {verdict} |")
-    return "\n".join(lines) + "\n"
 
 
 def _percent(figure: Figure) -> str:

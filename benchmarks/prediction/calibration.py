@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from analysis.forecast.excess import ExcessTrends
 from benchmarks.contest.intervals import rate
-from benchmarks.decisions.goals import Row
+from benchmarks.goal_table import Row
 
 Floats = npt.NDArray[np.float64]
 Job = Callable[[], Row]

@@ -14,7 +14,7 @@ from analysis.failure.facts import PRIOR_RISK
 from analysis.failure.fitting import MOST_RELEASES, fit_model
 from analysis.failure.training import Champion, auc, log_loss, slope, train
 from analysis.simulation.releases import History, draw_history
-from benchmarks.decisions.goals import Row
+from benchmarks.goal_table import Row
 
 Floats = npt.NDArray[np.float64]
 

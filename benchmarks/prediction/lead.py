@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.contest.intervals import rate
-from benchmarks.decisions.goals import Row
 from benchmarks.decisions.plans import ONE, plan
+from benchmarks.goal_table import Row
 from benchmarks.prediction.calling import Called, call
 from xds_server.scenario_file import ScenarioFile
 

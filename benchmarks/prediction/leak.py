@@ -11,7 +11,7 @@ import numpy.typing as npt
 from analysis.forecast.exhaustion import POINT_S, ResourceWatch
 from analysis.guard import BREACH_TICKS, exhausts
 from benchmarks.contest.intervals import rate
-from benchmarks.decisions.goals import Row
+from benchmarks.goal_table import Row
 
 Floats = npt.NDArray[np.float64]
 Job = Callable[[], Row]

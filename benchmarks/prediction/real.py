@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks.decisions.goals import Row
+from benchmarks.goal_table import Row
 from benchmarks.prediction import changerca, kontrast, tables
 from benchmarks.prediction.recorded import records
 from xds_server.history_table import write_tables

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.decisions import goals
-from benchmarks.decisions.__main__ import markdown
 from benchmarks.decisions.knowing import first_alarm_s
 from benchmarks.decisions.plans import ERRORS_ALONE, ONE, plan
 from benchmarks.decisions.rolling import rollouts
 from benchmarks.decisions.watching import first_proof_s, steady
+from benchmarks.goal_table import markdown
 
 
 def test_watched_splits_prove_a_fault_and_nothing_else() -> None:

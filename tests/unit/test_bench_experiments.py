@@ -10,8 +10,8 @@ import pytest
 
 from analysis.experiment.design import Allocation
 from benchmarks.experiments import tables
-from benchmarks.experiments.__main__ import Row, markdown
 from benchmarks.experiments.simulated import family, play, rates, revenue
+from benchmarks.goal_table import Row, markdown
 
 
 def test_a_plain_difference_is_found_held_and_won() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.goal_table import markdown
 from benchmarks.prediction import failure, goals
-from benchmarks.prediction.__main__ import markdown
 
 
 def test_the_best_possible_prediction_has_no_gap_and_the_prior_has_all_of_it() -> None:
