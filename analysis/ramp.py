@@ -26,6 +26,7 @@ from analysis.decision import (
     Reduce,
     Rollback,
     SegmentDecision,
+    ShadowChoice,
     Tier,
     Verdict,
     Withdraw,
@@ -42,7 +43,7 @@ from analysis.harm import HarmView
 from analysis.latencies import Latencies, WatchedLatencies
 from analysis.on_the_job import OnTheJob
 from analysis.outlook import Outlook
-from analysis.policy import PRIOR_RISK, Arm, Policy, PolicyView
+from analysis.policy import PRIOR_RISK, Arm, Policy, PolicyView, Proposal
 from analysis.reading import RECENT_TICKS, ROLLBACK_LATENCY_S, Reading, Standing
 from analysis.segment import SegmentState, restore_state, state_of
 from analysis.shadow import Shadow, ShadowTally
@@ -289,25 +290,20 @@ class Ramp:
             self._learn(self.job, index, known, worth)
         proposal = self._policy.propose(known, rng=rng)
         view = self._guard_view(index, state, alarm, round(proposal.split * TOTAL_BP))
-        shadow = None if state.phase.is_final else self._look_beside(index, state, view, known, rng)
-        decision = self._apply(index, self._told(index, state, review(view), needed), propensity=proposal.propensity)
-        if shadow is None or self.shadow is None:
-            return decision
-        verdict, split_bp, propensity = shadow
-        choice = self.shadow.choice(
-            decision.segment, verdict, acting_bp=decision.split_after_bp, split_bp=split_bp, propensity=propensity
-        )
-        return replace(decision, shadow=choice)
+        verdict = self._told(index, state, review(view), needed)
+        shadow = None
+        if self.shadow is not None and not state.phase.is_final:
+            shadow = self._look_beside(self.shadow, index, verdict, view, self.shadow.propose(known, rng=rng))
+        return self._apply(index, verdict, propensity=proposal.propensity, shadow=shadow)
 
     def _look_beside(
-        self, index: int, state: SegmentState, view: GuardView, known: PolicyView, rng: np.random.Generator
-    ) -> tuple[Verdict, int, float] | None:
+        self, shadow: Shadow, index: int, acting: Verdict, view: GuardView, proposal: Proposal
+    ) -> ShadowChoice:
         """What the policy that only watches would do, through the same guard: before anything is done."""
-        if self.shadow is None:
-            return None
-        split, propensity = self.shadow.propose(known, rng=rng)
-        verdict = review(replace(view, proposal_bp=round(split * TOTAL_BP)))
-        return verdict, self._outcome(index, state, verdict)[0], propensity
+        name = self._names[index]
+        verdict = review(replace(view, proposal_bp=round(proposal.split * TOTAL_BP)))
+        acting_bp, split_bp = (self._outcome(index, self.segments[name], each)[0] for each in (acting, verdict))
+        return shadow.choice(name, verdict, acting_bp=acting_bp, split_bp=split_bp, propensity=proposal.propensity)
 
     def _watch(self, state: SegmentState, suspicion: float) -> None:
         """A suspicion begins the closer watch of a segment with people on the canary; it ends when that has passed.
@@ -413,7 +409,9 @@ class Ramp:
             >= state.bake_since_s + self.spec.rollout.bake_s + self.spec.oldest_judged_s + ROLLBACK_LATENCY_S
         )
 
-    def _apply(self, index: int, verdict: Verdict, *, propensity: float = 1.0) -> SegmentDecision:
+    def _apply(
+        self, index: int, verdict: Verdict, *, propensity: float = 1.0, shadow: ShadowChoice | None = None
+    ) -> SegmentDecision:
         """Carry a verdict out on the state; in mode observe only say it."""
         name = self._names[index]
         state = self.segments[name]
@@ -428,6 +426,7 @@ class Ramp:
             split_before_bp=before_bp,
             split_after_bp=after_bp,
             propensity=propensity,
+            shadow=shadow,
             numbers={} if self._brief else self._numbers(index, state),
         )
         if self.spec.rollout.mode is Mode.ACT:

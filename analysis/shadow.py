@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from analysis.decision import ShadowChoice, Verdict, verdict_name
-from analysis.policy import Policy, PolicyView
+from analysis.policy import Policy, PolicyView, Proposal
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,11 +41,10 @@ class Shadow:
         self.policy = policy
         self.tallies = {name: ShadowTally() for name in segments}
 
-    def propose(self, view: PolicyView, *, rng: np.random.Generator) -> tuple[float, float]:
-        """The split that it would ask for, in [0, cap], and the probability with which it would again."""
+    def propose(self, view: PolicyView, *, rng: np.random.Generator) -> Proposal:
+        """What it would ask for."""
         (own,) = rng.spawn(1)
-        proposal = self.policy.propose(view, rng=own)
-        return proposal.split, proposal.propensity
+        return self.policy.propose(view, rng=own)
 
     def choice(
         self, segment: str, verdict: Verdict, *, acting_bp: int, split_bp: int, propensity: float
