@@ -93,10 +93,10 @@ class ReleaseRisk:
 
     def _why(self) -> str:
         """Why a training is due; empty: it is not. In a thread."""
-        past = self._past()
-        releases = releases_of(past)
+        own = self._store.past()
+        releases = releases_of((*own, *self._imported.past()))
         self._known = len(releases)
-        new = sum(each.failed is not None and (each.ended_s or 0.0) > self._trained_s for each in self._store.past())
+        new = sum(each.failed is not None and (each.ended_s or 0.0) > self._trained_s for each in own)
         new += self._imported.since(self._trained_s)
         new = max(new, self._imported.labelled_since(self._trained_s))  # a label is news of what ended long ago as well
         if lacking(releases) or not new:
