@@ -22,15 +22,20 @@ class Rate:
     n: int
 
 
-def rate(hits: int, n: int) -> Rate:
-    """A share with its exact interval of COVERAGE.
+def at_least(hits: int, n: int, *, tail: float) -> float:
+    """The share above which the truth is, but for a chance of `tail` in (0, 1) at the most.
 
     Source: Clopper and Pearson 1934, by the beta quantiles. Assumes that the cases are independent of each other.
     """
+    return 0.0 if hits == 0 else float(beta.ppf(tail, hits, n - hits + 1))
+
+
+def rate(hits: int, n: int) -> Rate:
+    """A share with its exact interval of COVERAGE, of which each end is as in `at_least`."""
     if n == 0:
         return Rate(value=np.nan, lower=np.nan, upper=np.nan, hits=0, n=0)
     tail = (1 - COVERAGE) / 2
-    lower = 0.0 if hits == 0 else float(beta.ppf(tail, hits, n - hits + 1))
+    lower = at_least(hits, n, tail=tail)
     upper = 1.0 if hits == n else float(beta.ppf(1 - tail, hits + 1, n - hits))
     return Rate(value=hits / n, lower=lower, upper=upper, hits=hits, n=n)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
 
+from analysis.backtest.rates import at_least
 from analysis.decision import Phase
 from analysis.engine import policy_named
 from analysis.power.detection import DAY_S, Traffic, participating
@@ -60,8 +60,8 @@ class GoodReleases:
 
     @property
     def loses_too_many(self) -> bool:
-        """Whether more than LOST_SHARE are surely lost: by the lower bound of Clopper & Pearson (1934)."""
-        return _surely_lost(self.lost, self.runs) > LOST_SHARE
+        """Whether more than LOST_SHARE are surely lost."""
+        return at_least(self.lost, self.runs, tail=1 - SURE) > LOST_SHARE
 
 
 def good_releases(
@@ -96,7 +96,7 @@ def budget_that_does(
         play = _Play(replace(spec, rollout=replace(spec.rollout, harm=harm)), traffic, seed)
         for done in play.ticks():
             progress(min((played / most + done) / MOST_TRIED, 1.0))
-            if _surely_lost(play.lost_so_far, RUNS) > LOST_SHARE:
+            if at_least(play.lost_so_far, RUNS, tail=1 - SURE) > LOST_SHARE:
                 break
         if not play.outcome().loses_too_many:
             return budget
@@ -185,10 +185,6 @@ class _Play:
             runs=RUNS,
             played_s=played_s,
         )
-
-
-def _surely_lost(lost: int, runs: int) -> float:
-    return 0.0 if lost == 0 else float(beta.ppf(1 - SURE, lost, runs - lost + 1))
 
 
 def _median(seconds: Floats) -> float | None:
