@@ -7,8 +7,8 @@ strings or numbers, enumerations as numbers. Their names are understood as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 from xds_server.pb import otlp_pb2
 
@@ -39,13 +39,10 @@ def traces_from_json(text: bytes) -> otlp_pb2.ExportTraceServiceRequest:
         It is none.
     """
     request = otlp_pb2.ExportTraceServiceRequest()
-    for given in _objects(_parsed(text), "resourceSpans"):
-        group = request.resource_spans.add()
-        _resource(given, group.resource)
-        for scope in _objects(given, "scopeSpans"):
-            spans = group.scope_spans.add().spans
-            for span in _objects(scope, "spans"):
-                _span(span, spans.add())
+    for scope, group in _scopes(text, "Spans", request.resource_spans.add):
+        spans = group.scope_spans.add().spans
+        for span in _objects(scope, "spans"):
+            _span(span, spans.add())
     return request
 
 
@@ -58,13 +55,10 @@ def logs_from_json(text: bytes) -> otlp_pb2.ExportLogsServiceRequest:
         It is none.
     """
     request = otlp_pb2.ExportLogsServiceRequest()
-    for given in _objects(_parsed(text), "resourceLogs"):
-        group = request.resource_logs.add()
-        _resource(given, group.resource)
-        for scope in _objects(given, "scopeLogs"):
-            records = group.scope_logs.add().log_records
-            for record in _objects(scope, "logRecords"):
-                _record(record, records.add())
+    for scope, group in _scopes(text, "Logs", request.resource_logs.add):
+        records = group.scope_logs.add().log_records
+        for record in _objects(scope, "logRecords"):
+            _record(record, records.add())
     return request
 
 
@@ -77,14 +71,30 @@ def metrics_from_json(text: bytes) -> otlp_pb2.ExportMetricsServiceRequest:
         It is none.
     """
     request = otlp_pb2.ExportMetricsServiceRequest()
-    for given in _objects(_parsed(text), "resourceMetrics"):
-        group = request.resource_metrics.add()
-        _resource(given, group.resource)
-        for scope in _objects(given, "scopeMetrics"):
-            metrics = group.scope_metrics.add().metrics
-            for metric in _objects(scope, "metrics"):
-                _metric(metric, metrics.add())
+    for scope, group in _scopes(text, "Metrics", request.resource_metrics.add):
+        metrics = group.scope_metrics.add().metrics
+        for metric in _objects(scope, "metrics"):
+            _metric(metric, metrics.add())
     return request
+
+
+class _Group(Protocol):
+    """What a request holds of one resource."""
+
+    @property
+    def resource(self) -> otlp_pb2.Resource: ...
+
+
+GroupT = TypeVar("GroupT", bound=_Group)
+
+
+def _scopes(text: bytes, signal: str, add: Callable[[], GroupT]) -> Iterator[tuple[Mapping[str, Any], GroupT]]:
+    """Each scope of a request of that signal, and what its resource becomes, which `add` makes."""
+    for given in _objects(_parsed(text), f"resource{signal}"):
+        group = add()
+        _resource(given, group.resource)
+        for scope in _objects(given, f"scope{signal}"):
+            yield scope, group
 
 
 def _parsed(text: bytes) -> Mapping[str, Any]:
